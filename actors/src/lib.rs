@@ -1,0 +1,4 @@
+//! The actors of Forebay.
+pub mod destination;
+pub mod event;
+pub mod record;

@@ -1,0 +1,184 @@
+//! Positions, records and batches: what lies between the journal and a destination.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{DecodeError, Event, Events, Timestamp};
+
+/// The place of an event in the journal: the events accepted before it. Never reused, never reordered.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Position(pub u64);
+
+impl Position {
+    /// The place `count` events further on.
+    pub const fn plus(self, count: u64) -> Self {
+        Self(self.0 + count)
+    }
+
+    /// Events from `earlier` up to here; 0 where `earlier` is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The name of a sink, as its key stands in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SinkName(Arc<str>);
+
+impl SinkName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for SinkName {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for SinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One journal record: the blocks of one or many requests, written and read as one.
+#[derive(Clone)]
+pub struct Record {
+    /// The place of its first event.
+    pub first: Position,
+    /// Events in it.
+    pub count: u32,
+    /// When it was handed to the journal.
+    pub written_at: Timestamp,
+    /// The stamped blocks, one after the other, not compressed.
+    pub payload: Bytes,
+}
+
+impl Record {
+    /// The place after its last event.
+    pub fn end(&self) -> Position {
+        self.first.plus(u64::from(self.count))
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({}..{}, {} B)", self.first, self.end(), self.payload.len())
+    }
+}
+
+/// A half-open range of positions, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Span {
+    /// The first place in it.
+    pub first: Position,
+    /// The first place after it.
+    pub end: Position,
+}
+
+impl Span {
+    /// Events in it.
+    pub fn count(&self) -> u64 {
+        self.end.since(self.first)
+    }
+}
+
+/// The identity of a batch: its range of positions. The same events always make the same id, so a
+/// destination can recognise a batch that it has seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BatchId(Span);
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0.first, self.0.end)
+    }
+}
+
+/// Events on their way to a destination: a range of positions over the records that hold them.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    span: Span,
+    records: Vec<Arc<Record>>,
+}
+
+impl Batch {
+    /// A batch of the events of `span`.
+    ///
+    /// # Panics
+    /// Where the records do not cover the span without a gap: that is a bug of the caller.
+    pub fn new(span: Span, records: Vec<Arc<Record>>) -> Self {
+        let mut covered = span.first;
+        for record in &records {
+            assert!(record.first <= covered, "a batch has no gaps: {covered} is missing before {record:?}");
+            covered = record.end();
+        }
+        assert!(covered >= span.end && span.first < span.end, "records end at {covered}, the span is {span:?}");
+        Self { span, records }
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> BatchId {
+        BatchId(self.span)
+    }
+
+    /// The positions it holds.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Events in it; at least one.
+    pub fn count(&self) -> u64 {
+        self.span.count()
+    }
+
+    /// Bytes its records hold in memory. Records at the edges count whole, though they may be shared.
+    pub fn payload_bytes(&self) -> usize {
+        self.records.iter().map(|r| r.payload.len()).sum()
+    }
+
+    /// The records it lies over.
+    pub fn records(&self) -> &[Arc<Record>] {
+        &self.records
+    }
+
+    /// Its events in journal order.
+    ///
+    /// # Errors
+    /// An item is an error where a record's bytes are not what the format says; its other events are lost
+    /// to this reader.
+    pub fn events(&self) -> impl Iterator<Item = Result<Event<'_>, DecodeError>> {
+        self.records.iter().flat_map(|record| {
+            let skipped = self.span.first.since(record.first);
+            let wanted = self.span.end.since(record.first).min(u64::from(record.count)) - skipped;
+            Events::new(&record.payload).skip(skipped as usize).take(wanted as usize)
+        })
+    }
+
+    /// The first and second half; `None` where it is a single event.
+    pub fn halves(&self) -> Option<(Self, Self)> {
+        (self.count() > 1).then(|| {
+            let middle = self.span.first.plus(self.count() / 2);
+            (self.part(self.span.first, middle), self.part(middle, self.span.end))
+        })
+    }
+
+    fn part(&self, first: Position, end: Position) -> Self {
+        let overlaps = |r: &&Arc<Record>| r.first < end && r.end() > first;
+        Self::new(Span { first, end }, self.records.iter().filter(overlaps).cloned().collect())
+    }
+}
