@@ -1,11 +1,11 @@
 //! The codec: a block is the events of one request, encoded once and never again.
 //!
 //! ```text
-//! block  = header events            header = [first_id: bin 16, ingested_at: i64 ns, count: u32, bytes: u32]
-//! events = event*count              event  = [event_id: str|nil, timestamp: i64 ns|nil, service: str,
-//!                                            message: str, metadata: str|nil]
+//! block  = header event*count
+//! header = first_id: 16 bytes, ingested_at: i64 ns, count: u32, bytes of the events: u32   (big-endian)
+//! event  = [event_id: str|nil, timestamp: i64 ns|nil, service: str, message: str, metadata: str|nil]
 //! ```
-//! Everything is MessagePack, arrays in field order. `nil` as an id means "the first id plus my index", as
+//! An event is MessagePack, an array in field order. `nil` as an id means "the first id plus my index", as
 //! a timestamp "when the block was ingested": so the ingress can encode before anyone has stamped.
 
 use bytes::Bytes;
@@ -82,14 +82,7 @@ pub enum DecodeError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Header {
-    /// Stored as 16 bytes.
-    first_id: u128,
-    ingested_at: Timestamp,
-    count: u32,
-    bytes: u32,
-}
+const HEADER_BYTES: usize = 32;
 
 // === impl Block ===
 
@@ -113,14 +106,17 @@ impl Block {
 impl Stamped {
     /// Appends header and events to a record.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let header = Header {
-            first_id: self.stamp.first_id.as_u128(),
-            ingested_at: self.stamp.ingested_at,
-            count: self.block.count,
-            bytes: u32::try_from(self.block.events.len()).expect("a request is far below 4 GiB"),
-        };
-        rmp_serde::encode::write(out, &header).expect("a Vec takes every header");
+        let bytes = u32::try_from(self.block.events.len()).expect("a request is far below 4 GiB");
+        out.extend_from_slice(self.stamp.first_id.as_bytes());
+        out.extend_from_slice(&self.stamp.ingested_at.nanos().to_be_bytes());
+        out.extend_from_slice(&self.block.count.to_be_bytes());
+        out.extend_from_slice(&bytes.to_be_bytes());
         out.extend_from_slice(&self.block.events);
+    }
+
+    /// Bytes that [`Stamped::write`] appends.
+    pub fn written_len(&self) -> usize {
+        HEADER_BYTES + self.block.events.len()
     }
 }
 
@@ -174,18 +170,21 @@ impl BlockBuilder {
 /// Reads the events of a record's payload, block after block, borrowing from it.
 #[derive(Debug)]
 pub struct Events<'a> {
+    /// What stands behind the current block.
     rest: &'a [u8],
-    block: &'a [u8],
+    block: Decoder<'a>,
     stamp: Stamp,
     index: u32,
     count: u32,
 }
 
+type Decoder<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
+
 impl<'a> Events<'a> {
     /// Over the payload of a record.
     pub fn new(payload: &'a [u8]) -> Self {
         let stamp = Stamp { first_id: Uuid::nil(), ingested_at: Timestamp::default() };
-        Self { rest: payload, block: &[], stamp, index: 0, count: 0 }
+        Self { rest: payload, block: Decoder::from_read_ref(&[]), stamp, index: 0, count: 0 }
     }
 
     fn next_event(&mut self) -> Result<Option<Event<'a>>, DecodeError> {
@@ -195,9 +194,7 @@ impl<'a> Events<'a> {
             }
             self.next_block()?;
         }
-        let mut decoder = rmp_serde::Deserializer::from_read_ref(self.block);
-        let draft = Draft::deserialize(&mut decoder)?;
-        self.block = decoder.into_inner();
+        let draft = Draft::deserialize(&mut self.block)?;
         let event = Event {
             event_id: match draft.event_id {
                 Some(text) => EventId::Given(text),
@@ -214,14 +211,23 @@ impl<'a> Events<'a> {
     }
 
     fn next_block(&mut self) -> Result<(), DecodeError> {
-        let mut decoder = rmp_serde::Deserializer::from_read_ref(self.rest);
-        let header = Header::deserialize(&mut decoder)?;
-        let rest = decoder.into_inner();
-        let (wanted, left) = (header.bytes as usize, rest.len());
-        let (block, rest) = rest.split_at_checked(wanted).ok_or(DecodeError::Truncated { wanted, left })?;
-        let stamp = Stamp { first_id: Uuid::from_u128(header.first_id), ingested_at: header.ingested_at };
-        *self = Self { rest, block, stamp, index: 0, count: header.count };
+        let first_id = Uuid::from_bytes(self.take()?);
+        let ingested_at = Timestamp::from_nanos(i64::from_be_bytes(self.take()?));
+        self.count = u32::from_be_bytes(self.take()?);
+        let wanted = u32::from_be_bytes(self.take()?) as usize;
+        let left = self.rest.len();
+        let (block, rest) =
+            self.rest.split_at_checked(wanted).ok_or(DecodeError::Truncated { wanted, left })?;
+        (self.block, self.rest) = (Decoder::from_read_ref(block), rest);
+        (self.stamp, self.index) = (Stamp { first_id, ingested_at }, 0);
         Ok(())
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let truncated = DecodeError::Truncated { wanted: N, left: self.rest.len() };
+        let (head, rest) = self.rest.split_first_chunk().ok_or(truncated)?;
+        self.rest = rest;
+        Ok(*head)
     }
 }
 
