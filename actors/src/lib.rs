@@ -1,4 +1,6 @@
 //! The actors of Forebay.
 pub mod destination;
 pub mod event;
+pub mod journal;
 pub mod record;
+pub mod runtime;

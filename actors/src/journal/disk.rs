@@ -1,0 +1,348 @@
+//! The journal on sled: a row of generations, the newest of which is written.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
+    generation::{Generation, QUARANTINE, Tail},
+    records,
+};
+use crate::{
+    event::{Stamped, Timestamp},
+    record::{Position, Record, Span},
+    runtime::clock::Clock,
+};
+
+/// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
+const UNKNOWN_POSITIONS: u64 = 1 << 32;
+
+/// The sled journal in one directory. Opening reads one record, whatever the backlog.
+pub struct SledJournal {
+    dir: PathBuf,
+    durability: Durability,
+    generation_bytes: u64,
+    clock: Clock,
+    /// Serialises commits. `None` after a failed one: the next begins a new generation.
+    writer: Mutex<Option<Writer>>,
+    shelf: Mutex<Shelf>,
+    /// The position the next event gets; readers go no further.
+    head: AtomicU64,
+    damaged: AtomicU64,
+}
+
+struct Writer {
+    generation: Arc<Generation>,
+    stored_bytes: u64,
+}
+
+/// All generations, oldest first, and those of them that are open for reading.
+struct Shelf {
+    entries: VecDeque<Entry>,
+    open: VecDeque<(Position, Arc<Generation>)>,
+}
+
+struct Entry {
+    first: Position,
+    disk_bytes: u64,
+    stored_bytes: u64,
+    last_write: Timestamp,
+}
+
+impl SledJournal {
+    /// Opens the journal in `dir`, or makes one. No event gets a position before `floor`: the furthest any
+    /// cursor has come, which in `interval` mode may be further than what a crash left.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read or written. Damage is no error: it is put aside and reported.
+    pub fn open(dir: &Path, durability: Durability, floor: Position, clock: Clock) -> Result<Self, JournalError> {
+        Self::with_generation_bytes(dir, durability, floor, clock, GENERATION_BYTES)
+    }
+
+    /// The same with generations of another size; for tests.
+    ///
+    /// # Errors
+    /// As [`SledJournal::open`].
+    pub fn with_generation_bytes(
+        dir: &Path,
+        durability: Durability,
+        floor: Position,
+        clock: Clock,
+        generation_bytes: u64,
+    ) -> Result<Self, JournalError> {
+        fs::create_dir_all(dir).map_err(|e| JournalError::io(dir, e))?;
+        let mut journal = Self {
+            dir: dir.into(),
+            durability,
+            generation_bytes,
+            clock,
+            writer: Mutex::new(None),
+            shelf: Mutex::new(Shelf { entries: VecDeque::new(), open: VecDeque::new() }),
+            head: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+        };
+        journal.find_generations()?;
+        let head = journal.recover_head()?.max(floor);
+        journal.head = AtomicU64::new(head.0);
+        *journal.writer() = Some(journal.begin_generation(head)?);
+        Ok(journal)
+    }
+
+    fn find_generations(&self) -> Result<(), JournalError> {
+        let io = |e| JournalError::io(&self.dir, e);
+        let mut entries = Vec::new();
+        for item in fs::read_dir(&self.dir).map_err(io)? {
+            let item = item.map_err(io)?;
+            let name = item.file_name();
+            let Some(first) = name.to_str().and_then(|name| name.parse().ok()).map(Position) else { continue };
+            let log = fs::metadata(item.path().join("db")).ok();
+            let disk_bytes = log.as_ref().map_or(0, |m| m.blocks() * 512);
+            let last_write = log.map_or(0, |m| m.mtime()) * 1_000_000_000;
+            let last_write = Timestamp::from_nanos(last_write);
+            entries.push(Entry { first, disk_bytes, stored_bytes: disk_bytes, last_write });
+        }
+        entries.sort_by_key(|entry| entry.first);
+        self.shelf().entries = entries.into();
+        Ok(())
+    }
+
+    /// The position after the last event that is there, by the newest generation that has one.
+    fn recover_head(&self) -> Result<Position, JournalError> {
+        let firsts: Vec<_> = self.shelf().entries.iter().map(|entry| entry.first).collect();
+        let Some(&newest) = firsts.last() else { return Ok(Position(0)) };
+        let dir = self.generation_dir(newest);
+        match Generation::open(&dir).and_then(|generation| generation.tail()) {
+            Ok(Tail::At(head)) => Ok(head),
+            Ok(Tail::Empty) => {
+                self.shelf().entries.pop_back();
+                fs::remove_dir_all(&dir).map_err(|e| JournalError::io(dir, e))?;
+                Ok(newest)
+            }
+            Ok(Tail::Damaged(first)) => {
+                tracing::error!(generation = %dir.display(), "the end of the journal is damaged; what can be read is kept");
+                Ok(first.plus(UNKNOWN_POSITIONS))
+            }
+            Err(JournalError::Damaged { reason, .. }) => {
+                self.set_aside(newest, &reason)?;
+                Ok(newest.plus(UNKNOWN_POSITIONS))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Moves a generation that cannot be opened out of the way; its span becomes a gap that readers report.
+    fn set_aside(&self, first: Position, reason: &str) -> Result<(), JournalError> {
+        let (from, quarantine) = (self.generation_dir(first), self.dir.join(QUARANTINE));
+        let to = quarantine.join(format!("{:020}", first.0));
+        fs::create_dir_all(&quarantine).map_err(|e| JournalError::io(&quarantine, e))?;
+        fs::rename(&from, &to).map_err(|e| JournalError::io(&from, e))?;
+        tracing::error!(generation = %from.display(), kept = %to.display(), reason, "a generation is damaged; reading goes on behind it");
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        self.shelf().entries.retain(|entry| entry.first != first);
+        Ok(())
+    }
+
+    fn begin_generation(&self, first: Position) -> Result<Writer, JournalError> {
+        let dir = self.generation_dir(first);
+        // One of this name holds nothing that was ever committed: a commit into it failed.
+        self.forget(first);
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io(dir, e)),
+            _ => {}
+        }
+        let generation = Arc::new(Generation::open(&dir)?);
+        // Its own name must survive a power loss as well as its bytes.
+        for path in [&dir, &self.dir] {
+            fs::File::open(path).and_then(|d| d.sync_all()).map_err(|e| JournalError::io(path, e))?;
+        }
+        let mut shelf = self.shelf();
+        let last_write = self.clock.now();
+        shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
+        shelf.keep_open(first, generation.clone());
+        Ok(Writer { generation, stored_bytes: 0 })
+    }
+
+    fn forget(&self, first: Position) {
+        let mut shelf = self.shelf();
+        shelf.entries.retain(|entry| entry.first != first);
+        shelf.open.retain(|(open, _)| *open != first);
+    }
+
+    fn write(&self, writer: &mut Writer, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
+        let now = self.clock.now();
+        let head = Position(self.head.load(Ordering::Acquire));
+        let written: Vec<_> = records(blocks, head, now).into_iter().map(Arc::new).collect();
+        for record in &written {
+            writer.stored_bytes += writer.generation.append(record)?;
+        }
+        if self.durability == Durability::Fsync {
+            writer.generation.sync()?;
+        }
+        if let Some(entry) = self.shelf().entries.back_mut() {
+            entry.disk_bytes = writer.generation.disk_bytes();
+            entry.stored_bytes = writer.stored_bytes;
+            entry.last_write = now;
+        }
+        let head = written.last().map_or(head, |record| record.end());
+        self.head.store(head.0, Ordering::Release);
+        Ok(written)
+    }
+
+    /// The generation that holds `from`, its end, and whether it could be opened.
+    fn generation_at(&self, from: Position) -> Result<Option<(Arc<Generation>, Span)>, JournalError> {
+        let mut shelf = self.shelf();
+        let index = shelf.entries.partition_point(|entry| entry.first <= from).saturating_sub(1);
+        let Some(entry) = shelf.entries.get(index) else { return Ok(None) };
+        let head = Position(self.head.load(Ordering::Acquire));
+        let end = shelf.entries.get(index + 1).map_or(head, |next| next.first);
+        let span = Span { first: entry.first, end };
+        if let Some((_, generation)) = shelf.open.iter().find(|(open, _)| *open == span.first) {
+            return Ok(Some((generation.clone(), span)));
+        }
+        let generation = Arc::new(Generation::open(&self.generation_dir(span.first))?);
+        shelf.keep_open(span.first, generation.clone());
+        Ok(Some((generation, span)))
+    }
+
+    fn generation_dir(&self, first: Position) -> PathBuf {
+        self.dir.join(format!("{:020}", first.0))
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    fn keep_open(&mut self, first: Position, generation: Arc<Generation>) {
+        self.open.push_back((first, generation));
+        let newest = self.entries.back().map(|entry| entry.first);
+        while self.open.len() > OPEN_GENERATIONS_MAX + 1 {
+            // sled holds a lock on its directory, so the one being written must never be opened twice.
+            let Some(index) = self.open.iter().position(|(first, _)| Some(*first) != newest) else { break };
+            self.open.remove(index);
+        }
+    }
+}
+
+impl Journal for SledJournal {
+    fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
+        let mut guard = self.writer();
+        // Taken out: after an error or a panic of sled the next commit begins a new generation.
+        let mut writer = match guard.take() {
+            Some(writer) if writer.stored_bytes < self.generation_bytes => writer,
+            Some(full) => {
+                if let Durability::Interval(_) = self.durability {
+                    full.generation.sync()?;
+                }
+                self.begin_generation(self.span().end)?
+            }
+            None => self.begin_generation(self.span().end)?,
+        };
+        let written = self.write(&mut writer, blocks)?;
+        *guard = Some(writer);
+        Ok(written)
+    }
+
+    fn sync(&self) -> Result<(), JournalError> {
+        let generation = self.writer().as_ref().map(|writer| writer.generation.clone());
+        generation.map_or(Ok(()), |generation| generation.sync())
+    }
+
+    fn read(&self, from: Position, bytes_max: usize) -> Result<Vec<Piece>, JournalError> {
+        let mut from = from.max(self.span().first);
+        let mut pieces = Vec::new();
+        let mut bytes = 0;
+        while bytes < bytes_max && from < self.span().end {
+            match self.generation_at(from) {
+                Ok(Some((generation, span))) => {
+                    let mut found = generation.read(from, span.end, bytes_max - bytes);
+                    let payload = |piece: &Piece| match piece {
+                        Piece::Record(record) => record.payload.len(),
+                        Piece::Damaged(_) => 0,
+                    };
+                    bytes += found.iter().map(payload).sum::<usize>();
+                    let damaged = found.iter().filter(|piece| matches!(piece, Piece::Damaged(_))).count();
+                    self.damaged.fetch_add(damaged as u64, Ordering::Relaxed);
+                    let Some(last) = found.last() else { break };
+                    from = last.end();
+                    pieces.append(&mut found);
+                }
+                Ok(None) => break,
+                Err(JournalError::Damaged { reason, .. }) => {
+                    let first = self.oldest_at_or_before(from);
+                    self.set_aside(first, &reason)?;
+                    let end = self.span().end.min(self.next_after(from));
+                    pieces.push(Piece::Damaged(Span { first: from, end }));
+                    from = end;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn span(&self) -> Span {
+        let end = Position(self.head.load(Ordering::Acquire));
+        Span { first: self.shelf().entries.front().map_or(end, |entry| entry.first), end }
+    }
+
+    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<u64, JournalError> {
+        let mut removed = 0;
+        loop {
+            let mut shelf = self.shelf();
+            let end = shelf.entries.get(1).map(|next| next.first);
+            let oldest = shelf.entries.front().map(|entry| (entry.first, entry.last_write));
+            let (Some(end), Some((first, last_write))) = (end, oldest) else { return Ok(removed) };
+            if end > upto || last_write >= written_before {
+                return Ok(removed);
+            }
+            shelf.entries.pop_front();
+            shelf.open.retain(|(open, _)| *open != first);
+            drop(shelf);
+            let dir = self.generation_dir(first);
+            fs::remove_dir_all(&dir).map_err(|e| JournalError::io(dir, e))?;
+            removed += 1;
+        }
+    }
+
+    fn oldest_end(&self) -> Option<Position> {
+        self.shelf().entries.get(1).map(|next| next.first)
+    }
+
+    fn usage(&self) -> Usage {
+        let shelf = self.shelf();
+        Usage {
+            disk_bytes: shelf.entries.iter().map(|entry| entry.disk_bytes).sum(),
+            stored_bytes: shelf.entries.iter().map(|entry| entry.stored_bytes).sum(),
+            generations: shelf.entries.len(),
+            damaged: self.damaged.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl SledJournal {
+    fn oldest_at_or_before(&self, at: Position) -> Position {
+        let shelf = self.shelf();
+        let index = shelf.entries.partition_point(|entry| entry.first <= at).saturating_sub(1);
+        shelf.entries.get(index).map_or(at, |entry| entry.first)
+    }
+
+    fn next_after(&self, at: Position) -> Position {
+        let shelf = self.shelf();
+        let index = shelf.entries.partition_point(|entry| entry.first <= at);
+        shelf.entries.get(index).map_or(Position(u64::MAX), |entry| entry.first)
+    }
+}

@@ -1,0 +1,194 @@
+//! The journal: the one durable copy of every accepted event, for all destinations.
+//!
+//! # Limits
+//! - A value in sled is at most [`CHUNK_BYTES_MAX`]; larger records are stored in several.
+//! - A generation holds about [`GENERATION_BYTES`]; it is removed whole, as a directory.
+//! - At most [`OPEN_GENERATIONS_MAX`] old generations are open for reading at a time.
+//!
+//! # Invariants
+//! - [`Journal::commit`] returns after the events are durable in the mode configured.
+//! - Positions never repeat, not even after a crash that lost events of `interval` or `memory` mode.
+//! - A reader sees only what was committed, in order; what cannot be read is a [`Piece::Damaged`] with its
+//!   span, never a silent gap.
+
+mod disk;
+mod generation;
+mod memory;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+pub use disk::SledJournal;
+pub use memory::MemoryJournal;
+
+use crate::{
+    event::{Stamped, Timestamp},
+    record::{Position, Record, Span},
+};
+
+/// Bytes of one value in sled. From a quarter of sled's segment (128 KiB) on, sled writes a value to a file of
+/// its own, which it never syncs.
+pub const CHUNK_BYTES_MAX: usize = 112 * 1024;
+
+/// Uncompressed bytes of a record: at lz4's 3x on log-like JSON it is stored in one chunk.
+pub const RECORD_BYTES: usize = crate::event::BLOCK_BYTES;
+
+/// Stored bytes after which the next generation begins. Sled keeps about one generation's bytes resident
+/// whatever its cache is set to (70 MB for 64 MiB, measured), so this is also a memory budget.
+pub const GENERATION_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Old generations open for reading at the same time.
+pub const OPEN_GENERATIONS_MAX: usize = 2;
+
+/// When a commit counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is synced to the device.
+    Fsync,
+    /// When it is written; it is synced at least this often. A crash loses at most the last interval.
+    Interval(Duration),
+    /// When it is in memory. A crash or a stop loses what was not delivered.
+    Memory,
+}
+
+/// What a journal is asked to do by the actors.
+pub trait Journal: Send + Sync + 'static {
+    /// Makes the blocks durable, in order, as few records, and returns these.
+    ///
+    /// # Errors
+    /// After an error nothing of the call is ever read back, and the next call starts afresh.
+    fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError>;
+
+    /// Syncs what `Interval` mode has only written.
+    ///
+    /// # Errors
+    /// Where the device refuses.
+    fn sync(&self) -> Result<(), JournalError>;
+
+    /// Reads on from `from` until `bytes_max` of payload are there (one record at least) or the head is
+    /// reached. Empty means: nothing there yet. A `from` before the tail starts at the tail.
+    ///
+    /// # Errors
+    /// Only for what may pass (I/O); damage is an item of the answer.
+    fn read(&self, from: Position, bytes_max: usize) -> Result<Vec<Piece>, JournalError>;
+
+    /// From the oldest position kept to the one the next event gets.
+    fn span(&self) -> Span;
+
+    /// Removes what every event of lies before `upto` and was written before `written_before`, a
+    /// generation at a time.
+    ///
+    /// # Errors
+    /// Where the file system refuses; what was removed before stays removed.
+    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<u64, JournalError>;
+
+    /// The end of the oldest generation: what `drop_oldest` moves a cursor to. `None` where there is only
+    /// the newest, which is never dropped.
+    fn oldest_end(&self) -> Option<Position>;
+
+    /// What it takes up.
+    fn usage(&self) -> Usage;
+}
+
+/// One item of a reading.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// Events.
+    Record(Arc<Record>),
+    /// Positions whose bytes are not what was written. They were put aside in the quarantine.
+    Damaged(Span),
+}
+
+impl Piece {
+    /// The position after it.
+    pub fn end(&self) -> Position {
+        match self {
+            Self::Record(record) => record.end(),
+            Self::Damaged(span) => span.end,
+        }
+    }
+}
+
+/// What a journal takes up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of its files as the file system counts them; of memory in `memory` mode.
+    pub disk_bytes: u64,
+    /// Bytes of records as stored, without what the store itself adds.
+    pub stored_bytes: u64,
+    /// Generations there are.
+    pub generations: usize,
+    /// Records found damaged since the start.
+    pub damaged: u64,
+}
+
+/// Why the journal could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system has no space left.
+    #[error("no space left on the device of {path}")]
+    Full {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The store or the file system failed otherwise.
+    #[error("{path}: {source}")]
+    Io {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store found its own bytes damaged.
+    #[error("{path}: the store is damaged: {reason}")]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What the store said.
+        reason: String,
+    },
+}
+
+impl JournalError {
+    fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full { path },
+            _ => Self::Io { path, source },
+        }
+    }
+
+    fn sled(path: impl Into<PathBuf>, error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(source) => Self::io(path, source),
+            other => Self::Damaged { path: path.into(), reason: other.to_string() },
+        }
+    }
+}
+
+/// Groups stamped blocks into records of about [`RECORD_BYTES`], from `first` on.
+fn records(blocks: &[Stamped], first: Position, written_at: Timestamp) -> Vec<Record> {
+    let mut records: Vec<Record> = Vec::new();
+    let mut rest = blocks;
+    let mut first = first;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |block: &&Stamped| {
+            bytes += block.written_len();
+            bytes <= RECORD_BYTES
+        };
+        // A single block may be larger than a record should be: it still has to go somewhere.
+        let taken = rest.iter().take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(taken);
+        let mut payload = Vec::with_capacity(now.iter().map(Stamped::written_len).sum());
+        now.iter().for_each(|block| block.write(&mut payload));
+        let count = now.iter().map(|b| b.block.count()).sum();
+        let record = Record { first, count, written_at, payload: payload.into() };
+        first = record.end();
+        records.push(record);
+        rest = later;
+    }
+    records
+}

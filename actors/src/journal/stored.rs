@@ -1,0 +1,162 @@
+//! The bytes of a record on disk.
+//!
+//! ```text
+//! stored  = header body                          cut into chunks of at most CHUNK_BYTES_MAX
+//! header  = version u8 | codec u8 | count u32 | written_at i64 ns | raw bytes u32 | body bytes u32 | crc32 u32
+//! key     = position of the first event u64 | chunk u16           (all numbers big-endian)
+//! ```
+//! The checksum covers the header before it and the body, so a flipped bit anywhere is found.
+
+use std::io::{Cursor, Read as _};
+
+use crate::{
+    event::Timestamp,
+    record::{Position, Record},
+};
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 26;
+const CRC_AT: usize = HEADER_BYTES - 4;
+
+/// A body is never larger than this uncompressed: the largest request there can be, far above any default.
+const RAW_BYTES_MAX: usize = 1 << 30;
+
+/// How a body is compressed; its byte in the header.
+const CODEC_NONE: u8 = 0;
+const CODEC_LZ4: u8 = 1;
+
+/// The key of one chunk.
+pub(super) type Key = [u8; 10];
+
+pub(super) fn key(first: Position, chunk: u16) -> Key {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&first.0.to_be_bytes());
+    key[8..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+pub(super) fn parse_key(bytes: &[u8]) -> Option<(Position, u16)> {
+    let (first, chunk) = bytes.split_first_chunk::<8>()?;
+    Some((Position(u64::from_be_bytes(*first)), u16::from_be_bytes(chunk.try_into().ok()?)))
+}
+
+/// What a header says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    codec: u8,
+    count: u32,
+    written_at: Timestamp,
+    raw_bytes: usize,
+    body_bytes: usize,
+    crc: u32,
+}
+
+impl Header {
+    /// `None` where the bytes are no header of this version.
+    pub(super) fn parse(stored: &[u8]) -> Option<Self> {
+        let mut at = Cursor::new(stored.get(..HEADER_BYTES)?);
+        let mut number = |width: usize| {
+            let mut bytes = [0; 8];
+            at.read_exact(&mut bytes[8 - width..]).ok().map(|()| u64::from_be_bytes(bytes))
+        };
+        let (version, codec) = (number(1)?, number(1)?);
+        let header = Self {
+            codec: codec as u8,
+            count: number(4)? as u32,
+            written_at: Timestamp::from_nanos(number(8)? as i64),
+            raw_bytes: number(4)? as usize,
+            body_bytes: number(4)? as usize,
+            crc: number(4)? as u32,
+        };
+        (version == u64::from(VERSION) && header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
+    }
+
+    /// Bytes of header and body.
+    pub(super) fn stored_bytes(&self) -> usize {
+        HEADER_BYTES + self.body_bytes
+    }
+}
+
+/// The stored form of a record. Compression is kept only where it helps.
+pub(super) fn encode(record: &Record) -> Vec<u8> {
+    let raw = &record.payload;
+    let mut out = vec![0; HEADER_BYTES + lz4_flex::block::get_maximum_output_size(raw.len())];
+    let packed = lz4_flex::block::compress_into(raw, &mut out[HEADER_BYTES..])
+        .expect("the output has the size that lz4 asks for");
+    let (codec, body_bytes) = if packed < raw.len() {
+        (CODEC_LZ4, packed)
+    } else {
+        out[HEADER_BYTES..HEADER_BYTES + raw.len()].copy_from_slice(raw);
+        (CODEC_NONE, raw.len())
+    };
+    out.truncate(HEADER_BYTES + body_bytes);
+    let bytes = |n: usize| u32::try_from(n).expect("a record is far below 4 GiB").to_be_bytes();
+    out[0] = VERSION;
+    out[1] = codec;
+    out[2..6].copy_from_slice(&record.count.to_be_bytes());
+    out[6..14].copy_from_slice(&record.written_at.nanos().to_be_bytes());
+    out[14..18].copy_from_slice(&bytes(raw.len()));
+    out[18..22].copy_from_slice(&bytes(body_bytes));
+    let crc = checksum(&out);
+    out[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
+    out
+}
+
+/// The record again; `None` where the bytes are not what [`encode`] made.
+pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
+    let header = Header::parse(stored)?;
+    let body = stored.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes)?;
+    if checksum(&stored[..HEADER_BYTES + header.body_bytes]) != header.crc {
+        return None;
+    }
+    let payload = match header.codec {
+        CODEC_NONE => body.to_vec(),
+        CODEC_LZ4 => {
+            // The size the header names is believed only now that the checksum is.
+            let mut raw = vec![0; header.raw_bytes];
+            let written = lz4_flex::block::decompress_into(body, &mut raw).ok()?;
+            (written == header.raw_bytes).then_some(raw)?
+        }
+        _ => return None,
+    };
+    Some(Record { first, count: header.count, written_at: header.written_at, payload: payload.into() })
+}
+
+fn checksum(stored: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&stored[..CRC_AT]);
+    hasher.update(&stored[HEADER_BYTES..]);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(payload: Vec<u8>) -> Record {
+        let written_at = Timestamp::from_nanos(123);
+        Record { first: Position(9), count: 3, written_at, payload: payload.into() }
+    }
+
+    proptest! {
+        /// Any payload comes back as it was, compressible or not.
+        #[test]
+        fn records_round_trip(payload in proptest::collection::vec(any::<u8>(), 0..3000), times in 1_usize..50) {
+            let record = record(payload.repeat(times));
+            let back = decode(record.first, &encode(&record)).unwrap();
+            prop_assert_eq!(back.payload, record.payload);
+            prop_assert_eq!((back.count, back.written_at), (record.count, record.written_at));
+        }
+
+        /// A flipped bit is found wherever it is.
+        #[test]
+        fn a_flipped_bit_is_found(at in 0_usize..10_000, bit in 0_u8..8) {
+            let mut stored = encode(&record(b"the same again and again".repeat(40)));
+            let at = at % stored.len();
+            stored[at] ^= 1 << bit;
+            prop_assert!(decode(Position(9), &stored).is_none());
+        }
+    }
+}

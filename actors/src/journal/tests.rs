@@ -1,0 +1,224 @@
+//! The journal against a reference: a plain list of what was committed.
+
+use std::{fs, path::Path, sync::Arc};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    event::{BlockBuilder, Draft, Events, IdSource, Stamp},
+    runtime::clock::Clock,
+};
+
+fn clock() -> Clock {
+    Clock::from_fn(|| Timestamp::from_nanos(1_700_000_000_000_000_000))
+}
+
+/// Blocks of `messages`, one event each message.
+fn blocks(messages: &[String]) -> Vec<Stamped> {
+    let mut builder = BlockBuilder::default();
+    for message in messages {
+        builder.push(&Draft { event_id: None, timestamp: None, service: "s", message, metadata: None });
+    }
+    let now = clock().now();
+    let stamp = |count| Stamp { first_id: IdSource::new(1).first_of(count, now), ingested_at: now };
+    builder.finish().into_iter().map(|block| Stamped { stamp: stamp(block.count()), block }).collect()
+}
+
+/// Text that lz4 cannot shrink much.
+fn noise(seed: u64, bytes: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut text = String::with_capacity(bytes + 16);
+    while text.len() < bytes {
+        text.push_str(&format!("{:016x}", random.u64(..)));
+    }
+    text.truncate(bytes);
+    text
+}
+
+fn open(dir: &Path, generation_bytes: u64) -> SledJournal {
+    SledJournal::with_generation_bytes(dir, Durability::Fsync, Position(0), clock(), generation_bytes).unwrap()
+}
+
+/// Every message from `from` on, with its position; damaged spans as `None`.
+fn read_all(journal: &dyn Journal, mut from: Position) -> Vec<(u64, Option<String>)> {
+    let mut all = Vec::new();
+    loop {
+        let pieces = journal.read(from, 300_000).unwrap();
+        let Some(last) = pieces.last() else { return all };
+        let end = last.end();
+        for piece in pieces {
+            match piece {
+                Piece::Record(record) => {
+                    for (i, event) in Events::new(&record.payload).enumerate() {
+                        let position = record.first.0 + i as u64;
+                        if position >= from.0 {
+                            all.push((position, Some(event.unwrap().message.to_owned())));
+                        }
+                    }
+                }
+                Piece::Damaged(span) => all.push((span.first.0, None)),
+            }
+        }
+        from = end;
+    }
+}
+
+/// What is committed is read back after reopening, over many generations, large and incompressible included.
+#[test]
+fn committed_events_survive_reopening() {
+    let dir = TempDir::new().unwrap();
+    let mut expected = Vec::new();
+    for round in 0..4 {
+        let journal = open(dir.path(), 400_000);
+        for i in 0..5 {
+            let messages: Vec<_> = [10, 1_000, 90_000, 300_000 * (i % 2), 1_500_000 * (i / 4)]
+                .iter()
+                .map(|&bytes| noise(round * 10 + i as u64, bytes))
+                .collect();
+            journal.commit(&blocks(&messages)).unwrap();
+            expected.extend(messages);
+        }
+        let found: Vec<_> = read_all(&journal, Position(0)).into_iter().map(|(_, m)| m.unwrap()).collect();
+        assert_eq!(found.len(), expected.len());
+        assert!(found == expected, "round {round}: the messages differ");
+    }
+    assert!(open(dir.path(), 400_000).usage().generations > 8);
+}
+
+/// sled must never write a value to a file of its own: it would not be synced.
+#[test]
+fn no_value_becomes_a_blob_file() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), u64::MAX);
+    for i in 0..60 {
+        journal.commit(&blocks(&[noise(i, 100_000)])).unwrap();
+    }
+    let generation = dir.path().join(format!("{:020}", 0));
+    let blobs = fs::read_dir(generation.join("blobs")).map_or(0, Iterator::count);
+    assert_eq!(blobs, 0);
+    let usage = journal.usage();
+    assert!(usage.disk_bytes < usage.stored_bytes * 3 / 2, "{usage:?}");
+}
+
+/// P8: a flipped bit costs the record it is in, which is put aside; everything else is read.
+#[test]
+fn p8_a_flipped_bit_costs_one_record_and_reading_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), u64::MAX);
+    for i in 0..30 {
+        journal.commit(&blocks(&[noise(i, 50_000)])).unwrap();
+    }
+    drop(journal);
+    let log = dir.path().join(format!("{:020}", 0)).join("db");
+    let mut bytes = fs::read(&log).unwrap();
+    // Nearly all of the file is the bodies of records, so its middle lies in one.
+    let at = 700_000;
+    bytes[at] ^= 4;
+    fs::write(&log, bytes).unwrap();
+
+    let journal = open(dir.path(), u64::MAX);
+    let found = read_all(&journal, Position(0));
+    let whole = found.iter().filter(|(_, message)| message.is_some()).count();
+    assert!(whole < 30, "the damage must be noticed");
+    assert!(found.iter().any(|(_, message)| message.is_none()), "the gap must be reported");
+    assert_eq!(found.last().map(|(p, _)| *p), Some(29), "reading must go on to the end");
+    assert!(journal.usage().damaged >= 1);
+}
+
+/// P8: a generation that sled cannot open is put aside; new events are taken and read.
+#[test]
+fn p8_a_destroyed_generation_is_put_aside() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), 100_000);
+    for i in 0..6 {
+        journal.commit(&blocks(&[noise(i, 90_000)])).unwrap();
+    }
+    drop(journal);
+    let second = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).min().unwrap();
+    fs::write(second.join("conf"), b"nonsense").unwrap();
+    fs::write(second.join("db"), vec![7; 4096]).unwrap();
+
+    let journal = open(dir.path(), 100_000);
+    journal.commit(&blocks(&["new".to_owned()])).unwrap();
+    let found = read_all(&journal, Position(0));
+    assert!(found.first().is_some_and(|(_, message)| message.is_none()), "{:?}", found.first());
+    assert_eq!(found.last().unwrap().1.as_deref(), Some("new"));
+}
+
+/// A cursor that is ahead of what a crash left (`interval` mode) never sees a position twice.
+#[test]
+fn positions_are_not_reused_below_the_floor() {
+    let dir = TempDir::new().unwrap();
+    open(dir.path(), u64::MAX).commit(&blocks(&["a".to_owned()])).unwrap();
+    let floor = Position(50);
+    let journal = SledJournal::open(dir.path(), Durability::Fsync, floor, clock()).unwrap();
+    let records = journal.commit(&blocks(&["b".to_owned()])).unwrap();
+    assert_eq!(records[0].first, floor);
+    assert_eq!(
+        read_all(&journal, Position(0)),
+        [(0, Some("a".to_owned())), (1, None), (50, Some("b".to_owned()))]
+    );
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Commit(Vec<usize>),
+    Reopen,
+    Remove(usize),
+    ReadFrom(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => proptest::collection::vec(prop_oneof![1_usize..200, 1_000_usize..60_000, Just(400_000)], 1..6).prop_map(Op::Commit),
+        1 => Just(Op::Reopen),
+        1 => (0_usize..100).prop_map(Op::Remove),
+        2 => (0_usize..100).prop_map(Op::ReadFrom),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Any sequence of commits, reopenings, removals and readings agrees with a plain list.
+    #[test]
+    fn the_journal_agrees_with_a_list(ops in proptest::collection::vec(op(), 1..25)) {
+        let dir = TempDir::new().unwrap();
+        let mut journal = Some(Arc::new(open(dir.path(), 150_000)));
+        let mut model: Vec<String> = Vec::new();
+        let mut removed = Position(0);
+        for op in ops {
+            let live = journal.clone().unwrap();
+            match op {
+                Op::Commit(sizes) => {
+                    let messages: Vec<_> = sizes.iter().map(|&n| noise(model.len() as u64, n)).collect();
+                    let records = live.commit(&blocks(&messages)).unwrap();
+                    prop_assert_eq!(records[0].first.0, model.len() as u64);
+                    model.extend(messages);
+                    prop_assert_eq!(live.span().end.0, model.len() as u64);
+                }
+                Op::Reopen => {
+                    drop(live);
+                    drop(journal.take());
+                    journal = Some(Arc::new(open(dir.path(), 150_000)));
+                    prop_assert_eq!(journal.as_ref().unwrap().span().end.0, model.len() as u64);
+                }
+                Op::Remove(percent) => {
+                    let upto = Position((model.len() * percent / 100) as u64);
+                    live.remove(upto, Timestamp::from_nanos(i64::MAX)).unwrap();
+                    removed = removed.max(upto);
+                    prop_assert!(live.span().first <= removed, "what was not passed must stay");
+                }
+                Op::ReadFrom(percent) => {
+                    let from = Position((model.len() * percent / 100) as u64).max(live.span().first);
+                    let found = read_all(&*live, from);
+                    let expected = model.iter().enumerate().skip(from.0 as usize);
+                    let expected: Vec<_> = expected.map(|(i, m)| (i as u64, Some(m.clone()))).collect();
+                    prop_assert!(found == expected, "from {} of {}: {} found", from, model.len(), found.len());
+                }
+            }
+        }
+    }
+}

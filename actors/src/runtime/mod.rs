@@ -1,0 +1,2 @@
+//! What the actors stand on: time, mailboxes, metrics and supervision.
+pub mod clock;

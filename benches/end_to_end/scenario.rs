@@ -1,0 +1,216 @@
+//! The scenarios: what load, against what, and what is compared with what.
+
+use std::{process::Command, str::FromStr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Failure,
+    arguments::Arguments,
+    events::{self, Request},
+    load::{Load, Tally},
+    process::Server,
+    report::{Report, Row},
+    rig::{Rig, STALL_MAX, file_system},
+    sink::Stance,
+};
+
+/// Until everything acknowledged in a scenario has arrived.
+const DELIVERY_MAX: Duration = Duration::from_secs(60);
+/// The same for a backlog, which may be hundreds of times a scenario's events.
+const BACKLOG_DELIVERY_MAX: Duration = Duration::from_secs(15 * 60);
+/// For each GiB of backlog; a journal slower than this has failed already.
+const FILL_MAX_PER_GIB: Duration = Duration::from_secs(2 * 60);
+const FILL_POLL: Duration = Duration::from_millis(250);
+/// Further sinks in the runs of `fan-out`.
+const FAN_OUT: [usize; 4] = [0, 1, 2, 4];
+const BYTES_PER_GIB: u64 = 1 << 30;
+
+/// A scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    /// Arrays of 500 events over 8 connections.
+    Batches,
+    /// Single events over 32 connections.
+    Singles32,
+    /// Single events over 256 connections.
+    Singles256,
+    /// 500 lines of a real access log over 8 connections.
+    AccessLog,
+    /// `Batches` while a backlog drains.
+    Backlog,
+    /// `Batches` with further sinks.
+    FanOut,
+}
+
+// === impl Name ===
+
+impl Name {
+    /// All of them, in the order they run in.
+    pub const ALL: [Self; 6] =
+        [Self::Batches, Self::Singles32, Self::Singles256, Self::AccessLog, Self::Backlog, Self::FanOut];
+
+    /// The name in arguments and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Batches => "batches",
+            Self::Singles32 => "singles-32",
+            Self::Singles256 => "singles-256",
+            Self::AccessLog => "access-log",
+            Self::Backlog => "backlog",
+            Self::FanOut => "fan-out",
+        }
+    }
+
+    fn workload(self) -> Result<Workload, Failure> {
+        let (requests, connections) = match self {
+            Self::Batches | Self::Backlog | Self::FanOut => (events::batches(), 8),
+            Self::Singles32 => (events::singles(), 32),
+            Self::Singles256 => (events::singles(), 256),
+            Self::AccessLog => (events::access_log()?, 8),
+        };
+        Ok(Workload { requests: requests.into(), connections })
+    }
+}
+
+impl FromStr for Name {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        let names = || Self::ALL.map(Self::as_str).join(", ");
+        let unknown = || Failure::Usage(format!("{text:?} is no scenario; there are {}", names()));
+        Self::ALL.into_iter().find(|name| name.as_str() == text).ok_or_else(unknown)
+    }
+}
+
+/// Requests and how many are outstanding at once.
+#[derive(Debug, Clone)]
+struct Workload {
+    requests: Arc<[Request]>,
+    connections: usize,
+}
+
+// === impl Workload ===
+
+impl Workload {
+    fn on(&self, server: &Server) -> Load {
+        let requests = Arc::clone(&self.requests);
+        Load { address: server.address(), requests, connections: self.connections }
+    }
+}
+
+/// Runs the scenarios one after the other.
+///
+/// # Errors
+/// Where a part of the bench fails; a server that loses events or misses a target is a result.
+pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
+    let mut report = Report::new(arguments.window);
+    if file_system(&arguments.dir).is_some_and(|kind| kind == "tmpfs") {
+        report.note(format!("{} is memory: fsync costs nothing there, use --dir", arguments.dir.display()));
+    }
+    for name in Name::ALL {
+        let is_baseline = name == Name::Batches && arguments.only.contains(&Name::Backlog);
+        if !arguments.only.contains(&name) && !is_baseline {
+            continue;
+        }
+        if name == Name::AccessLog && !events::access_log_path().is_file() {
+            let path = events::access_log_path();
+            report.note(format!("access-log SKIPPED: {} is missing, set FOREBAY_DATA", path.display()));
+            continue;
+        }
+        eprintln!("end_to_end: {} ...", name.as_str());
+        match name {
+            Name::Backlog => backlog(arguments, &mut report).await?,
+            Name::FanOut => fan_out(arguments, &mut report).await?,
+            _ => report.push(compared(arguments, name).await?),
+        }
+    }
+    report.judge();
+    Ok(report)
+}
+
+/// The server and the floor under the same load.
+async fn compared(arguments: &Arguments, name: Name) -> Result<Row, Failure> {
+    let workload = name.workload()?;
+    let rig = Rig::start(arguments, 0).await?;
+    let tally = workload.on(&rig.server).measure(arguments.window).await?;
+    let outcome = rig.finish(tally, 0, DELIVERY_MAX).await?;
+    let floor = floor(&workload, arguments.window).await?;
+    Ok(Row::new(name.as_str(), &outcome).with_floor(&floor))
+}
+
+async fn floor(workload: &Workload, window: Duration) -> Result<Tally, Failure> {
+    let this = std::env::current_exe().map_err(Failure::io("find this program"))?;
+    let server = Server::start(Command::new(this).arg("--floor")).await?;
+    let tally = workload.on(&server).measure(window).await?;
+    if !tally.errors.is_empty() {
+        // A floor that refuses what is sent is no floor.
+        return Err(server.failure(&format!("of the floor answered with {:?}", tally.errors)));
+    }
+    Ok(tally)
+}
+
+/// Fills the journal behind a dead sink, then measures while the sink catches up.
+async fn backlog(arguments: &Arguments, report: &mut Report) -> Result<(), Failure> {
+    let workload = Name::Backlog.workload()?;
+    // The sink is there while the server starts: whether a dead one delays readiness is not the question.
+    let rig = Rig::start(arguments, 0).await?;
+    rig.sink.set(arguments.outage);
+    let filling = workload.on(&rig.server).start()?;
+    let filled = fill(&rig, arguments.backlog_bytes).await;
+    let fill = filling.stop().await?;
+    let disk_bytes = filled?;
+    eprintln!(
+        "end_to_end: backlog of {} events, {disk_bytes} bytes on disk; the sink is back",
+        fill.acked_events
+    );
+    rig.sink.set(Stance::Open);
+    let began = Instant::now();
+    let before = rig.sink.events();
+    while rig.sink.events() == before {
+        if began.elapsed() > STALL_MAX {
+            return Err(rig
+                .server
+                .failure(&format!("delivered nothing for {STALL_MAX:?} to a sink that was back")));
+        }
+        tokio::time::sleep(FILL_POLL).await;
+    }
+    let tally = workload.on(&rig.server).measure(arguments.window).await?;
+    if rig.sink.events() >= fill.acked_events {
+        report.note("backlog was drained before the window ended: give more --backlog-bytes".to_owned());
+    }
+    let outcome = rig.finish(tally, fill.acked_events, BACKLOG_DELIVERY_MAX).await?;
+    report.push(Row::new(Name::Backlog.as_str(), &outcome));
+    Ok(())
+}
+
+/// Waits until the journal has so many bytes on disk; how many there are.
+async fn fill(rig: &Rig, bytes: u64) -> Result<u64, Failure> {
+    let fill_max = FILL_MAX_PER_GIB * (bytes.div_ceil(BYTES_PER_GIB) as u32);
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(FILL_POLL).await;
+        let disk_bytes = rig.server.metrics().await?.first_of(&["forebay_buffer_disk_bytes"]);
+        let disk_bytes =
+            disk_bytes.ok_or_else(|| rig.server.failure("has no forebay_buffer_disk_bytes"))? as u64;
+        if disk_bytes >= bytes {
+            return Ok(disk_bytes);
+        }
+        if began.elapsed() > fill_max {
+            let what = format!("has {disk_bytes} bytes of backlog after {fill_max:?}; {bytes} are wanted");
+            return Err(rig.server.failure(&what));
+        }
+    }
+}
+
+/// The same load with more and more sinks that take everything.
+async fn fan_out(arguments: &Arguments, report: &mut Report) -> Result<(), Failure> {
+    let workload = Name::FanOut.workload()?;
+    for blackholes in FAN_OUT {
+        let rig = Rig::start(arguments, blackholes).await?;
+        let tally = workload.on(&rig.server).measure(arguments.window).await?;
+        let outcome = rig.finish(tally, 0, DELIVERY_MAX).await?;
+        report.push(Row::new(&format!("fan-out+{blackholes}"), &outcome).with_blackholes(blackholes));
+    }
+    Ok(())
+}

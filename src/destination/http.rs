@@ -1,0 +1,340 @@
+//! `type: http`: POSTs each batch as one body to a URL.
+//!
+//! Every request carries the batch's id, as `X-Forebay-Batch-Id` and as `Idempotency-Key`, so that a server
+//! can recognise a batch that it has seen before.
+//!
+//! | answer | what it means here |
+//! |---|---|
+//! | 2xx | delivered |
+//! | 408, 425, 429, 5xx, no answer | tried again, not before the server's `Retry-After` |
+//! | 3xx, 401, 403, 404, 405, 407 | refused: tried again, since whatever were sent would fail the same way |
+//! | other 4xx | these events are rejected, with the server's own words |
+//!
+//! Limits: an answer's body is read for at most [`ANSWER_BYTES_MAX`] and [`ANSWER_TIME_MAX`], and a
+//! `Retry-After` counts for at most [`RETRY_AFTER_MAX`]. An uncompressed body is held whole in memory, about
+//! as large as its records and 170 bytes an event; a compressed one only as compressed.
+//! HTTP/1.1 only. A proxy is taken from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, never for loopback.
+
+use std::{
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use flate2::write::GzEncoder;
+use forebay_actors::{
+    destination::{Cause, Delivery, DeliveryError, Destination, Receipt, Verdict},
+    record::Batch,
+};
+use futures::{FutureExt as _, future::LocalBoxFuture};
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+    redirect::Policy,
+};
+use rustls::RootCertStore;
+
+use super::{Framing, chain, encode_batch, encoding, tls, unbuildable, write_batch};
+use crate::config::sink::{Compression, HttpEncoding, HttpSink};
+
+/// Bytes of an answer's body that are read; a longer one costs its connection.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Time for the body of an answer whose status is known already.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of an answer's body that an error message quotes.
+const QUOTED_BYTES_MAX: usize = 512;
+
+/// The longest wait a server can ask for; a mistaken one must not silence a sink for days.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// Unused connections are closed before the load balancers in front of most servers, at 60 s, close them
+/// under a request.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// Bytes of JSON handed to the compressor at a time.
+const GZIP_CHUNK_BYTES: usize = 64 * 1024;
+
+const BATCH_ID: HeaderName = HeaderName::from_static("x-forebay-batch-id");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const EVENTS: HeaderName = HeaderName::from_static("x-forebay-events");
+
+/// Headers that follow from the body or from the batch, so that no configured value could be right.
+const OWN_HEADERS: [HeaderName; 6] =
+    [BATCH_ID, IDEMPOTENCY_KEY, EVENTS, header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// POSTs batches to a URL.
+#[derive(Debug)]
+pub struct HttpDestination {
+    endpoint: Arc<Endpoint>,
+}
+
+/// All that one request needs.
+#[derive(Debug)]
+struct Endpoint {
+    client: Client,
+    url: Url,
+    /// The URL for messages: without user, password and query.
+    shown: String,
+    headers: HeaderMap,
+    encoding: HttpEncoding,
+    compression: Compression,
+}
+
+// === impl HttpDestination ===
+
+impl HttpDestination {
+    /// A destination that has not connected yet. Reads the machine's certificates.
+    ///
+    /// # Errors
+    /// [`Cause::Build`] where the URL or a header cannot be used.
+    pub fn new(options: &HttpSink) -> Result<Self, DeliveryError> {
+        Self::trusting(options, tls::roots())
+    }
+
+    fn trusting(options: &HttpSink, roots: RootCertStore) -> Result<Self, DeliveryError> {
+        let url = endpoint_url(&options.url)?;
+        let mut client = Client::builder()
+            .tls_backend_preconfigured(tls::client(roots)?)
+            .user_agent(concat!("forebay/", env!("CARGO_PKG_VERSION")))
+            .timeout(options.timeout)
+            .pool_idle_timeout(IDLE_MAX)
+            // A redirected POST would arrive as a GET, or at a place that nobody configured.
+            .redirect(Policy::none())
+            .referer(false);
+        if is_loopback(&url) {
+            client = client.no_proxy();
+        }
+        let client =
+            client.build().map_err(|e| unbuildable(format!("no HTTP client can be set up: {}", chain(&e))))?;
+        let shown = without_secrets(&url);
+        let headers = request_headers(options)?;
+        let (encoding, compression) = (options.encoding, options.compression);
+        Ok(Self { endpoint: Arc::new(Endpoint { client, url, shown, headers, encoding, compression }) })
+    }
+}
+
+impl Destination for HttpDestination {
+    fn deliver(&self, batch: Arc<Batch>) -> Delivery {
+        let endpoint = self.endpoint.clone();
+        async move { endpoint.post(batch).await }.boxed_local()
+    }
+
+    /// Asks with HEAD. A server that takes only POST may answer that with almost any status, so only those
+    /// that say something about every request count as failures.
+    fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
+        let endpoint = self.endpoint.clone();
+        async move { endpoint.head().await }.boxed_local()
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    async fn post(&self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
+        let (id, events) = (batch.id().to_string(), batch.count());
+        let (format, compression) = (self.encoding, self.compression);
+        let body = encoding(batch, move |batch| body(batch, format, compression)).await?;
+        let bytes = body.len() as u64;
+        let request = self
+            .client
+            .post(self.url.clone())
+            .headers(self.headers.clone())
+            .header(BATCH_ID, &id)
+            .header(IDEMPOTENCY_KEY, &id)
+            .header(EVENTS, events)
+            .body(body);
+        let answer = request.send().await.map_err(|e| self.unanswered(e))?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let quote = read_answer(answer).await;
+        if status.is_success() { Ok(Receipt { bytes }) } else { Err(self.refusal(status, &headers, &quote)) }
+    }
+
+    async fn head(&self) -> Result<(), DeliveryError> {
+        let request = self.client.head(self.url.clone()).headers(self.headers.clone());
+        let answer = request.send().await.map_err(|e| self.unanswered(e))?;
+        match answer.status().as_u16() {
+            401 | 407 | 408 | 429 | 500 | 502..=599 => {
+                Err(self.refusal(answer.status(), answer.headers(), ""))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What an answer other than 2xx means.
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap, quote: &str) -> DeliveryError {
+        let after = retry_after(headers);
+        let retry = Verdict::Retry { after };
+        let (cause, verdict) = match status.as_u16() {
+            408 => (Cause::Timeout, retry),
+            429 => (Cause::Throttled, retry),
+            // A server that is down and says for how long is asking for a slower pace.
+            503 if after.is_some() => (Cause::Throttled, retry),
+            425 | 500..=599 => (Cause::Server, retry),
+            // A wrong token or address fails for every event alike. Rejecting would dead-letter the whole
+            // stream for a typing error; so the events wait until an operator has put it right.
+            401 | 403 | 404 | 405 | 407 | 300..=399 => (Cause::Refused, retry),
+            400..=499 => (Cause::Rejected, Verdict::Reject),
+            // Neither is a final status; whoever sends it does not speak HTTP.
+            _ => (Cause::Server, retry),
+        };
+        let mut message = format!("{}: answered {status}", self.shown);
+        if status.is_redirection() {
+            message.push_str(&format!(", a redirect to {}, which is not followed", self.location(headers)));
+        }
+        if !quote.is_empty() {
+            message.push_str(": ");
+            message.push_str(quote);
+        }
+        DeliveryError { cause, message, status: Some(status.as_u16()), verdict }
+    }
+
+    /// Where a redirect points, without the secrets it may carry.
+    fn location(&self, headers: &HeaderMap) -> String {
+        let location = headers.get(header::LOCATION).and_then(|l| self.url.join(l.to_str().ok()?).ok());
+        location.map_or_else(|| "nowhere".to_owned(), |url| without_secrets(&url))
+    }
+
+    /// No answer came.
+    fn unanswered(&self, error: reqwest::Error) -> DeliveryError {
+        let (cause, what) = if error.is_timeout() {
+            (Cause::Timeout, "no answer in time")
+        } else if error.is_connect() {
+            (Cause::Connect, "no connection")
+        } else {
+            (Cause::Connect, "the connection broke")
+        };
+        // reqwest would put the URL into the text as it is, secrets and all.
+        let error = error.without_url();
+        DeliveryError::transient(cause, format!("{}: {what}: {}", self.shown, chain(&error)))
+    }
+}
+
+// === Requests ===
+
+/// The URL, where a batch can be sent to it.
+fn endpoint_url(text: &str) -> Result<Url, DeliveryError> {
+    // A text that is no URL may still hold a password, so the message does not repeat it.
+    let url = Url::parse(text).map_err(|e| unbuildable(format!("the url cannot be read: {e}")))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        scheme => Err(unbuildable(format!("the url must begin with http:// or https://, not {scheme}:"))),
+    }
+}
+
+fn without_secrets(url: &Url) -> String {
+    let mut shown = url.clone();
+    // Neither can fail for a URL that has a host, and one that has none has no user either.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.into()
+}
+
+/// Whether the host is this machine, which no proxy stands before.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The headers that are the same for every batch. Configured ones win over Forebay's own words for
+/// `Content-Type` and `User-Agent`.
+fn request_headers(options: &HttpSink) -> Result<HeaderMap, DeliveryError> {
+    let mut headers = HeaderMap::new();
+    let content_type = match options.encoding {
+        HttpEncoding::Ndjson => "application/x-ndjson",
+        HttpEncoding::Json => "application/json",
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    for (name, value) in &options.headers {
+        let key = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| unbuildable(format!("headers: {name:?} is not the name of a header")))?;
+        if OWN_HEADERS.contains(&key) {
+            return Err(unbuildable(format!("headers: {name} is set by Forebay itself")));
+        }
+        // The value is likely a token, so no message shows it.
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| unbuildable(format!("headers: the value of {name} has characters a header cannot")))?;
+        value.set_sensitive(true);
+        headers.insert(key, value);
+    }
+    if options.compression == Compression::Gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(headers)
+}
+
+/// The batch as it goes over the wire.
+fn body(batch: &Batch, encoding: HttpEncoding, compression: Compression) -> Result<Bytes, DeliveryError> {
+    let framing = match encoding {
+        HttpEncoding::Ndjson => Framing::Lines,
+        HttpEncoding::Json => Framing::Array,
+    };
+    match compression {
+        Compression::None => encode_batch(batch, framing).map(Bytes::from),
+        Compression::Gzip => gzip_batch(batch, framing).map(Bytes::from),
+    }
+}
+
+/// Compresses while encoding, so that the uncompressed body is never there as a whole.
+fn gzip_batch(batch: &Batch, framing: Framing) -> Result<Vec<u8>, DeliveryError> {
+    const INFALLIBLE: &str = "a Vec takes every byte";
+    // Events of one service compress well; what is missing, the Vec grows by.
+    let mut gzip = GzEncoder::new(Vec::with_capacity(batch.payload_bytes() / 4), flate2::Compression::fast());
+    let mut chunk = Vec::with_capacity(GZIP_CHUNK_BYTES + GZIP_CHUNK_BYTES / 4);
+    write_batch(batch, framing, &mut chunk, |chunk| {
+        if chunk.len() >= GZIP_CHUNK_BYTES {
+            gzip.write_all(chunk).expect(INFALLIBLE);
+            chunk.clear();
+        }
+        Ok(())
+    })?;
+    gzip.write_all(&chunk).expect(INFALLIBLE);
+    Ok(gzip.finish().expect(INFALLIBLE))
+}
+
+// === Answers ===
+
+/// Reads the body of an answer within bounds, so that its connection can be used again, and returns its
+/// beginning as one line of text. The status has been said, so nothing that happens here can change it.
+async fn read_answer(mut answer: Response) -> String {
+    let mut quote = Vec::new();
+    let reading = async {
+        let mut read = 0;
+        while let Ok(Some(chunk)) = answer.chunk().await {
+            quote.extend_from_slice(&chunk[..chunk.len().min(QUOTED_BYTES_MAX - quote.len())]);
+            read += chunk.len();
+            if read > ANSWER_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // What was read until then is quoted; the rest is not worth more waiting.
+    let _ = tokio::time::timeout(ANSWER_TIME_MAX, reading).await;
+    let text = String::from_utf8_lossy(&quote);
+    text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The wait that `Retry-After` asks for, in either of its forms. A date is counted from the answer's own
+/// `Date`, by the server's clock, so that neither clock has to be right.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // Digits that do not fit are a long time.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let until = httpdate::parse_http_date(text).ok()?;
+        until.duration_since(date(headers)?).unwrap_or(Duration::ZERO)
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The readers: a few connections that are lent out, one to a question.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+
+use super::{
+    Page, Query, SCAN_MS_MAX, StatsBucket, StatsQuery, StoreError, StoredEvent, query, schema, stats,
+};
+
+/// Questions that are answered at one time; further ones wait.
+pub const READERS_MAX: usize = 4;
+
+/// How long a question waits for a connection before it is refused.
+const LEASE_WAIT: Duration = Duration::from_secs(2);
+
+/// Answers questions. Cheap to clone; all clones share the connections.
+///
+/// The database need not be there: until a writer has made it, the store is simply empty. A question sees
+/// the store as it was at one instant, whatever is written meanwhile.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    path: PathBuf,
+    connections: Mutex<Connections>,
+    returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    idle: Vec<Connection>,
+    lent: usize,
+}
+
+/// The right to use one of the connections; it ends with this value, also in a panic.
+struct Lease<'a>(&'a Pool);
+
+// === impl Reader ===
+
+impl Reader {
+    /// A reader of the database at `path`. Opens nothing yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let pool = Pool { path: path.into(), connections: Mutex::default(), returned: Condvar::new() };
+        Self { pool: Arc::new(pool) }
+    }
+
+    /// The database.
+    pub fn path(&self) -> &Path {
+        &self.pool.path
+    }
+
+    /// One page of events. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] where the query is wrong; otherwise what the disk or SQLite says.
+    pub fn page(&self, query: &Query) -> Result<Page, StoreError> {
+        self.page_within(query, Duration::from_millis(SCAN_MS_MAX))
+    }
+
+    pub(super) fn page_within(&self, query: &Query, scan_max: Duration) -> Result<Page, StoreError> {
+        query.check()?;
+        self.read(|connection| query::page(connection, query, scan_max).map_err(StoreError::at(self.path())))
+    }
+
+    /// The event of this id, if there is one. Blocks.
+    ///
+    /// # Errors
+    /// What the disk or SQLite says.
+    pub fn get(&self, event_id: &str) -> Result<Option<StoredEvent>, StoreError> {
+        self.read(|connection| query::event_of_id(connection, event_id).map_err(StoreError::at(self.path())))
+    }
+
+    /// How many events there are in each bucket of time. Buckets without events are left out. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] where the query is wrong or its answer too long; otherwise what the disk or SQLite
+    /// says.
+    pub fn stats(&self, query: &StatsQuery) -> Result<Vec<StatsBucket>, StoreError> {
+        query.check()?;
+        self.read(|connection| stats::buckets(connection, query, StoreError::at(self.path())))
+    }
+
+    /// How many events there are. Blocks.
+    ///
+    /// # Errors
+    /// What the disk or SQLite says.
+    pub fn count_total(&self) -> Result<u64, StoreError> {
+        self.read(|connection| stats::count_total(connection).map_err(StoreError::at(self.path())))
+    }
+
+    /// Answers from one of the connections; with nothing where there is no database.
+    fn read<T: Default>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (lease, idle) = self.pool.lease()?;
+        let opened = match idle {
+            Some(connection) => Some(connection),
+            None => schema::open_reader(self.path())?,
+        };
+        let Some(connection) = opened else { return Ok(T::default()) };
+        let answer = question(&connection);
+        // A connection that met damage or a failing disk may remember it; the next question opens a new one.
+        if answer.as_ref().err().is_none_or(StoreError::spares_connection) {
+            lease.keep(connection);
+        }
+        answer
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// Waits for the right to a connection; comes with an open one if one is idle.
+    fn lease(&self) -> Result<(Lease<'_>, Option<Connection>), StoreError> {
+        let all_lent = |connections: &mut Connections| connections.lent == READERS_MAX;
+        let (mut connections, waited) = self
+            .returned
+            .wait_timeout_while(self.connections(), LEASE_WAIT, all_lent)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            let what = format!("all {READERS_MAX} reading connections are in use");
+            return Err(StoreError::Busy { path: self.path.clone(), what });
+        }
+        connections.lent += 1;
+        Ok((Lease(self), connections.idle.pop()))
+    }
+
+    /// Nothing that holds this lock can leave the list half-changed, so a panic elsewhere does not spoil it.
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Lease ===
+
+impl Lease<'_> {
+    /// Leaves the connection to the next question.
+    fn keep(self, connection: Connection) {
+        self.0.connections().idle.push(connection);
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.0.connections().lent -= 1;
+        self.0.returned.notify_one();
+    }
+}
