@@ -1,11 +1,132 @@
 //! The sinks of a configuration: what every sink has, and what each type adds.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use super::{BatchConfig, units};
+
+/// One request at a time keeps a destination's order.
+const CONCURRENCY: usize = 1;
+/// With the default batch size 32 MiB at most for a sink that is just slow; one that lags reads the journal.
+const MAILBOX_BATCHES: usize = 8;
+/// Longer than a connection's hiccup, shorter than a restart.
+const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// After an outage of any length, delivery goes on within half a minute.
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Doubling from 500 ms, five failures are 15 s: no hiccup any more.
+const BREAKER_FAILURES: u32 = 5;
+/// One probe in half a minute is no load for a destination that is coming up.
+const BREAKER_OPEN_FOR: Duration = Duration::from_secs(30);
+/// One success may be chance.
+const BREAKER_SUCCESSES: u32 = 2;
+/// The usual time after which proxies give up; a healthy destination answers in one.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One sink: where events go, and how patiently. `type` says what the keys beside the common ones are; in
+/// formats other than the three of the configuration file, it has to be the first key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct SinkConfig {
+    /// The type and its own keys.
+    #[serde(flatten)]
+    pub kind: SinkKind,
+    /// What happens when the journal is full because this sink lags.
+    #[schemars(default)]
+    pub when_full: WhenFull,
+    /// Limits of its batches, where they differ from `batch`.
+    pub batch: Option<BatchOverride>,
+    /// Deliveries at the same time; with more than 1, events may arrive out of order.
+    #[schemars(default)]
+    pub concurrency: usize,
+    /// Batches that may wait in memory; a sink that is further behind reads the journal.
+    #[schemars(default)]
+    pub mailbox_batches: usize,
+    /// What happens after a failure that may pass.
+    #[schemars(default)]
+    pub retry: RetryConfig,
+    /// When to stop trying for a while.
+    #[schemars(default)]
+    pub breaker: BreakerConfig,
+}
+
+/// The keys that every type of sink has; beside them, `type`.
+pub(super) const COMMON_KEYS: [&str; 7] =
+    ["type", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
+
+/// What `type` may be, for people.
+pub(super) const SINK_TYPES: &str = "store, http, file, console or blackhole";
+
+/// Where a sink delivers to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SinkKind {
+    /// The embedded event store behind `GET /events`.
+    Store(StoreSink),
+    /// POST requests.
+    Http(HttpSink),
+    /// NDJSON files.
+    File(FileSink),
+    /// NDJSON on standard output.
+    Console(ConsoleSink),
+    /// Nowhere.
+    Blackhole(BlackholeSink),
+}
+
+/// Limits of a sink's batches; those of [`BatchConfig`] where absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchOverride {
+    /// Events in a batch.
+    pub max_events: Option<usize>,
+    /// Encoded bytes in a batch.
+    #[serde(with = "units::size_option")]
+    #[schemars(with = "Option<units::Size>")]
+    pub max_bytes: Option<usize>,
+    /// How long an event waits for others.
+    #[serde(with = "units::duration_option")]
+    #[schemars(with = "Option<units::Span>")]
+    pub max_wait: Option<Duration>,
+}
+
+/// What happens after a failure that may pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Pause before the first retry; doubled at every further one.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "units::Span")]
+    pub backoff_min: Duration,
+    /// Longest pause.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "units::Span")]
+    pub backoff_max: Duration,
+    /// Age at which a batch that still fails is given to the dead letters; null retries for ever.
+    #[serde(with = "units::duration_option")]
+    #[schemars(with = "Option<units::Span>")]
+    pub max_age: Option<Duration>,
+}
+
+/// When to stop trying for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BreakerConfig {
+    /// Failures in a row that open it: nothing is sent any more.
+    pub failures: u32,
+    /// How long it stays open before the destination is probed.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "units::Span")]
+    pub open_for: Duration,
+    /// Successes in a row that close it again.
+    pub successes: u32,
+}
 
 /// What to do for this sink when the journal's own byte cap is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
     /// Refuse new events (503) until this sink has caught up. Nothing is lost.
@@ -16,23 +137,28 @@ pub enum WhenFull {
 }
 
 /// `type: http`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpSink {
     /// Where to POST.
     pub url: String,
     /// How events are written into the body.
+    #[serde(default)]
     pub encoding: HttpEncoding,
     /// How the body is compressed.
+    #[serde(default)]
     pub compression: Compression,
     /// Headers added to every request.
+    #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// From sending a request to having its answer.
+    #[serde(with = "units::duration", default = "http_timeout")]
+    #[schemars(with = "units::Span")]
     pub timeout: Duration,
 }
 
 /// Bodies of `type: http`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HttpEncoding {
     /// One event a line, `application/x-ndjson`.
@@ -43,7 +169,7 @@ pub enum HttpEncoding {
 }
 
 /// Compression of what a sink writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
     /// As it is.
@@ -54,35 +180,216 @@ pub enum Compression {
 }
 
 /// `type: file`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSink {
     /// The file being written, NDJSON; rotated files get the time of their rotation into the name.
     pub path: PathBuf,
     /// Rotate before the file would grow past this many bytes.
+    #[serde(with = "units::size_option", default)]
+    #[schemars(with = "Option<units::Size>")]
     pub rotate_bytes: Option<u64>,
     /// Rotate when the file is this old.
+    #[serde(with = "units::duration_option", default)]
+    #[schemars(with = "Option<units::Span>")]
     pub rotate_every: Option<Duration>,
     /// Compression of rotated files.
+    #[serde(default)]
     pub compression: Compression,
     /// Rotated files kept; the oldest beyond are removed. None keeps all.
     pub keep_files: Option<usize>,
 }
 
 /// `type: store`: the embedded event store behind `GET /events`, at `<data_dir>/store/events.db`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StoreSink {}
 
 /// `type: console`: NDJSON on standard output.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsoleSink {}
 
 /// `type: blackhole`: takes everything, keeps nothing; for emergencies and for measuring.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlackholeSink {
     /// Events a second it lets pass; as fast as they come where absent.
     pub rate_events_per_second: Option<u32>,
+}
+
+fn http_timeout() -> Duration {
+    HTTP_TIMEOUT
+}
+
+// === impl SinkConfig ===
+
+impl SinkConfig {
+    /// A sink with the defaults of every key that is not its type's own.
+    pub fn new(kind: SinkKind) -> Self {
+        Self {
+            kind,
+            when_full: WhenFull::default(),
+            batch: None,
+            concurrency: CONCURRENCY,
+            mailbox_batches: MAILBOX_BATCHES,
+            retry: RetryConfig::default(),
+            breaker: BreakerConfig::default(),
+        }
+    }
+
+    /// The limits of this sink's batches: its own, and those of `all` where it has none.
+    pub fn batch(&self, all: &BatchConfig) -> BatchConfig {
+        let own = self.batch.unwrap_or_default();
+        BatchConfig {
+            max_events: own.max_events.unwrap_or(all.max_events),
+            max_bytes: own.max_bytes.unwrap_or(all.max_bytes),
+            max_wait: own.max_wait.unwrap_or(all.max_wait),
+        }
+    }
+}
+
+impl SinkKind {
+    /// What `type` says.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Http(_) => "http",
+            Self::File(_) => "file",
+            Self::Console(_) => "console",
+            Self::Blackhole(_) => "blackhole",
+        }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self { backoff_min: RETRY_BACKOFF_MIN, backoff_max: RETRY_BACKOFF_MAX, max_age: None }
+    }
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self { failures: BREAKER_FAILURES, open_for: BREAKER_OPEN_FOR, successes: BREAKER_SUCCESSES }
+    }
+}
+
+// === impl Deserialize ===
+//
+// By hand, because serde's tagged and flattened forms read everything into a buffer of its own first, and
+// what is wrong then no longer has a place in the file. Here the type's own struct reads from the same map,
+// through a view that keeps the common keys to itself.
+
+impl<'de> Deserialize<'de> for SinkConfig {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(SinkVisitor)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SinkType {
+    Store,
+    Http,
+    File,
+    Console,
+    Blackhole,
+}
+
+struct SinkVisitor;
+
+impl<'de> Visitor<'de> for SinkVisitor {
+    type Value = SinkConfig;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a section with a type")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SinkConfig, A::Error> {
+        if map.next_key::<String>()?.is_none_or(|key| key != "type") {
+            return Err(A::Error::missing_field("type"));
+        }
+        let sink_type: SinkType = map.next_value()?;
+        let mut sink = SinkConfig::new(SinkKind::Store(StoreSink {}));
+        let own = MapAccessDeserializer::new(OwnKeys { map, sink: &mut sink });
+        sink.kind = match sink_type {
+            SinkType::Store => SinkKind::Store(StoreSink::deserialize(own)?),
+            SinkType::Http => SinkKind::Http(HttpSink::deserialize(own)?),
+            SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
+            SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
+            SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),
+        };
+        Ok(sink)
+    }
+}
+
+/// The keys of a sink that are its type's own; the common ones go into the sink on the way.
+struct OwnKeys<'a, A> {
+    map: A,
+    sink: &'a mut SinkConfig,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for OwnKeys<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        while let Some(key) = self.map.next_key::<String>()? {
+            match key.as_str() {
+                "when_full" => self.sink.when_full = self.map.next_value()?,
+                "batch" => self.sink.batch = self.map.next_value()?,
+                "concurrency" => self.sink.concurrency = self.map.next_value()?,
+                "mailbox_batches" => self.sink.mailbox_batches = self.map.next_value()?,
+                "retry" => self.sink.retry = self.map.next_value()?,
+                "breaker" => self.sink.breaker = self.map.next_value()?,
+                _ => return seed.deserialize(key.into_deserializer()).map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sink is the same after it was written and read, by our own formats and by serde's others.
+    #[test]
+    fn sinks_round_trip_through_json() {
+        let mut sink = SinkConfig::new(SinkKind::File(FileSink {
+            path: "out.ndjson".into(),
+            rotate_bytes: Some(1 << 20),
+            rotate_every: None,
+            compression: Compression::Gzip,
+            keep_files: Some(3),
+        }));
+        sink.batch = Some(BatchOverride { max_bytes: Some(1000), ..BatchOverride::default() });
+        sink.retry.max_age = Some(Duration::from_secs(7200));
+        let text = serde_json::to_string(&sink).unwrap();
+        assert!(text.contains(r#""rotate_bytes":"1MiB""#) && text.contains(r#""max_age":"2h""#), "{text}");
+        assert_eq!(serde_json::from_str::<SinkConfig>(&text).unwrap(), sink);
+    }
+
+    /// The list that errors propose from is what a sink really has.
+    #[test]
+    fn the_common_keys_are_all_keys_of_a_bare_sink() {
+        let sink = serde_json::to_value(SinkConfig::new(SinkKind::Store(StoreSink {}))).unwrap();
+        let mut keys: Vec<_> = sink.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut common = COMMON_KEYS;
+        keys.sort_unstable();
+        common.sort_unstable();
+        assert_eq!(keys, common);
+    }
+
+    #[test]
+    fn a_batch_override_replaces_only_what_it_names() {
+        let mut sink = SinkConfig::new(SinkKind::Console(ConsoleSink {}));
+        let all = BatchConfig::default();
+        assert_eq!(sink.batch(&all), all);
+        sink.batch = Some(BatchOverride { max_events: Some(7), ..BatchOverride::default() });
+        assert_eq!(sink.batch(&all), BatchConfig { max_events: 7, ..all });
+    }
 }

@@ -16,14 +16,22 @@ use super::{
     tree::{Entry, KeyPath, Node, Scalar, Value},
 };
 
+/// What errors should say of a section beyond what its type knows.
+pub(super) struct Hints<'a> {
+    /// Keys of the section at a path beside those that its type has.
+    pub more_keys: &'a dyn Fn(&KeyPath) -> &'static [&'static str],
+    /// What may stand at a key that is missing.
+    pub values: &'a dyn Fn(&KeyPath) -> Option<&'static str>,
+}
+
 /// Reads a value; the problems are empty exactly where it is whole. A value that comes with problems has
 /// the defaults in the places of what was wrong.
 ///
-/// `more_keys` names keys of the section at a path beside those that its type has.
+/// A place in `known` is not reported a second time.
 pub(super) fn read<T: DeserializeOwned>(
     root: &mut Node,
     known: &mut Vec<Problem>,
-    more_keys: &dyn Fn(&KeyPath) -> &'static [&'static str],
+    hints: &Hints<'_>,
 ) -> Option<T> {
     loop {
         let refusal = match T::deserialize(&*root) {
@@ -34,13 +42,14 @@ pub(super) fn read<T: DeserializeOwned>(
         let (path, removed, message) = match refusal.wrong {
             Wrong::Unknown { key, keys } => {
                 let path = section.join(&key);
-                let keys: Vec<_> = keys.iter().chain(more_keys(&section)).copied().collect();
+                let keys: Vec<_> = keys.iter().chain((hints.more_keys)(&section)).copied().collect();
                 let message = format!("is not a key of {}; {}", section_name(&section), near(&key, &keys));
                 (path.clone(), path, message)
             }
             Wrong::Missing { key } => {
-                let message = format!("is missing; {} needs it", section_name(&section));
-                (section.join(key), section, message)
+                let path = section.join(key);
+                let values = (hints.values)(&path).map(|v| format!(": {v}")).unwrap_or_default();
+                (path, section.clone(), format!("is missing; {} needs it{values}", section_name(&section)))
             }
             Wrong::Value(message) => (section.clone(), section, message),
         };

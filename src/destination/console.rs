@@ -62,7 +62,9 @@ impl Destination for ConsoleDestination {
 fn write(out: &Out, body: &[u8]) -> Result<(), DeliveryError> {
     // A panic of an earlier writer leaves nothing in the lock that could be half-changed.
     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-    out.write_all(body).and_then(|()| out.flush()).map_err(|e| io_failure(Path::new("standard output"), "write", &e))
+    out.write_all(body)
+        .and_then(|()| out.flush())
+        .map_err(|e| io_failure(Path::new("standard output"), "write", &e))
 }
 
 #[cfg(test)]

@@ -197,8 +197,7 @@ impl Shared {
     fn open(&self) -> Result<(Current, u64), DeliveryError> {
         let path = &self.options.path;
         let failure = |e: io::Error| io_failure(path, "open", &e);
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failure)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failure)?;
         let metadata = file.metadata().map_err(failure)?;
         if !metadata.is_file() {
             return Err(failure(io::Error::other("it is not a regular file")));
@@ -235,6 +234,8 @@ impl Shared {
             Err(TryLockError::WouldBlock) => {
                 Err(failure(io::Error::other("another sink or process is writing this file")))
             }
+            // Some network file systems know no locks; the operator chose one all the same.
+            Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
             Err(TryLockError::Error(e)) => Err(failure(e)),
         }
     }

@@ -62,8 +62,14 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const EVENTS: HeaderName = HeaderName::from_static("x-forebay-events");
 
 /// Headers that follow from the body or from the batch, so that no configured value could be right.
-const OWN_HEADERS: [HeaderName; 6] =
-    [BATCH_ID, IDEMPOTENCY_KEY, EVENTS, header::CONTENT_ENCODING, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+const OWN_HEADERS: [HeaderName; 6] = [
+    BATCH_ID,
+    IDEMPOTENCY_KEY,
+    EVENTS,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+];
 
 /// POSTs batches to a URL.
 #[derive(Debug)]
@@ -107,8 +113,9 @@ impl HttpDestination {
         if is_loopback(&url) {
             client = client.no_proxy();
         }
-        let client =
-            client.build().map_err(|e| unbuildable(format!("no HTTP client can be set up: {}", chain(&e))))?;
+        let client = client
+            .build()
+            .map_err(|e| unbuildable(format!("no HTTP client can be set up: {}", chain(&e))))?;
         let shown = without_secrets(&url);
         let headers = request_headers(options)?;
         let (encoding, compression) = (options.encoding, options.compression);
@@ -256,8 +263,9 @@ fn request_headers(options: &HttpSink) -> Result<HeaderMap, DeliveryError> {
             return Err(unbuildable(format!("headers: {name} is set by Forebay itself")));
         }
         // The value is likely a token, so no message shows it.
-        let mut value = HeaderValue::from_str(value)
-            .map_err(|_| unbuildable(format!("headers: the value of {name} has characters a header cannot")))?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| {
+            unbuildable(format!("headers: the value of {name} has characters a header cannot"))
+        })?;
         value.set_sensitive(true);
         headers.insert(key, value);
     }
@@ -315,7 +323,10 @@ async fn read_answer(mut answer: Response) -> String {
     // What was read until then is quoted; the rest is not worth more waiting.
     let _ = tokio::time::timeout(ANSWER_TIME_MAX, reading).await;
     let text = String::from_utf8_lossy(&quote);
-    text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+    text.split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|w| !w.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The wait that `Retry-After` asks for, in either of its forms. A date is counted from the answer's own

@@ -75,7 +75,11 @@ async fn encoding<T: Send + 'static>(
     batch: Arc<Batch>,
     work: impl FnOnce(&Batch) -> Result<T, DeliveryError> + Send + 'static,
 ) -> Result<T, DeliveryError> {
-    if batch.payload_bytes() <= INLINE_BYTES_MAX { work(&batch) } else { blocking(move || work(&batch)).await }
+    if batch.payload_bytes() <= INLINE_BYTES_MAX {
+        work(&batch)
+    } else {
+        blocking(move || work(&batch)).await
+    }
 }
 
 /// The batch as one body.
@@ -190,7 +194,10 @@ mod tests {
     fn half_of_a_record_asks_for_half_of_the_room() {
         let batch = test_batch::of(1_000);
         let (first, _) = batch.halves().unwrap();
-        assert_eq!(encode_batch(&first, Framing::Lines).unwrap().iter().filter(|b| **b == b'\n').count(), 500);
+        assert_eq!(
+            encode_batch(&first, Framing::Lines).unwrap().iter().filter(|b| **b == b'\n').count(),
+            500
+        );
         assert!(encoded_bytes(&first) <= encoded_bytes(&batch) / 2);
     }
 
@@ -253,8 +260,10 @@ mod test_batch {
                 metadata: Some("{\"zone\":\"eu-1\"}"),
             });
         }
-        let stamp =
-            Stamp { first_id: uuid::Uuid::from_u128(1), ingested_at: Timestamp::from_nanos(1_767_000_000_000_000_000) };
+        let stamp = Stamp {
+            first_id: uuid::Uuid::from_u128(1),
+            ingested_at: Timestamp::from_nanos(1_767_000_000_000_000_000),
+        };
         let mut payload = Vec::new();
         for block in builder.finish() {
             Stamped { block, stamp }.write(&mut payload);

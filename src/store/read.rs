@@ -85,7 +85,7 @@ impl Reader {
     /// says.
     pub fn stats(&self, query: &StatsQuery) -> Result<Vec<StatsBucket>, StoreError> {
         query.check()?;
-        self.read(|connection| stats::buckets(connection, query, StoreError::at(self.path())))
+        self.read(|connection| stats::buckets(connection, self.path(), query))
     }
 
     /// How many events there are. Blocks.

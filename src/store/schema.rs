@@ -19,11 +19,11 @@ pub const READER_CACHE_KIB: u32 = 2 * 1024;
 pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Bytes of the log after which its pages go into the database, as far as readers allow.
-const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
+const CHECKPOINT_BYTES: i64 = 16 * 1024 * 1024;
 
 /// One page. 8 KiB holds some 20 events, which halves the tree's upkeep against 4 KiB; larger pages would write
 /// more for every event whose id or time is not near its neighbours'.
-const PAGE_BYTES: u64 = 8 * 1024;
+const PAGE_BYTES: i64 = 8 * 1024;
 
 /// How long a connection waits for another one's lock.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
@@ -111,7 +111,7 @@ fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
     // deliver those events again: they would be lost.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_BYTES / PAGE_BYTES)?;
-    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX / 2)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX.cast_signed() / 2)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     bound_memory(connection, WRITER_CACHE_KIB)
 }

@@ -3,10 +3,10 @@
 //! Whole minutes come from `event_counts`. A `from` or `to` within a minute cuts it; the events of at
 //! most two such minutes are counted on the index.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{collections::BTreeMap, mem, ops::RangeInclusive, path::Path};
 
 use forebay_actors::event::Timestamp;
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, Params, Row};
 
 use super::{
     QueryError, StoreError,
@@ -44,9 +44,12 @@ pub struct StatsBucket {
     pub events: u64,
 }
 
-/// Adds up counts that come in the order of their minutes.
+/// Adds up counts, which must come in the order of their minutes.
 struct Buckets<'a> {
     query: &'a StatsQuery,
+    path: &'a Path,
+    /// One transaction, so that pieces of minutes and the minutes between them are of one state of the store.
+    snapshot: &'a Connection,
     rows: Vec<StatsBucket>,
     /// The bucket being added up, by its number since the epoch.
     current: Option<i64>,
@@ -81,23 +84,18 @@ const PIECE: &str = "
 /// Counts the events of a query that has been checked.
 pub(super) fn buckets(
     connection: &Connection,
+    path: &Path,
     query: &StatsQuery,
-    at: impl Fn(rusqlite::Error) -> StoreError + Copy,
 ) -> Result<Vec<StatsBucket>, StoreError> {
+    let snapshot = connection.unchecked_transaction().map_err(StoreError::at(path))?;
+    let (current, rows, by_service) = (None, Vec::new(), BTreeMap::new());
+    let mut buckets = Buckets { query, path, snapshot: &snapshot, rows, current, all: 0, by_service };
     let pieces = query.pieces();
-    let mut buckets = Buckets::new(query);
-    // One transaction, so that the pieces and the minutes between them are of one state of the store.
-    let snapshot = connection.unchecked_transaction().map_err(at)?;
-    if let Some(times) = pieces.head {
-        buckets.add_piece(&snapshot, times, at)?;
-    }
-    if let Some(minutes) = pieces.minutes {
-        buckets.add_minutes(&snapshot, minutes, at)?;
-    }
-    if let Some(times) = pieces.tail {
-        buckets.add_piece(&snapshot, times, at)?;
-    }
-    buckets.finish()
+    pieces.head.map_or(Ok(()), |times| buckets.add_piece(times))?;
+    pieces.minutes.map_or(Ok(()), |minutes| buckets.add_minutes(minutes))?;
+    pieces.tail.map_or(Ok(()), |times| buckets.add_piece(times))?;
+    buckets.close_bucket()?;
+    Ok(buckets.rows)
 }
 
 /// Counts all events.
@@ -150,73 +148,41 @@ fn minute_span(minute: i64) -> RangeInclusive<i64> {
 
 // === impl Buckets ===
 
-impl<'a> Buckets<'a> {
-    fn new(query: &'a StatsQuery) -> Self {
-        Self { query, rows: Vec::new(), current: None, all: 0, by_service: BTreeMap::new() }
-    }
-
-    fn add_minutes(
-        &mut self,
-        snapshot: &Transaction<'_>,
-        minutes: RangeInclusive<i64>,
-        at: impl Fn(rusqlite::Error) -> StoreError + Copy,
-    ) -> Result<(), StoreError> {
+impl Buckets<'_> {
+    fn add_minutes(&mut self, minutes: RangeInclusive<i64>) -> Result<(), StoreError> {
         let (first, last) = minutes.into_inner();
         match &self.query.service {
-            Some(service) => self.add(snapshot, COUNTS_OF_SERVICE, (first, last, service), at),
-            None if self.query.group_by_service => self.add(snapshot, COUNTS, (first, last), at),
-            None => self.add(snapshot, COUNTS_OF_ALL, (first, last), at),
+            Some(service) => self.add(COUNTS_OF_SERVICE, (first, last, service)),
+            None if self.query.group_by_service => self.add(COUNTS, (first, last)),
+            None => self.add(COUNTS_OF_ALL, (first, last)),
         }
     }
 
-    fn add_piece(
-        &mut self,
-        snapshot: &Transaction<'_>,
-        times: RangeInclusive<i64>,
-        at: impl Fn(rusqlite::Error) -> StoreError + Copy,
-    ) -> Result<(), StoreError> {
+    fn add_piece(&mut self, times: RangeInclusive<i64>) -> Result<(), StoreError> {
         let (first, last) = times.into_inner();
-        self.add(snapshot, PIECE, (minute_of(first), first, last, self.query.service.as_deref()), at)
+        self.add(PIECE, (minute_of(first), first, last, self.query.service.as_deref()))
     }
 
     /// Adds the rows (minute, service, events) of a statement.
-    fn add(
-        &mut self,
-        snapshot: &Transaction<'_>,
-        sql: &str,
-        parameters: impl rusqlite::Params,
-        at: impl Fn(rusqlite::Error) -> StoreError + Copy,
-    ) -> Result<(), StoreError> {
-        let mut statement = snapshot.prepare(sql).map_err(at)?;
+    fn add(&mut self, sql: &str, parameters: impl Params) -> Result<(), StoreError> {
+        let at = StoreError::at(self.path);
+        let mut statement = self.snapshot.prepare(sql).map_err(at)?;
         let mut rows = statement.query(parameters).map_err(at)?;
         while let Some(row) = rows.next().map_err(at)? {
-            let events = row.get::<_, i64>(2).map_err(at)?.cast_unsigned();
-            let bucket = row.get::<_, i64>(0).map_err(at)?.div_euclid(self.query.bucket_minutes());
+            let (minute, service, events) = count_of(row).map_err(at)?;
+            let bucket = minute.div_euclid(self.query.bucket_minutes());
             if self.current != Some(bucket) {
                 self.close_bucket()?;
                 self.current = Some(bucket);
             }
-            if events == 0 {
-                continue;
-            }
-            if self.query.group_by_service {
-                let service = row.get_ref(1).and_then(|text| Ok(text.as_str()?)).map_err(at)?;
-                self.add_to_service(service, events)?;
-            } else {
-                self.all += events;
-            }
-        }
-        Ok(())
-    }
-
-    fn add_to_service(&mut self, service: &str, events: u64) -> Result<(), QueryError> {
-        match self.by_service.get_mut(service) {
-            Some(sum) => *sum += events,
-            None if self.rows.len() + self.by_service.len() == STATS_ROWS_MAX => {
-                return Err(QueryError::TooManyRows);
-            }
-            None => {
-                self.by_service.insert(service.to_owned(), events);
+            match self.by_service.get_mut(service) {
+                _ if events == 0 => (),
+                _ if !self.query.group_by_service => self.all += events,
+                Some(sum) => *sum += events,
+                None => {
+                    self.by_service.insert(service.to_owned(), events);
+                    self.bound_rows()?;
+                }
             }
         }
         Ok(())
@@ -227,21 +193,24 @@ impl<'a> Buckets<'a> {
         let Some(bucket) = self.current.take() else { return Ok(()) };
         let start = bucket.saturating_mul(self.query.bucket_minutes()).saturating_mul(MINUTE_NANOS);
         let bucket_start = Timestamp::from_nanos(start);
-        for (service, events) in std::mem::take(&mut self.by_service) {
+        for (service, events) in mem::take(&mut self.by_service) {
             self.rows.push(StatsBucket { bucket_start, service: Some(service), events });
         }
         if self.all > 0 {
-            if self.rows.len() == STATS_ROWS_MAX {
-                return Err(QueryError::TooManyRows);
-            }
-            let events = std::mem::take(&mut self.all);
-            self.rows.push(StatsBucket { bucket_start, service: None, events });
+            self.rows.push(StatsBucket { bucket_start, service: None, events: mem::take(&mut self.all) });
+        }
+        self.bound_rows()
+    }
+
+    fn bound_rows(&self) -> Result<(), QueryError> {
+        if self.rows.len() + self.by_service.len() > STATS_ROWS_MAX {
+            return Err(QueryError::TooManyRows);
         }
         Ok(())
     }
+}
 
-    fn finish(mut self) -> Result<Vec<StatsBucket>, StoreError> {
-        self.close_bucket()?;
-        Ok(self.rows)
-    }
+/// Minute, service and events of a row.
+fn count_of<'a>(row: &'a Row<'_>) -> rusqlite::Result<(i64, &'a str, u64)> {
+    Ok((row.get(0)?, row.get_ref(1)?.as_str()?, row.get::<_, i64>(2)?.cast_unsigned()))
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,6 +21,9 @@ use crate::{
     record::{Position, Record, Span},
     runtime::clock::Clock,
 };
+
+/// The file in a generation that holds the position after its last event, 8 bytes big-endian.
+const WITNESS: &str = "head";
 
 /// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
 const UNKNOWN_POSITIONS: u64 = 1 << 32;
@@ -42,6 +45,9 @@ pub struct SledJournal {
 struct Writer {
     generation: Arc<Generation>,
     stored_bytes: u64,
+    /// Says how far the journal has come, independent of sled: sled takes a damaged log for a shorter one,
+    /// and then positions would be given twice. Not synced: it is a witness against damage, not a log.
+    witness: fs::File,
 }
 
 /// All generations, oldest first, and those of them that are open for reading.
@@ -114,28 +120,38 @@ impl SledJournal {
         Ok(())
     }
 
-    /// The position after the last event that is there, by the newest generation that has one.
+    /// The position after the last event, by the newest generation and its witness.
     fn recover_head(&self) -> Result<Position, JournalError> {
         let firsts: Vec<_> = self.shelf().entries.iter().map(|entry| entry.first).collect();
         let Some(&newest) = firsts.last() else { return Ok(Position(0)) };
         let dir = self.generation_dir(newest);
-        match Generation::open(&dir).and_then(|generation| generation.tail()) {
-            Ok(Tail::At(head)) => Ok(head),
+        let witnessed = fs::read(dir.join(WITNESS)).ok().and_then(|bytes| bytes.try_into().ok());
+        let witnessed = witnessed.map_or(newest, |bytes| Position(u64::from_be_bytes(bytes)));
+        let span = Span { first: newest, end: witnessed };
+        match Generation::open(&dir, span).and_then(|generation| generation.tail()) {
+            Ok(Tail::At(head)) => Ok(self.believed(head, witnessed)),
+            Ok(Tail::Empty) if witnessed > newest => Ok(self.believed(newest, witnessed)),
             Ok(Tail::Empty) => {
                 self.shelf().entries.pop_back();
                 fs::remove_dir_all(&dir).map_err(|e| JournalError::io(dir, e))?;
                 Ok(newest)
             }
-            Ok(Tail::Damaged(first)) => {
-                tracing::error!(generation = %dir.display(), "the end of the journal is damaged; what can be read is kept");
-                Ok(first.plus(UNKNOWN_POSITIONS))
-            }
+            Ok(Tail::Damaged(first)) if witnessed > first => Ok(self.believed(first, witnessed)),
+            Ok(Tail::Damaged(first)) => Ok(self.believed(first, first.plus(UNKNOWN_POSITIONS))),
             Err(JournalError::Damaged { reason, .. }) => {
                 self.set_aside(newest, &reason)?;
-                Ok(newest.plus(UNKNOWN_POSITIONS))
+                Ok(if witnessed > newest { witnessed } else { newest.plus(UNKNOWN_POSITIONS) })
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// The head, where the log ends at `logged` and the witness says `witnessed`.
+    fn believed(&self, logged: Position, witnessed: Position) -> Position {
+        if logged < witnessed {
+            tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
+        }
+        logged.max(witnessed)
     }
 
     /// Moves a generation that cannot be opened out of the way; its span becomes a gap that readers report.
@@ -158,7 +174,7 @@ impl SledJournal {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io(dir, e)),
             _ => {}
         }
-        let generation = Arc::new(Generation::open(&dir)?);
+        let generation = Arc::new(Generation::create(&dir)?);
         // Its own name must survive a power loss as well as its bytes.
         for path in [&dir, &self.dir] {
             fs::File::open(path).and_then(|d| d.sync_all()).map_err(|e| JournalError::io(path, e))?;
@@ -167,7 +183,9 @@ impl SledJournal {
         let last_write = self.clock.now();
         shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
         shelf.keep_open(first, generation.clone());
-        Ok(Writer { generation, stored_bytes: 0 })
+        let path = dir.join(WITNESS);
+        let witness = fs::File::create(&path).map_err(|e| JournalError::io(path, e))?;
+        Ok(Writer { generation, stored_bytes: 0, witness })
     }
 
     fn forget(&self, first: Position) {
@@ -192,6 +210,7 @@ impl SledJournal {
             entry.last_write = now;
         }
         let head = written.last().map_or(head, |record| record.end());
+        writer.witness.write_all_at(&head.0.to_be_bytes(), 0).map_err(|e| JournalError::io(&self.dir, e))?;
         self.head.store(head.0, Ordering::Release);
         Ok(written)
     }
@@ -207,7 +226,7 @@ impl SledJournal {
         if let Some((_, generation)) = shelf.open.iter().find(|(open, _)| *open == span.first) {
             return Ok(Some((generation.clone(), span)));
         }
-        let generation = Arc::new(Generation::open(&self.generation_dir(span.first))?);
+        let generation = Arc::new(Generation::open(&self.generation_dir(span.first), span)?);
         shelf.keep_open(span.first, generation.clone());
         Ok(Some((generation, span)))
     }

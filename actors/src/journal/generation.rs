@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{CHUNK_BYTES_MAX, JournalError, Piece, stored};
+use super::{CHUNK_BYTES_MAX, JournalError, Piece, salvage::Salvage, stored};
 use crate::record::{Position, Record, Span};
 
 /// Values a tree gets: sled consolidates a leaf at its tenth change (`PAGE_CONSOLIDATION_THRESHOLD`), and the
@@ -41,6 +41,8 @@ pub(super) struct Generation {
     /// A handle on sled's own log, for a sync that survives a power loss: `flush` only starts the writing.
     log: File,
     groups: RwLock<Vec<Group>>,
+    /// What there is besides sled, where the log was found damaged.
+    salvage: Option<Salvage>,
 }
 
 /// What stands at the end of a generation.
@@ -54,8 +56,20 @@ pub(super) enum Tail {
 }
 
 impl Generation {
-    /// Opens the generation in `dir`, creating it where there is none.
-    pub(super) fn open(dir: &Path) -> Result<Self, JournalError> {
+    /// Makes an empty generation in `dir`, to be written.
+    pub(super) fn create(dir: &Path) -> Result<Self, JournalError> {
+        Self::open_sled(dir, None)
+    }
+
+    /// Opens a generation that was written before, to be read. It should hold the records of `span`.
+    pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
+        let log = dir.join("db");
+        let copy = dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0));
+        let salvage = Salvage::of_damaged(&log, span, &copy).map_err(|e| JournalError::io(log, e))?;
+        Self::open_sled(dir, salvage)
+    }
+
+    fn open_sled(dir: &Path, salvage: Option<Salvage>) -> Result<Self, JournalError> {
         let open = || {
             sled::Config::new()
                 .path(dir)
@@ -69,7 +83,7 @@ impl Generation {
             .map_err(|_| JournalError::Damaged { path: dir.into(), reason: "sled panicked".into() })?
             .map_err(|e| JournalError::sled(dir, e))?;
         let path = dir.join("db");
-        let log = File::options().write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
+        let log = File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
         // A generation that is opened again is read, never appended to, so its trees count as full.
         let mut groups = Vec::new();
         for name in db.tree_names() {
@@ -78,7 +92,7 @@ impl Generation {
             groups.push(Group { first, chunks: GROUP_CHUNKS_MAX, tree });
         }
         groups.sort_by_key(|group| group.first);
-        Ok(Self { dir: dir.into(), db, log, groups: RwLock::new(groups) })
+        Ok(Self { dir: dir.into(), db, log, groups: RwLock::new(groups), salvage })
     }
 
     /// Adds a record; durable only after [`Generation::sync`]. Returns its stored bytes.
@@ -249,18 +263,43 @@ impl Reading<'_> {
         }
         match stored::decode(first, bytes) {
             Some(record) if record.end() > self.at => {
-                self.damaged_until(record.first);
-                self.at = record.end();
-                self.bytes_max = self.bytes_max.saturating_sub(record.payload.len());
-                self.pieces.push(Piece::Record(Arc::new(record)));
+                self.gap_until(record.first);
+                if !self.is_done() {
+                    self.push(record);
+                }
             }
             Some(_) => {}
             None => self.generation.quarantine(first, bytes),
         }
     }
 
+    fn push(&mut self, record: Record) {
+        self.at = record.end();
+        self.bytes_max = self.bytes_max.saturating_sub(record.payload.len());
+        self.pieces.push(Piece::Record(Arc::new(record)));
+    }
+
+    /// Accounts for positions that sled does not list: salvaged where the bytes are still there.
+    fn gap_until(&mut self, end: Position) {
+        if end <= self.at {
+            return;
+        }
+        if let Some(salvage) = &self.generation.salvage {
+            for record in salvage.records(self.at, end) {
+                self.damaged_until(record.first);
+                if !self.is_done() && record.end() > self.at {
+                    self.push(record);
+                }
+            }
+        }
+        // What was salvaged may be enough for this reading; then the rest of the gap is the next one's.
+        if !self.is_done() {
+            self.damaged_until(end);
+        }
+    }
+
     fn damaged_until(&mut self, end: Position) {
-        if end > self.at {
+        if end > self.at && !self.is_done() {
             self.pieces.push(Piece::Damaged(Span { first: self.at, end }));
             self.at = end;
         }
@@ -268,7 +307,7 @@ impl Reading<'_> {
 
     fn finish(mut self) -> Vec<Piece> {
         if !self.is_done() {
-            self.damaged_until(self.end);
+            self.gap_until(self.end);
         }
         self.pieces
     }

@@ -14,6 +14,7 @@
 mod disk;
 mod generation;
 mod memory;
+mod salvage;
 mod stored;
 #[cfg(test)]
 mod tests;

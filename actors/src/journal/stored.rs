@@ -2,20 +2,21 @@
 //!
 //! ```text
 //! stored  = header body                          cut into chunks of at most CHUNK_BYTES_MAX
-//! header  = version u8 | codec u8 | count u32 | written_at i64 ns | raw bytes u32 | body bytes u32 | crc32 u32
+//! header  = magic "FBR1" | position u64 | codec u8 | count u32 | written_at i64 ns | raw bytes u32
+//!           | body bytes u32 | crc32 u32
 //! key     = position of the first event u64 | chunk u16           (all numbers big-endian)
 //! ```
-//! The checksum covers the header before it and the body, so a flipped bit anywhere is found.
+//! The checksum covers the header before it and the body, so a flipped bit anywhere is found. Magic and position
+//! make a record recognisable without sled; the magic's last letter is the version.
 
-use std::io::{Cursor, Read as _};
-
+use super::CHUNK_BYTES_MAX;
 use crate::{
     event::Timestamp,
     record::{Position, Record},
 };
 
-const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 26;
+pub(super) const MAGIC: &[u8; 4] = b"FBR1";
+pub(super) const HEADER_BYTES: usize = 37;
 const CRC_AT: usize = HEADER_BYTES - 4;
 
 /// A body is never larger than this uncompressed: the largest request there can be, far above any default.
@@ -43,6 +44,7 @@ pub(super) fn parse_key(bytes: &[u8]) -> Option<(Position, u16)> {
 /// What a header says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
+    pub(super) first: Position,
     codec: u8,
     count: u32,
     written_at: Timestamp,
@@ -54,21 +56,36 @@ pub(super) struct Header {
 impl Header {
     /// `None` where the bytes are no header of this version.
     pub(super) fn parse(stored: &[u8]) -> Option<Self> {
-        let mut at = Cursor::new(stored.get(..HEADER_BYTES)?);
+        let mut at = stored.get(..HEADER_BYTES)?.strip_prefix(MAGIC)?;
         let mut number = |width: usize| {
-            let mut bytes = [0; 8];
-            at.read_exact(&mut bytes[8 - width..]).ok().map(|()| u64::from_be_bytes(bytes))
+            let (bytes, rest) = at.split_at(width);
+            at = rest;
+            bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
         };
-        let (version, codec) = (number(1)?, number(1)?);
         let header = Self {
-            codec: codec as u8,
-            count: number(4)? as u32,
-            written_at: Timestamp::from_nanos(number(8)? as i64),
-            raw_bytes: number(4)? as usize,
-            body_bytes: number(4)? as usize,
-            crc: number(4)? as u32,
+            first: Position(number(8)),
+            codec: number(1) as u8,
+            count: number(4) as u32,
+            written_at: Timestamp::from_nanos(number(8) as i64),
+            raw_bytes: number(4) as usize,
+            body_bytes: number(4) as usize,
+            crc: number(4) as u32,
         };
-        (version == u64::from(VERSION) && header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
+        (header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
+    }
+
+    /// A header whose record is whole as far as the bytes at hand show: one of several chunks is not checked.
+    pub(super) fn check(stored: &[u8]) -> Option<Self> {
+        let header = Self::parse(stored)?;
+        let bytes = header.stored_bytes();
+        let whole = bytes > CHUNK_BYTES_MAX
+            || stored.get(..bytes).is_some_and(|stored| checksum(stored) == header.crc);
+        whole.then_some(header)
+    }
+
+    /// The place after the record's last event.
+    pub(super) fn end(&self) -> Position {
+        self.first.plus(u64::from(self.count))
     }
 
     /// Bytes of header and body.
@@ -91,12 +108,16 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
     };
     out.truncate(HEADER_BYTES + body_bytes);
     let bytes = |n: usize| u32::try_from(n).expect("a record is far below 4 GiB").to_be_bytes();
-    out[0] = VERSION;
-    out[1] = codec;
-    out[2..6].copy_from_slice(&record.count.to_be_bytes());
-    out[6..14].copy_from_slice(&record.written_at.nanos().to_be_bytes());
-    out[14..18].copy_from_slice(&bytes(raw.len()));
-    out[18..22].copy_from_slice(&bytes(body_bytes));
+    let fields: [&[u8]; 7] = [
+        MAGIC,
+        &record.first.0.to_be_bytes(),
+        &[codec],
+        &record.count.to_be_bytes(),
+        &record.written_at.nanos().to_be_bytes(),
+        &bytes(raw.len()),
+        &bytes(body_bytes),
+    ];
+    out[..CRC_AT].copy_from_slice(&fields.concat());
     let crc = checksum(&out);
     out[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
     out
@@ -106,7 +127,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
 pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
     let header = Header::parse(stored)?;
     let body = stored.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes)?;
-    if checksum(&stored[..HEADER_BYTES + header.body_bytes]) != header.crc {
+    if header.first != first || checksum(&stored[..HEADER_BYTES + header.body_bytes]) != header.crc {
         return None;
     }
     let payload = match header.codec {

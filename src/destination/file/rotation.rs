@@ -83,12 +83,11 @@ impl Rotated {
         compression: Compression,
         stop: &AtomicBool,
     ) -> io::Result<()> {
-        let rotated = self.list()?;
+        let mut rotated = self.list()?;
+        rotated.values().filter_map(|forms| forms.unfinished.as_ref()).try_for_each(fs::remove_file)?;
+        rotated.retain(|_, forms| forms.plain.is_some() || forms.gzip.is_some());
         let surplus = rotated.len().saturating_sub(keep_files.unwrap_or(usize::MAX));
         for (index, forms) in rotated.into_values().enumerate() {
-            if let Some(path) = &forms.unfinished {
-                fs::remove_file(path)?;
-            }
             match forms {
                 _ if stop.load(Ordering::Relaxed) => break,
                 Forms { plain, gzip, .. } if index < surplus => {
@@ -119,7 +118,6 @@ impl Rotated {
             };
             *form = Some(entry.path());
         }
-        // What only began to be compressed and has no other form is no rotated file.
         Ok(rotated)
     }
 

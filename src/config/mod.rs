@@ -1,0 +1,91 @@
+//! The configuration: what can be said in `forebay.yaml`, what holds where nothing is said, and what is
+//! wrong with it, in words that name the file, the line and the key.
+//!
+//! A file (YAML, TOML or JSON by its extension) becomes a tree with lines ([`tree`]), variables are
+//! substituted in it ([`substitute`]), typed values are read out of it ([`typed`]), and these are checked
+//! ([`check`]). The environment is looked at through `${VAR}` only.
+
+mod check;
+mod diff;
+mod load;
+mod schema;
+mod sections;
+mod sink;
+mod substitute;
+mod toml;
+mod tree;
+mod typed;
+mod units;
+mod write;
+mod yaml;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use diff::Changes;
+pub use load::{ConfigError, Format, Problem};
+pub use schema::json_schema;
+pub use sections::{
+    BatchConfig, BufferConfig, DeadLettersConfig, Durability, HttpConfig, LimitsConfig, LogConfig, LogFormat,
+    RateLimit, RetentionConfig, SupervisorConfig,
+};
+pub use sink::{
+    BatchOverride, BlackholeSink, BreakerConfig, Compression, ConsoleSink, FileSink, HttpEncoding, HttpSink,
+    RetryConfig, SinkConfig, SinkKind, StoreSink, WhenFull,
+};
+pub use substitute::Environment;
+pub use tree::KeyPath;
+pub use write::defaults_yaml;
+
+/// Kubernetes gives a pod 30 s by default before it kills it; 5 s stay for the process itself.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// The configuration of Forebay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where everything that has to survive is kept; relative to the working directory.
+    pub data_dir: PathBuf,
+    /// Time for an orderly end. What is not delivered by then stays in the journal.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "units::Span")]
+    pub shutdown_timeout: Duration,
+    /// What Forebay says about itself.
+    pub log: LogConfig,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// What makes events durable before they are answered for.
+    pub buffer: BufferConfig,
+    /// When a batch is sent: at whichever limit is reached first. A sink may have limits of its own.
+    pub batch: BatchConfig,
+    /// How long events are kept. Applied live.
+    pub retention: RetentionConfig,
+    /// Limits of request rates by the class of the route; no limit where a class is absent. Applied live.
+    pub limits: LimitsConfig,
+    /// How actors that panicked are restarted.
+    pub supervisor: SupervisorConfig,
+    /// Events that a destination refused for good; they can be looked at and replayed.
+    pub dead_letters: DeadLettersConfig,
+    /// Where events go, by name: every sink gets every event.
+    pub sinks: BTreeMap<String, SinkConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "./data".into(),
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
+            log: LogConfig::default(),
+            http: HttpConfig::default(),
+            buffer: BufferConfig::default(),
+            batch: BatchConfig::default(),
+            retention: RetentionConfig::default(),
+            limits: LimitsConfig::default(),
+            supervisor: SupervisorConfig::default(),
+            dead_letters: DeadLettersConfig::default(),
+            sinks: [("events".to_owned(), SinkConfig::new(SinkKind::Store(StoreSink {})))].into(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Writes a configuration as YAML that reads back as the same configuration.
+
+use serde_json::Value as Json;
+
+use super::{
+    Config, HttpSink, SinkKind, schema,
+    substitute::escape,
+    tree::{Node, Scalar, Value},
+    yaml,
+};
+
+/// What stands in the place of a secret.
+const REDACTED: &str = "***";
+
+/// Columns of a comment, as wide as this code.
+const COLUMNS: usize = 110;
+
+/// Every key with its default, and above it what it is: a file to start from.
+pub fn defaults_yaml() -> String {
+    let mut out = String::new();
+    write_section(&tree(&Config::default()), Some(&schema::inlined()), 0, &mut out);
+    out
+}
+
+impl Config {
+    /// The configuration as YAML. It has secrets in it; [`Config::redacted`] has not.
+    pub fn to_yaml(&self) -> String {
+        let mut out = String::new();
+        write_section(&tree(self), None, 0, &mut out);
+        out
+    }
+
+    /// The same without its secrets: header values that are credentials, and passwords in URLs.
+    pub fn redacted(&self) -> Self {
+        let mut config = self.clone();
+        for sink in config.sinks.values_mut() {
+            if let SinkKind::Http(http) = &mut sink.kind {
+                redact(http);
+            }
+        }
+        config
+    }
+}
+
+fn redact(sink: &mut HttpSink) {
+    for (name, value) in &mut sink.headers {
+        let name = name.to_ascii_lowercase();
+        if ["auth", "token", "key", "secret", "password", "cookie"].iter().any(|part| name.contains(part)) {
+            *value = REDACTED.to_owned();
+        }
+    }
+    let Some((scheme, rest)) = sink.url.split_once("://") else { return };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if let Some((_, host)) = authority.rsplit_once('@') {
+        sink.url = format!("{scheme}://{REDACTED}@{host}{path}");
+    }
+}
+
+/// The tree of a configuration, by way of JSON: its keys come in the order of the structs.
+fn tree(config: &Config) -> Node {
+    let json = serde_json::to_string(config).expect("a configuration has text keys and no foreign types");
+    yaml::parse_json(&json).expect("serde_json writes JSON")
+}
+
+fn write_section(node: &Node, schema: Option<&Json>, indent: usize, out: &mut String) {
+    let Value::Mapping(entries) = &node.value else { return };
+    for entry in entries {
+        let schema = schema.and_then(|s| s["properties"].get(&entry.key).or(s.get("additionalProperties")));
+        if let Some(description) = schema.and_then(|s| s["description"].as_str()) {
+            if indent == 0 && !out.is_empty() {
+                out.push('\n');
+            }
+            write_comment(description, indent, out);
+        }
+        out.push_str(&" ".repeat(indent));
+        out.push_str(&text(&entry.key));
+        out.push(':');
+        match &entry.node.value {
+            Value::Mapping(entries) if !entries.is_empty() => {
+                out.push('\n');
+                write_section(&entry.node, schema, indent + 2, out);
+            }
+            _ => {
+                out.push(' ');
+                write_inline(&entry.node, out);
+                out.push('\n');
+            }
+        }
+    }
+}
+
+fn write_inline(node: &Node, out: &mut String) {
+    match &node.value {
+        Value::Scalar(Scalar { text: value, quoted: true, .. }) => out.push_str(&text(&escape(value))),
+        Value::Scalar(scalar) => out.push_str(&scalar.text),
+        Value::Sequence(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
+                write_inline(item, out);
+            }
+            out.push(']');
+        }
+        Value::Mapping(entries) => {
+            out.push('{');
+            for (i, entry) in entries.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
+                out.push_str(&text(&entry.key));
+                out.push_str(": ");
+                write_inline(&entry.node, out);
+            }
+            out.push('}');
+        }
+    }
+}
+
+/// Text as YAML: bare where nobody could take it for anything else. A size or a duration begins with a
+/// digit, but no number ends with its unit.
+fn text(value: &str) -> String {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+    let bare = value.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '.' || c == '/')
+        && value.chars().all(word)
+        && value.parse::<f64>().is_err()
+        && !["true", "false", "null", "yes", "no", "on", "off"].contains(&value.to_ascii_lowercase().as_str())
+        && !value.starts_with(['.', '/', '0']) | value.starts_with("./");
+    if bare { value.to_owned() } else { Json::from(value).to_string() }
+}
+
+fn write_comment(description: &str, indent: usize, out: &mut String) {
+    let mut column = COLUMNS;
+    for word in description.split_whitespace() {
+        if column + 1 + word.len() > COLUMNS {
+            if column != COLUMNS {
+                out.push('\n');
+            }
+            out.push_str(&" ".repeat(indent));
+            out.push('#');
+            column = indent + 1;
+        }
+        out.push(' ');
+        out.push_str(word);
+        column += 1 + word.len();
+    }
+    out.push('\n');
+}
+
+#[cfg(test)]
+#[path = "write_tests.rs"]
+mod tests;
