@@ -24,6 +24,8 @@ const FILL_MAX_PER_GIB: Duration = Duration::from_secs(2 * 60);
 const FILL_POLL: Duration = Duration::from_millis(250);
 /// Further sinks in the runs of `fan-out`.
 const FAN_OUT: [usize; 4] = [0, 1, 2, 4];
+/// Of the minute before the run. Two cores have nothing to give away.
+const LOAD_AVERAGE_MAX: f64 = 0.5;
 const BYTES_PER_GIB: u64 = 1 << 30;
 
 /// A scenario.
@@ -108,6 +110,9 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     if file_system(&arguments.dir).is_some_and(|kind| kind == "tmpfs") {
         report.note(format!("{} is memory: fsync costs nothing there, use --dir", arguments.dir.display()));
     }
+    if let Some(load) = load_average().filter(|load| *load >= LOAD_AVERAGE_MAX) {
+        report.note(format!("the load average was {load} at the start: others had a part of the cores"));
+    }
     for name in Name::ALL {
         let is_baseline = name == Name::Batches && arguments.only.contains(&Name::Backlog);
         if !arguments.only.contains(&name) && !is_baseline {
@@ -127,6 +132,10 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     }
     report.judge();
     Ok(report)
+}
+
+fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// The server and the floor under the same load.

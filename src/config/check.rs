@@ -48,12 +48,14 @@ impl Config {
         found.zero_count(&["retention", "days"], self.retention.days as usize);
         if let Err(error) = croner::Cron::from_str(&self.retention.schedule) {
             let schedule = &self.retention.schedule;
-            let message = format!("{schedule:?} is not a schedule ({error}); like `0 3 * * *`, every day at 03:00");
+            let message =
+                format!("{schedule:?} is not a schedule ({error}); like `0 3 * * *`, every day at 03:00");
             found.add(&["retention", "schedule"], message);
         }
 
         let limits = &self.limits;
-        for (class, limit) in [("ingest", limits.ingest), ("query", limits.query), ("health", limits.health)] {
+        for (class, limit) in [("ingest", limits.ingest), ("query", limits.query), ("health", limits.health)]
+        {
             if let Some(limit) = limit {
                 rate_limit(class, limit, &mut found);
             }
@@ -80,7 +82,8 @@ impl Config {
             found.add(&["http", "max_inflight_bytes"], message);
         }
         if http.max_event_bytes > http.max_body_bytes {
-            let message = "is larger than http.max_body_bytes, so it could never be reached; give it at most that";
+            let message =
+                "is larger than http.max_body_bytes, so it could never be reached; give it at most that";
             found.add(&["http", "max_event_bytes"], message);
         }
         if self.buffer.durability != Durability::Memory && self.buffer.max_bytes < BUFFER_MAX_BYTES_MIN {
@@ -95,7 +98,8 @@ impl Config {
 
     fn sink_relations(&self, found: &mut Found) {
         if self.sinks.is_empty() {
-            found.add(&["sinks"], "there is none, so events would go nowhere; like `events: { type: store }`");
+            found
+                .add(&["sinks"], "there is none, so events would go nowhere; like `events: { type: store }`");
         }
         let mut store = None;
         let mut files = BTreeMap::<PathBuf, &str>::new();
@@ -103,13 +107,12 @@ impl Config {
             let RetryConfig { backoff_min, backoff_max, .. } = sink.retry;
             found.backoff(&["sinks", name, "retry"], backoff_min, backoff_max);
             match &sink.kind {
-                SinkKind::Store(_) => match store.replace(name) {
-                    Some(first) => {
+                SinkKind::Store(_) => {
+                    if let Some(first) = store.replace(name) {
                         let message = format!("{first:?} is a store already; there can be only one");
                         found.add(&["sinks", name, "type"], message);
                     }
-                    None => (),
-                },
+                }
                 SinkKind::File(file) => {
                     // `./a` and `a` are one file.
                     let parts = file.path.components().filter(|part| *part != Component::CurDir);
@@ -195,7 +198,10 @@ fn http_values(name: &str, sink: &HttpSink, found: &mut Found) {
             found.add(&path, "is not a header's name; letters, digits and `-` are");
         }
         if http::HeaderValue::from_str(value).is_err() {
-            found.add(&path, "has a value that cannot be sent; a header is one line without control characters");
+            found.add(
+                &path,
+                "has a value that cannot be sent; a header is one line without control characters",
+            );
         }
     }
 }
@@ -262,7 +268,11 @@ mod tests {
 
     /// The only problem of a file with these lines.
     fn problem(yaml: &str) -> String {
-        let yaml = if yaml.contains("sinks:") { yaml.to_owned() } else { format!("{yaml}\nsinks: {{e: {{type: store}}}}") };
+        let yaml = if yaml.contains("sinks:") {
+            yaml.to_owned()
+        } else {
+            format!("{yaml}\nsinks: {{e: {{type: store}}}}")
+        };
         let error = Config::parse(&yaml, Format::Yaml, "f", &|_| None).expect_err(&yaml).to_string();
         assert_eq!(error.lines().count(), 1, "{error}");
         error
@@ -279,7 +289,7 @@ mod tests {
         for (yaml, expected) in [
             ("log: {level: inof}", "log.level: \"inof\" is not a level"),
             ("log: {level: 'info,forebay=loud'}", "\"loud\""),
-            ("http: {max_body_bytes: 0, max_event_bytes: 0}", "max_"),
+            ("http: {max_event_bytes: 0}", "http.max_event_bytes: is 0"),
             ("http: {header_timeout: 0s}", "http.header_timeout: is 0"),
             ("http: {max_body_bytes: 65MiB}", "http.max_inflight_bytes: is smaller than http.max_body_bytes"),
             ("http: {max_event_bytes: 17MiB}", "http.max_event_bytes: is larger"),
@@ -307,11 +317,6 @@ mod tests {
             ("sinks: {a: {type: console, breaker: {failures: 0}}}", "sinks.a.breaker.failures: is 0"),
             ("sinks: {a: {type: blackhole, rate_events_per_second: 0}}", "rate_events_per_second: is 0"),
         ] {
-            if yaml.contains("max_event_bytes: 0") {
-                let error = Config::parse(yaml, Format::Yaml, "f", &|_| None).unwrap_err().to_string();
-                assert_eq!(error.lines().count(), 2 + 0, "{error}");
-                continue;
-            }
             let found = problem(yaml);
             assert!(found.contains(expected), "{yaml}: {found}");
         }

@@ -138,8 +138,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with everything that is wrong.
     pub fn parse(text: &str, format: Format, file: &str, env: Environment<'_>) -> Result<Self, ConfigError> {
-        read(text, format, env)
-            .map_err(|problems| ConfigError::Invalid { file: file.to_owned(), problems })
+        read(text, format, env).map_err(|mut problems| {
+            problems.sort_by_key(|problem| problem.line);
+            ConfigError::Invalid { file: file.to_owned(), problems }
+        })
     }
 }
 
@@ -173,12 +175,14 @@ fn read(text: &str, format: Format, env: Environment<'_>) -> Result<Config, Vec<
         Some(config) => config.check_values(),
         None => Vec::new(),
     };
+    // A section from which something was taken out may lack just that.
+    let whole_section = |p: &Problem| !problems.iter().any(|known| known.path.0.starts_with(&p.path.0));
+    let checked: Vec<_> = checked.into_iter().filter(whole_section).collect();
     problems.extend(checked.into_iter().map(|problem| {
         let (line, node) = substituted.locate(&problem.path);
         let message = format!("{}{}", typed::origin(node), problem.message);
         Problem { line: Some(line), message, ..problem }
     }));
-    problems.sort_by_key(|problem| problem.line);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(problems),

@@ -1,9 +1,9 @@
 //! The configuration: what can be said in `forebay.yaml`, what holds where nothing is said, and what is
 //! wrong with it, in words that name the file, the line and the key.
 //!
-//! A file (YAML, TOML or JSON by its extension) becomes a tree with lines ([`tree`]), variables are
-//! substituted in it ([`substitute`]), typed values are read out of it ([`typed`]), and these are checked
-//! ([`check`]). The environment is looked at through `${VAR}` only.
+//! A file (YAML, TOML or JSON by its extension) becomes a tree with lines (`tree`), variables are
+//! substituted in it (`substitute`), typed values are read out of it (`typed`), and these are checked
+//! (`check`). The environment is looked at through `${VAR}` only.
 
 mod check;
 mod diff;

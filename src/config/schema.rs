@@ -13,7 +13,7 @@ use super::Config;
 const VARIABLE: &str = r"\$\{";
 
 /// The JSON Schema of a configuration file as it is written: before variables are substituted, so a whole
-/// number may also be text with a variable in it.
+/// number may also be text with a variable in it, and a section whose keys are all commented out is null.
 pub fn json_schema() -> Value {
     generate(SchemaSettings::draft2020_12())
 }
@@ -25,21 +25,24 @@ pub(super) fn inlined() -> Value {
 
 fn generate(settings: SchemaSettings) -> Value {
     let mut schema = settings.into_generator().into_root_schema_for::<Config>();
-    RecursiveTransform(allow_variables).transform(&mut schema);
+    RecursiveTransform(as_written).transform(&mut schema);
     schema.to_value()
 }
 
-fn allow_variables(schema: &mut Schema) {
+fn as_written(schema: &mut Schema) {
     let types = match schema.get("type") {
-        Some(Value::String(one)) if one == "integer" => vec![one.as_str()],
+        Some(Value::String(one)) => vec![one.as_str()],
         Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).collect(),
         _ => return,
     };
+    let with = |more: &str| Value::from(types.iter().copied().chain([more]).collect::<Vec<_>>());
     if types.contains(&"integer") && !types.contains(&"string") {
-        let types = types.into_iter().chain(["string"]).collect::<Vec<_>>();
-        let types = Value::from(types);
+        let types = with("string");
         schema.insert("type".to_owned(), types);
         schema.insert("pattern".to_owned(), VARIABLE.into());
+    } else if types == ["object"] && schema.get("required").is_none() && schema.get("oneOf").is_none() {
+        let types = with("null");
+        schema.insert("type".to_owned(), types);
     }
 }
 
@@ -68,6 +71,9 @@ mod tests {
         assert_eq!(size["default"], "16MiB");
         let count = &schema["properties"]["batch"]["properties"]["max_events"];
         assert_eq!(count["type"], serde_json::json!(["integer", "string"]));
+        let sink = &json_schema()["$defs"]["SinkConfig"];
+        assert_eq!(sink["unevaluatedProperties"], false);
+        assert_eq!(sink["properties"]["concurrency"]["default"], 1);
         assert_eq!(json_schema()["title"], "Config");
     }
 }

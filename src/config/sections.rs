@@ -11,8 +11,7 @@ use super::units;
 /// All of what a quiet system says about itself: starts, stops, failures.
 const LOG_LEVEL: &str = "info";
 /// Loopback: who wants to be reached from outside says so.
-const HTTP_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const HTTP_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 /// Eight events of the largest size, or some 50,000 of a log line's.
 const HTTP_MAX_BODY_BYTES: usize = 16 << 20;
 /// Twice what Kafka takes by default, so that what fits there fits here.
@@ -239,7 +238,8 @@ pub struct DeadLettersConfig {
 
 fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(from)?;
-    let wrong = |_| D::Error::custom(format_args!("{text:?} is not an address with a port; like {HTTP_LISTEN}"));
+    let wrong =
+        |_| D::Error::custom(format_args!("{text:?} is not an address with a port; like {HTTP_LISTEN}"));
     text.parse().map_err(wrong)
 }
 
@@ -287,11 +287,7 @@ impl Default for BatchConfig {
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self {
-            days: RETENTION_DAYS,
-            schedule: RETENTION_SCHEDULE.to_owned(),
-            journal_keep: Duration::ZERO,
-        }
+        Self { days: RETENTION_DAYS, schedule: RETENTION_SCHEDULE.to_owned(), journal_keep: Duration::ZERO }
     }
 }
 

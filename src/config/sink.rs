@@ -27,8 +27,7 @@ const BREAKER_SUCCESSES: u32 = 2;
 /// The usual time after which proxies give up; a healthy destination answers in one.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One sink: where events go, and how patiently. `type` says what the keys beside the common ones are; in
-/// formats other than the three of the configuration file, it has to be the first key.
+/// One sink: where events go, and how patiently. `type` says what keys there are beside the common ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct SinkConfig {
@@ -41,10 +40,10 @@ pub struct SinkConfig {
     /// Limits of its batches, where they differ from `batch`.
     pub batch: Option<BatchOverride>,
     /// Deliveries at the same time; with more than 1, events may arrive out of order.
-    #[schemars(default)]
+    #[schemars(default = "concurrency")]
     pub concurrency: usize,
     /// Batches that may wait in memory; a sink that is further behind reads the journal.
-    #[schemars(default)]
+    #[schemars(default = "mailbox_batches")]
     pub mailbox_batches: usize,
     /// What happens after a failure that may pass.
     #[schemars(default)]
@@ -196,7 +195,7 @@ pub struct FileSink {
     /// Compression of rotated files.
     #[serde(default)]
     pub compression: Compression,
-    /// Rotated files kept; the oldest beyond are removed. None keeps all.
+    /// Rotated files kept; the oldest beyond are removed. null keeps all.
     pub keep_files: Option<usize>,
 }
 
@@ -218,8 +217,18 @@ pub struct BlackholeSink {
     pub rate_events_per_second: Option<u32>,
 }
 
+// Defaults as the derives want them.
+
 fn http_timeout() -> Duration {
     HTTP_TIMEOUT
+}
+
+fn concurrency() -> usize {
+    CONCURRENCY
+}
+
+fn mailbox_batches() -> usize {
+    MAILBOX_BATCHES
 }
 
 // === impl SinkConfig ===
@@ -278,7 +287,8 @@ impl Default for BreakerConfig {
 //
 // By hand, because serde's tagged and flattened forms read everything into a buffer of its own first, and
 // what is wrong then no longer has a place in the file. Here the type's own struct reads from the same map,
-// through a view that keeps the common keys to itself.
+// through a view that keeps the common keys to itself. For that, `type` has to come first: our own formats
+// see to it, others (a JSON text read by serde_json) have to be written so, as ours are.
 
 impl<'de> Deserialize<'de> for SinkConfig {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -93,7 +93,9 @@ impl Node {
         for key in &path.0 {
             let next = match &node.value {
                 Value::Mapping(entries) => entries.iter().find(|e| e.key == *key).map(|e| (e.line, &e.node)),
-                Value::Sequence(items) => key.parse().ok().and_then(|i: usize| items.get(i)).map(|n| (n.line, n)),
+                Value::Sequence(items) => {
+                    key.parse().ok().and_then(|i: usize| items.get(i)).map(|n| (n.line, n))
+                }
                 Value::Scalar(_) => None,
             };
             match next {

@@ -171,7 +171,9 @@ impl Node {
         match &self.value {
             Value::Mapping(entries) => Ok(Entries::new(entries)),
             Value::Scalar(scalar) if scalar.is_null() => Ok(Entries::new(&[])),
-            _ => Err(Refusal::value("a single value or a list stands here; it should be a section with keys")),
+            _ => {
+                Err(Refusal::value("a single value or a list stands here; it should be a section with keys"))
+            }
         }
     }
 

@@ -12,6 +12,9 @@ use super::{
 /// What stands in the place of a secret.
 const REDACTED: &str = "***";
 
+/// Words that are no text in some version of YAML.
+const WORDS_WITH_MEANING: [&str; 7] = ["true", "false", "null", "yes", "no", "on", "off"];
+
 /// Columns of a comment, as wide as this code.
 const COLUMNS: usize = 110;
 
@@ -114,15 +117,15 @@ fn write_inline(node: &Node, out: &mut String) {
     }
 }
 
-/// Text as YAML: bare where nobody could take it for anything else. A size or a duration begins with a
-/// digit, but no number ends with its unit.
+/// Text as YAML: bare where no reader could take it for anything else.
 fn text(value: &str) -> String {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
-    let bare = value.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '.' || c == '/')
+    let bare = (value.starts_with(|c: char| c.is_ascii_alphanumeric()) || value.starts_with("./"))
         && value.chars().all(word)
         && value.parse::<f64>().is_err()
-        && !["true", "false", "null", "yes", "no", "on", "off"].contains(&value.to_ascii_lowercase().as_str())
-        && !value.starts_with(['.', '/', '0']) | value.starts_with("./");
+        && !value.starts_with("0x")
+        && !value.starts_with("0o")
+        && !WORDS_WITH_MEANING.contains(&value.to_ascii_lowercase().as_str());
     if bare { value.to_owned() } else { Json::from(value).to_string() }
 }
 

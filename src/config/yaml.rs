@@ -141,8 +141,10 @@ impl Builder {
                     return Err(problem(line, "a section stands where a key should be; a key is text"));
                 };
                 if let Some(first) = entries.iter().find(|e| e.key == key.text) {
-                    let message =
-                        format!("the key `{}` stands here a second time; first on line {}", key.text, first.line);
+                    let message = format!(
+                        "the key `{}` stands here a second time; first on line {}",
+                        key.text, first.line
+                    );
                     return Err(problem(line, message));
                 }
                 open.key = Some((key.text, line));
@@ -174,6 +176,12 @@ mod tests {
         let root = parse_json("{\n\t\"a\": {\"b\": \"x\\u0041\"},\n\t\"c\": [1, true]\n}\n").unwrap();
         assert_eq!(root.locate(&["a", "b"].into()), (2, Some(&Node::scalar(2, "xA", true))));
         assert_eq!(root.locate(&["c", "1"].into()), (3, Some(&Node::scalar(3, "true", false))));
+    }
+
+    #[test]
+    fn an_alias_is_what_its_anchor_holds() {
+        let root = parse("a: &x {b: 1}\nc: *x\n").unwrap();
+        assert_eq!(root.locate(&["c", "b"].into()).1, Some(&Node::scalar(1, "1", false)));
     }
 
     #[test]

@@ -10,12 +10,13 @@
 //! | 3xx, 401, 403, 404, 405, 407 | refused: tried again, since whatever were sent would fail the same way |
 //! | other 4xx | these events are rejected, with the server's own words |
 //!
-//! Limits: an answer's body is read for at most [`ANSWER_BYTES_MAX`] and [`ANSWER_TIME_MAX`], and a
-//! `Retry-After` counts for at most [`RETRY_AFTER_MAX`]. An uncompressed body is held whole in memory, about
+//! Limits: an answer's body is read for at most `ANSWER_BYTES_MAX` and `ANSWER_TIME_MAX`, and a
+//! `Retry-After` counts for at most `RETRY_AFTER_MAX`. An uncompressed body is held whole in memory, about
 //! as large as its records and 170 bytes an event; a compressed one only as compressed.
 //! HTTP/1.1 only. A proxy is taken from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, never for loopback.
 
 use std::{
+    fmt,
     io::Write as _,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -72,13 +73,11 @@ const OWN_HEADERS: [HeaderName; 6] = [
 ];
 
 /// POSTs batches to a URL.
-#[derive(Debug)]
 pub struct HttpDestination {
     endpoint: Arc<Endpoint>,
 }
 
 /// All that one request needs.
-#[derive(Debug)]
 struct Endpoint {
     client: Client,
     url: Url,
@@ -120,6 +119,13 @@ impl HttpDestination {
         let headers = request_headers(options)?;
         let (encoding, compression) = (options.encoding, options.compression);
         Ok(Self { endpoint: Arc::new(Endpoint { client, url, shown, headers, encoding, compression }) })
+    }
+}
+
+impl fmt::Debug for HttpDestination {
+    /// Only what has no secret in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpDestination").field(&self.endpoint.shown).finish()
     }
 }
 

@@ -3,9 +3,9 @@
 //! # How to write one
 //!
 //! 1. Give it an options struct in `config::sink` and a file here, with a type that implements
-//!    [`Destination`] and a `new` that takes the options. `new` only checks and prepares: it runs on the
+//!    [`Destination`](forebay_actors::destination::Destination) and a `new` that takes the options. `new` only checks and prepares: it runs on the
 //!    sink's own thread, so it opens no connection and waits for nothing. What is wrong with the options is
-//!    [`Cause::Build`], by [`unbuildable`].
+//!    [`Cause::Build`], by `unbuildable`.
 //! 2. `deliver` hands over one whole batch. Retries, back-off, breaker, halving and dead letters are the
 //!    sink's, so a destination tries once and says how it went. The verdict is the important word:
 //!    - *Retry* where anything but the events themselves is at fault: no connection, a full disk, a wrong
@@ -17,7 +17,7 @@
 //!    whoever can make use of it.
 //! 4. A future may be dropped at any await, and its sink may be rebuilt while work that it left on a blocking
 //!    thread goes on. Neither may leave half an event behind.
-//! 5. Files, drivers and long computations go through [`blocking`]; bodies are built by [`encode_batch`],
+//! 5. Files, drivers and long computations go through `blocking`; bodies are built by `encode_batch`,
 //!    which allocates for a batch, never for an event.
 //! 6. Messages say where (address or path, without secrets) and what happened, on one line.
 //!

@@ -139,7 +139,7 @@ async fn an_old_file_is_rotated() {
     close(file).await;
 
     let made = born(&fs::metadata(&bed.options.path).unwrap()).unwrap().millis() / 1000;
-    for (age, files) in [(3500, 2), (3601, 3)] {
+    for (age, files) in [(3500, 2), (4000, 3)] {
         bed.seconds.store(made + age, Ordering::Relaxed);
         let file = bed.destination();
         file.deliver(batch(1)).await.unwrap();

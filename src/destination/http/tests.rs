@@ -133,7 +133,6 @@ async fn a_batch_arrives_with_its_identity() {
     let mut options = options(&server.url());
     options.headers.insert("Authorization".to_owned(), "Bearer secret".to_owned());
     let http = HttpDestination::trusting(&options, RootCertStore::empty()).unwrap();
-    assert!(!format!("{http:?}").contains("Bearer secret"));
 
     let receipt = http.deliver(Arc::new(test_batch::at(41, 2))).await.unwrap();
     let seen = server.last();
@@ -277,6 +276,7 @@ async fn a_broken_connection_is_named() {
     assert_eq!((error.cause, error.status), (Cause::Connect, None));
     assert!(error.message.contains("/in: no connection: ") && error.message.contains("refused"), "{error}");
     assert!(!["me", "pa55", "t0ps3cret"].iter().any(|secret| error.message.contains(secret)), "{error}");
+    assert!(!format!("{http:?}").contains("pa55"), "{http:?}");
     assert_eq!(http.probe().await.unwrap_err().cause, Cause::Connect);
 
     for answer in [Answer::Cut, Answer::Text("220 mail.example.com ESMTP\r\n".to_owned())] {

@@ -1,0 +1,158 @@
+//! What every actor shows of itself, whatever it does.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+use tokio::time::Instant;
+
+/// Seconds a handler may take, from a queue push to a stuck disk.
+const HANDLE_BUCKETS_S: &[f64] = &[1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
+
+/// Registers a metric, and hands it back.
+///
+/// # Panics
+/// Where one of that name is there already: metrics are made once, at the start.
+pub fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("names and labels of metrics are constants that prometheus accepts");
+    registry.register(Box::new(metric.clone())).expect("a metric is registered once");
+    metric
+}
+
+/// A counter family.
+pub fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+/// A gauge family.
+pub fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    registered(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+/// A histogram family.
+pub fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+    labels: &[&str],
+) -> HistogramVec {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    registered(registry, HistogramVec::new(opts, labels))
+}
+
+/// The families that all actors share, label `actor`.
+#[derive(Debug, Clone)]
+pub struct ActorMetrics {
+    mailbox_messages: IntGaugeVec,
+    mailbox_capacity: IntGaugeVec,
+    messages: IntCounterVec,
+    refused: IntCounterVec,
+    handle_seconds: HistogramVec,
+    restarts: IntCounterVec,
+    state: IntGaugeVec,
+}
+
+impl ActorMetrics {
+    /// Registers the families.
+    pub fn new(registry: &Registry) -> Self {
+        let actor: &[&str] = &["actor"];
+        Self {
+            mailbox_messages: gauges(registry, "forebay_actor_mailbox_messages", "Messages waiting", actor),
+            mailbox_capacity: gauges(registry, "forebay_actor_mailbox_capacity", "Messages that may wait", actor),
+            messages: counters(registry, "forebay_actor_messages_total", "Messages handled", actor),
+            refused: counters(
+                registry,
+                "forebay_actor_refused_messages_total",
+                "Messages that found the mailbox full",
+                actor,
+            ),
+            handle_seconds: histograms(
+                registry,
+                "forebay_actor_handle_seconds",
+                "Time a handler held its thread",
+                HANDLE_BUCKETS_S,
+                actor,
+            ),
+            restarts: counters(
+                registry,
+                "forebay_actor_restarts_total",
+                "Restarts by cause: panic, stop",
+                &["actor", "cause"],
+            ),
+            state: gauges(
+                registry,
+                "forebay_actor_state",
+                "0 starting, 1 running, 2 restarting, 3 failed (restart budget spent), 4 ended",
+                actor,
+            ),
+        }
+    }
+
+    /// The metrics of one actor.
+    pub fn probe(&self, actor: &str) -> Probe {
+        Probe {
+            waiting: self.mailbox_messages.with_label_values(&[actor]),
+            capacity: self.mailbox_capacity.with_label_values(&[actor]),
+            handled: self.messages.with_label_values(&[actor]),
+            refused: self.refused.with_label_values(&[actor]),
+            handle_seconds: self.handle_seconds.with_label_values(&[actor]),
+            panics: self.restarts.with_label_values(&[actor, "panic"]),
+            stops: self.restarts.with_label_values(&[actor, "stop"]),
+            state: self.state.with_label_values(&[actor]),
+        }
+    }
+}
+
+/// The metrics of one actor. They outlive its restarts.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    pub(super) waiting: IntGauge,
+    pub(super) capacity: IntGauge,
+    handled: IntCounter,
+    pub(super) refused: IntCounter,
+    handle_seconds: Histogram,
+    pub(super) panics: IntCounter,
+    pub(super) stops: IntCounter,
+    pub(super) state: IntGauge,
+}
+
+impl Probe {
+    /// Called first in every handler of a message: counts it and, when dropped, times it, also when the handler
+    /// panics.
+    pub fn handling(&self) -> Handling {
+        self.waiting.dec();
+        self.handled.inc();
+        Handling { seconds: self.handle_seconds.clone(), began: Instant::now() }
+    }
+
+    /// Messages that wait in the mailbox.
+    pub fn waiting(&self) -> i64 {
+        self.waiting.get()
+    }
+
+    /// Restarts so far, for whatever cause.
+    pub fn restarts(&self) -> u64 {
+        self.panics.get() + self.stops.get()
+    }
+}
+
+/// Times one message while it lives.
+#[derive(Debug)]
+pub struct Handling {
+    seconds: Histogram,
+    began: Instant,
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        self.seconds.observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// Observes a duration in seconds.
+pub fn observe(histogram: &Histogram, duration: Duration) {
+    histogram.observe(duration.as_secs_f64());
+}

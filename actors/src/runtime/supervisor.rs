@@ -1,0 +1,448 @@
+//! Supervision: a panic or a stop of an actor is one restart of that actor, and nothing else.
+//!
+//! actix's own supervisor restarts an actor that stops, but a panic in a handler ends the supervisor too, and with it
+//! every address. This one polls the actor's context inside `catch_unwind`. What survives: the address, the
+//! mailbox, the messages waiting in it. What does not: the message that panicked (its sender sees its reply
+//! dropped) and the actor's state, which `Supervised::restarting` builds anew from its specification.
+//!
+//! State story: `Starting` → `Running` → (panic or stop) `Restarting` for a jittered back-off → `Running`. More than
+//! [`RestartPolicy::restarts_max`] within the window → `Failed`: retried all the same, at the slowest rate. `Ended`
+//! only by [`Child::end`].
+
+use std::{
+    any::Any,
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context as TaskContext, Poll, Waker, ready},
+    time::Duration,
+};
+
+use actix::{
+    Actor, Addr, ArbiterHandle, Context, Supervised,
+    dev::{ContextFut, channel},
+};
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    backoff::Backoff,
+    mailbox::Mailbox,
+    metrics::{ActorMetrics, Probe},
+};
+
+/// How an actor is brought back.
+#[derive(Debug, Clone, Copy)]
+pub struct RestartPolicy {
+    /// Wait before the first restart.
+    pub backoff_min: Duration,
+    /// The longest wait, and the rate at which a failed actor is retried.
+    pub backoff_max: Duration,
+    /// Restarts within the window after which the actor counts as failed.
+    pub restarts_max: usize,
+    /// The window.
+    pub window: Duration,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// Where a child stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ChildState {
+    /// Its thread has not polled it yet.
+    Starting = 0,
+    /// It handles messages.
+    Running = 1,
+    /// It waits for its restart.
+    Restarting = 2,
+    /// Its restart budget is spent; it is retried at the slowest rate.
+    Failed = 3,
+    /// It was ended, or its thread is gone.
+    Ended = 4,
+}
+
+impl ChildState {
+    /// For people and for JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Failed => "failed",
+            Self::Ended => "ended",
+        }
+    }
+
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Starting,
+            1 => Self::Running,
+            2 => Self::Restarting,
+            3 => Self::Failed,
+            _ => Self::Ended,
+        }
+    }
+}
+
+/// A way to bring an actor down on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// As if a handler had panicked.
+    Panic,
+    /// As if the actor had stopped itself.
+    Stop,
+}
+
+/// A supervised actor, whatever its type: state, restarts, faults, end.
+#[derive(Debug, Clone)]
+pub struct Child {
+    name: Arc<str>,
+    control: Arc<Control>,
+    probe: Probe,
+}
+
+#[derive(Debug)]
+struct Control {
+    state: AtomicU8,
+    orders: Mutex<Orders>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    fault: Option<Fault>,
+    end: bool,
+    waker: Option<Waker>,
+}
+
+// === impl Child ===
+
+impl Child {
+    /// The actor's name, as in metrics.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> ChildState {
+        ChildState::from_u8(self.control.state.load(Ordering::Acquire))
+    }
+
+    /// Restarts so far.
+    pub fn restarts(&self) -> u64 {
+        self.probe.restarts()
+    }
+
+    /// Messages waiting in its mailbox.
+    pub fn waiting(&self) -> i64 {
+        self.probe.waiting()
+    }
+
+    /// Brings the actor down at its next turn; the supervisor brings it back.
+    pub fn inject(&self, fault: Fault) {
+        self.order(|orders| orders.fault = Some(fault));
+    }
+
+    /// Ends the actor for good. What waits in its mailbox is dropped.
+    pub fn end(&self) {
+        self.order(|orders| orders.end = true);
+    }
+
+    fn order(&self, give: impl FnOnce(&mut Orders)) {
+        let mut orders = self.control.orders();
+        give(&mut orders);
+        if let Some(waker) = orders.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Control {
+    fn orders(&self) -> std::sync::MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts an actor on the arbiter's thread and keeps it alive there. `build` is called on that thread; the
+/// actor's `Supervised::restarting` should call the same.
+pub fn supervise<A>(
+    arbiter: &ArbiterHandle,
+    name: &str,
+    mailbox_messages: usize,
+    policy: RestartPolicy,
+    metrics: &ActorMetrics,
+    build: impl FnOnce(Probe) -> A + Send + 'static,
+) -> (Mailbox<A>, Child)
+where
+    A: Supervised + Actor<Context = Context<A>>,
+{
+    let probe = metrics.probe(name);
+    probe.capacity.set(i64::try_from(mailbox_messages).unwrap_or(i64::MAX));
+    let control = Arc::new(Control { state: AtomicU8::new(0), orders: Mutex::default() });
+    let child = Child { name: name.into(), control: control.clone(), probe: probe.clone() };
+    let (sender, receiver) = channel::channel(mailbox_messages);
+    let supervised = (probe.clone(), child.clone());
+    arbiter.spawn_fn(move || {
+        let (probe, child) = supervised;
+        let actor = build(probe.clone());
+        actix::spawn(Supervising {
+            context: Some(Context::with_receiver(receiver).into_future(actor)),
+            backoff: Backoff::new(policy.backoff_min, policy.backoff_max, policy.seed),
+            restarts: VecDeque::new(),
+            resting: None,
+            policy,
+            child,
+            control,
+            probe,
+        });
+    });
+    (Mailbox::new(Addr::new(sender), probe), child)
+}
+
+/// The future that an actor lives in.
+struct Supervising<A: Actor<Context = Context<A>>> {
+    /// `None` once ended.
+    context: Option<ContextFut<A, Context<A>>>,
+    policy: RestartPolicy,
+    backoff: Backoff,
+    /// When the restarts within the window were.
+    restarts: VecDeque<Instant>,
+    resting: Option<Pin<Box<Sleep>>>,
+    child: Child,
+    control: Arc<Control>,
+    probe: Probe,
+}
+
+impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            let fault = {
+                let mut orders = this.control.orders();
+                orders.waker = Some(task.waker().clone());
+                if orders.end {
+                    drop(orders);
+                    this.end();
+                    return Poll::Ready(());
+                }
+                orders.fault.take()
+            };
+            if let Some(resting) = this.resting.as_mut() {
+                ready!(resting.as_mut().poll(task));
+                this.resting = None;
+                let Some(context) = this.context.as_mut() else { return Poll::Ready(()) };
+                match catch_unwind(AssertUnwindSafe(|| context.restart())) {
+                    Ok(true) => {}
+                    // Nobody holds its address any more.
+                    Ok(false) => {
+                        this.end();
+                        return Poll::Ready(());
+                    }
+                    Err(panic) => {
+                        this.died(Some(panic));
+                        continue;
+                    }
+                }
+            }
+            this.set_state(ChildState::Running);
+            let Some(context) = this.context.as_mut() else { return Poll::Ready(()) };
+            let turn = AssertUnwindSafe(|| match fault {
+                Some(Fault::Panic) => panic!("a panic that was asked for"),
+                Some(Fault::Stop) => Poll::Ready(()),
+                None => Pin::new(context).poll(task),
+            });
+            match catch_unwind(turn) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => this.died(None),
+                Err(panic) => this.died(Some(panic)),
+            }
+        }
+    }
+}
+
+impl<A: Supervised + Actor<Context = Context<A>>> Supervising<A> {
+    fn died(&mut self, panic: Option<Box<dyn Any + Send>>) {
+        let now = Instant::now();
+        while self.restarts.front().is_some_and(|then| now.duration_since(*then) > self.policy.window) {
+            self.restarts.pop_front();
+        }
+        if self.restarts.is_empty() {
+            self.backoff.reset();
+        }
+        self.restarts.push_back(now);
+        let failed = self.restarts.len() > self.policy.restarts_max;
+        if failed {
+            // One more than the budget says all; the list stays bounded.
+            self.restarts.pop_front();
+        }
+        let wait = if failed { self.backoff.slowest() } else { self.backoff.failed() };
+        self.set_state(if failed { ChildState::Failed } else { ChildState::Restarting });
+        let actor = self.child.name();
+        match panic {
+            Some(panic) => {
+                self.probe.panics.inc();
+                tracing::error!(actor, panic = panic_text(&*panic), ?wait, failed, "an actor panicked; it restarts");
+            }
+            None => {
+                self.probe.stops.inc();
+                tracing::warn!(actor, ?wait, failed, "an actor stopped; it restarts");
+            }
+        }
+        self.resting = Some(Box::pin(tokio::time::sleep(wait)));
+    }
+
+    fn end(&mut self) {
+        self.set_state(ChildState::Ended);
+        let context = self.context.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(context))).is_err() {
+            tracing::error!(actor = self.child.name(), "an actor panicked while it was dropped");
+        }
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Supervising<A> {
+    fn set_state(&self, state: ChildState) {
+        self.control.state.store(state as u8, Ordering::Release);
+        self.probe.state.set(state as i64);
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Unpin for Supervising<A> {}
+
+impl<A: Actor<Context = Context<A>>> Drop for Supervising<A> {
+    /// Also when the arbiter's thread goes away.
+    fn drop(&mut self) {
+        self.set_state(ChildState::Ended);
+    }
+}
+
+impl fmt::Display for ChildState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Handler, Message};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    struct Echo {
+        probe: Probe,
+        heard: mpsc::UnboundedSender<u32>,
+        /// Grows with every message, so a test can see whether state was built anew.
+        count: u32,
+    }
+
+    #[derive(Debug, Message)]
+    #[rtype(result = "()")]
+    struct Say(u32);
+
+    impl Actor for Echo {
+        type Context = Context<Self>;
+    }
+
+    impl Supervised for Echo {
+        fn restarting(&mut self, _: &mut Context<Self>) {
+            *self = Self { probe: self.probe.clone(), heard: self.heard.clone(), count: 0 };
+        }
+    }
+
+    impl Handler<Say> for Echo {
+        type Result = ();
+
+        fn handle(&mut self, Say(word): Say, _: &mut Context<Self>) {
+            let _handling = self.probe.handling();
+            assert!(word != 13, "thirteen");
+            self.count += 1;
+            self.heard.send(word * 100 + self.count).expect("the test listens");
+        }
+    }
+
+    fn policy(restarts_max: usize) -> RestartPolicy {
+        RestartPolicy {
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(5),
+            restarts_max,
+            window: Duration::from_secs(60),
+            seed: 1,
+        }
+    }
+
+    fn start(restarts_max: usize) -> (Mailbox<Echo>, Child, mpsc::UnboundedReceiver<u32>) {
+        let (heard, listen) = mpsc::unbounded_channel();
+        let metrics = ActorMetrics::new(&prometheus::Registry::new());
+        let build = move |probe| Echo { probe, heard, count: 0 };
+        let arbiter = actix::Arbiter::current();
+        let (mailbox, child) = supervise(&arbiter, "echo", 16, policy(restarts_max), &metrics, build);
+        (mailbox, child, listen)
+    }
+
+    /// P7: a panic costs the message that panicked and the actor's state; the address and what waits survive.
+    #[test]
+    fn p7_a_panic_is_one_restart_and_the_mailbox_survives() {
+        actix::System::new().block_on(async {
+            let (mailbox, child, mut listen) = start(5);
+            for word in [1, 2, 13, 3, 4] {
+                mailbox.offer(Say(word)).expect("the mailbox has room");
+            }
+            let mut heard = Vec::new();
+            for _ in 0..4 {
+                heard.push(listen.recv().await.expect("the actor lives"));
+            }
+            assert_eq!(heard, [101, 202, 301, 402]);
+            assert_eq!((child.restarts(), child.state()), (1, ChildState::Running));
+            child.inject(Fault::Panic);
+            child.inject(Fault::Stop);
+            mailbox.offer(Say(9)).expect("the mailbox has room");
+            assert_eq!(listen.recv().await, Some(901));
+            assert_eq!(child.restarts(), 2);
+        });
+    }
+
+    /// A spent budget is a state, not an end: the actor is retried, and answers again when it can.
+    #[test]
+    fn a_spent_restart_budget_is_failed_and_retried() {
+        actix::System::new().block_on(async {
+            let (mailbox, child, mut listen) = start(2);
+            for _ in 0..3 {
+                mailbox.offer(Say(13)).expect("the mailbox has room");
+            }
+            while child.state() != ChildState::Failed {
+                tokio::task::yield_now().await;
+            }
+            mailbox.offer(Say(5)).expect("the mailbox has room");
+            assert_eq!(listen.recv().await, Some(501));
+            assert_eq!(child.restarts(), 3);
+            child.end();
+            while child.state() != ChildState::Ended {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    /// P5: a full mailbox gives the message back; nothing queues beyond the bound.
+    #[test]
+    fn p5_a_full_mailbox_refuses() {
+        actix::System::new().block_on(async {
+            let (mailbox, child, _listen) = start(2);
+            let refused = (0..100).filter(|&i| mailbox.offer(Say(i + 20)).is_err()).count();
+            assert!(refused >= 80, "only {refused} of 100 were refused by a mailbox of 16");
+            assert!(child.waiting() <= 17);
+        });
+    }
+}

@@ -1,0 +1,214 @@
+//! Files that load, and what is said of those that do not.
+
+use super::*;
+use crate::config::{BlackholeSink, SinkConfig, SinkKind};
+
+fn unset(_: &str) -> Option<String> {
+    None
+}
+
+fn load(yaml: &str) -> Result<Config, String> {
+    Config::parse(yaml, Format::Yaml, "f.yaml", &unset).map_err(|e| e.to_string())
+}
+
+/// Promise to whoever reads the shipped file: with no variables set it is exactly the defaults.
+#[test]
+fn the_shipped_file_is_the_default() {
+    assert_eq!(Config::embedded(&unset).unwrap(), Config::default());
+}
+
+#[test]
+fn the_variables_of_the_shipped_file_work() {
+    let env = |name: &str| {
+        Some(match name {
+            "BUFFER_MAX_SIZE" => "123".to_owned(),
+            "BATCH_SIZE" => "45".to_owned(),
+            "DRAIN_INTERVAL" => "250ms".to_owned(),
+            "RETENTION_DAYS" => "7".to_owned(),
+            "RETENTION_CRON_SCHEDULE" => "*/5 * * * *".to_owned(),
+            "LOG_LEVEL" => "debug".to_owned(),
+            _ => return None,
+        })
+    };
+    let mut expected = Config::default();
+    expected.buffer.memory_events_max = 123;
+    expected.batch.max_events = 45;
+    expected.batch.max_wait = std::time::Duration::from_millis(250);
+    expected.retention.days = 7;
+    expected.retention.schedule = "*/5 * * * *".to_owned();
+    expected.log.level = "debug".to_owned();
+    assert_eq!(Config::embedded(&env).unwrap(), expected);
+}
+
+/// A wrong variable is reported at the key it goes into, by its name.
+#[test]
+fn a_wrong_variable_is_named() {
+    let env = |name: &str| (name == "BATCH_SIZE").then(|| "many".to_owned());
+    let error = Config::embedded(&env).unwrap_err().to_string();
+    assert!(error.contains("batch.max_events: (from BATCH_SIZE) \"many\" stands here"), "{error}");
+    let env = |name: &str| (name == "RETENTION_DAYS").then(|| "0".to_owned());
+    let error = Config::embedded(&env).unwrap_err().to_string();
+    assert!(error.contains("retention.days: (from RETENTION_DAYS) is 0"), "{error}");
+}
+
+#[test]
+fn the_examples_load() {
+    let examples = Path::new(file!()).parent().unwrap().join("../../config/examples");
+    let env = |name: &str| Some(format!("value-of-{name}"));
+    let mut count = 0;
+    for file in std::fs::read_dir(examples).unwrap() {
+        let path = file.unwrap().path();
+        Config::load(&path, &env).unwrap_or_else(|e| panic!("{e}"));
+        count += 1;
+    }
+    assert!(count >= 3);
+}
+
+#[test]
+fn an_empty_file_and_empty_sections_are_the_default() {
+    assert_eq!(load("").unwrap(), Config::default());
+    assert_eq!(load("http:\n  # workers: 3\nlimits:\n").unwrap(), Config::default());
+}
+
+/// The three formats say the same.
+#[test]
+fn all_formats_are_read_alike() {
+    let yaml = load(
+        "http: {listen: '0.0.0.0:0', max_body_bytes: 8MiB}\nbatch: {max_bytes: 1000}\n\
+         sinks:\n  up:\n    url: http://x/\n    retry: {max_age: 1d}\n    type: http\n",
+    );
+    let toml = "[http]\nlisten = '0.0.0.0:0'\nmax_body_bytes = '8MiB'\n[batch]\nmax_bytes = 1_000\n\
+                [sinks.up]\nurl = 'http://x/'\ntype = 'http'\nretry.max_age = '${AGE:-1d}'\n";
+    let json = r#"{"http": {"listen": "0.0.0.0:0", "max_body_bytes": 8388608}, "batch": {"max_bytes": 1000},
+                   "sinks": {"up": {"url": "http://x/", "retry": {"max_age": "1d"}, "type": "http"}}}"#;
+    let toml = Config::parse(toml, Format::Toml, "f.toml", &unset).unwrap();
+    let json = Config::parse(json, Format::Json, "f.json", &unset).unwrap();
+    assert_eq!(yaml.as_ref(), Ok(&toml));
+    assert_eq!(yaml.as_ref(), Ok(&json));
+    assert_eq!(toml.batch.max_bytes, 1000);
+}
+
+#[test]
+fn the_format_is_the_extension() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in
+        [("a.yml", "data_dir: x"), ("a.toml", "data_dir = 'x'"), ("a.JSON", "{\"data_dir\": \"x\"}")]
+    {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        assert_eq!(Config::load(&dir.path().join(name), &unset).unwrap().data_dir, Path::new("x"));
+    }
+    let error = Config::load(&dir.path().join("a.ini"), &unset).unwrap_err().to_string();
+    assert!(error.contains("a.ini: the format is not known; the name should end in .yaml"), "{error}");
+    let error = Config::load(&dir.path().join("b.yaml"), &unset).unwrap_err().to_string();
+    assert!(error.contains("b.yaml: cannot be read"), "{error}");
+}
+
+/// Every kind of mistake, all reported at once, each with its line and what would be right.
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let error = load(
+        r#"
+dat_dir: x
+http:
+  listen: localhost
+  workers: -1
+  max_body_bytes: 16 apples
+  request_timeout: 30
+buffer:
+  durability: fsnyc
+batch: 7
+retention:
+  days: "30"
+  schedule: ${SCHEDULE}
+sinks:
+  up:
+    type: http
+    url: ftp://x
+    mailbox_batchs: 4
+    concurrency: 0
+  down:
+    type: htpp
+    url: http://x
+  side:
+    url: http://x
+  file:
+    type: file
+"#,
+    )
+    .unwrap_err();
+    let lines = [
+        "f.yaml:2: dat_dir: is not a key of a configuration; did you mean `data_dir`?",
+        "f.yaml:4: http.listen: \"localhost\" is not an address with a port; like 127.0.0.1:8080",
+        "f.yaml:5: http.workers: \"-1\" stands here; it should be a whole number from 0 to 18446744073709551615",
+        "f.yaml:6: http.max_body_bytes: string \"16 apples\" stands here; it should be a size like 64MiB, 512KB \
+         or a whole number of bytes",
+        "f.yaml:7: http.request_timeout: integer `30` stands here; it should be a number with its unit, like 30s \
+         or 30ms",
+        "f.yaml:9: buffer.durability: \"fsnyc\" is not known; did you mean `fsync`?",
+        "f.yaml:10: batch: a single value or a list stands here; it should be a section with keys",
+        "f.yaml:12: retention.days: \"30\" is text; without the quotes it is a number",
+        "f.yaml:13: retention.schedule: the environment variable SCHEDULE is not set; set it, or give a default: \
+         ${SCHEDULE:-default}",
+        "f.yaml:17: sinks.up.url: is not a URL; like `https://example.com/events`",
+        "f.yaml:18: sinks.up.mailbox_batchs: is not a key of `sinks.up`; did you mean `mailbox_batches`?",
+        "f.yaml:19: sinks.up.concurrency: is 0; it should be at least 1",
+        "f.yaml:21: sinks.down.type: \"htpp\" is not known; did you mean `http`?",
+        "f.yaml:23: sinks.side.type: is missing; `sinks.side` needs it: store, http, file, console or blackhole",
+        "f.yaml:25: sinks.file.path: is missing; `sinks.file` needs it",
+    ];
+    assert_eq!(error.lines().collect::<Vec<_>>(), lines);
+}
+
+#[test]
+fn keys_that_resemble_nothing_get_the_list() {
+    let error = load("batch: {qqq: 1}").unwrap_err();
+    assert!(error.ends_with("there are max_events, max_bytes, max_wait"), "{error}");
+}
+
+/// What only follows from another mistake is not said.
+#[test]
+fn a_mistake_is_reported_once() {
+    let error = load("limits: {ingest: {per_client_per_secnd: 5}}").unwrap_err();
+    assert_eq!(
+        error,
+        "f.yaml:1: limits.ingest.per_client_per_secnd: is not a key of `limits.ingest`; did you mean \
+         `per_client_per_second`?"
+    );
+}
+
+/// A variable is one value: it can be a number or a size, but never a key, a list or a comment.
+#[test]
+fn variables_cannot_inject_structure() {
+    let env = |name: &str| match name {
+        "N" => Some("42".to_owned()),
+        "EVIL" => Some("x\nsinks: {a: {type: blackhole}}\n# ".to_owned()),
+        _ => None,
+    };
+    let yaml = "# ${NOPE} is not looked at in comments\ndata_dir: ${EVIL}\nbatch: {max_events: \"${N}\"}\n";
+    let config = Config::parse(yaml, Format::Yaml, "f", &env).unwrap();
+    assert_eq!(config.data_dir.to_str(), env("EVIL").as_deref());
+    assert_eq!(config.batch.max_events, 42);
+    assert_eq!(config.sinks, Config::default().sinks);
+    let config = Config::parse("batch: {max_events: '$${N}'}", Format::Yaml, "f", &env).unwrap_err();
+    assert!(config.to_string().contains("\"${N}\" stands here"), "{config}");
+}
+
+/// An option can be switched off by an empty variable.
+#[test]
+fn an_empty_variable_is_none() {
+    let yaml = "sinks: {a: {type: blackhole, rate_events_per_second: \"${RATE:-}\"}}";
+    let config = load(yaml).unwrap();
+    let none = SinkKind::Blackhole(BlackholeSink { rate_events_per_second: None });
+    assert_eq!(config.sinks["a"], SinkConfig::new(none));
+}
+
+#[test]
+fn syntax_errors_have_a_line() {
+    assert!(load("a: [\nb").unwrap_err().starts_with("f.yaml:2: "));
+    let error = Config::parse("a = \nb = 1\nc = [", Format::Toml, "f.toml", &unset).unwrap_err().to_string();
+    assert!(error.starts_with("f.toml:1: ") && error.contains("f.toml:3: "), "{error}");
+    let error =
+        Config::parse("{\"a\": 1\n\"b\": 2}", Format::Json, "f.json", &unset).unwrap_err().to_string();
+    assert!(error.starts_with("f.json:2: "), "{error}");
+    assert!(load("- a\n- b\n").unwrap_err().contains("f.yaml:1: a single value or a list"));
+}
