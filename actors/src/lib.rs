@@ -4,3 +4,4 @@ pub mod event;
 pub mod journal;
 pub mod record;
 pub mod runtime;
+pub mod state;

@@ -165,6 +165,26 @@ impl BlockBuilder {
     }
 }
 
+/// One event with its id and times, as the payload of a record of its own.
+pub fn encode_single(event: &Event<'_>) -> Vec<u8> {
+    let (event_id, first_id) = match event.event_id {
+        EventId::Given(text) => (Some(text), Uuid::nil()),
+        EventId::Assigned(uuid) => (None, uuid),
+    };
+    let mut builder = BlockBuilder::default();
+    builder.push(&Draft {
+        event_id,
+        timestamp: Some(event.timestamp),
+        service: event.service,
+        message: event.message,
+        metadata: event.metadata,
+    });
+    let stamp = Stamp { first_id, ingested_at: event.ingested_at };
+    let mut out = Vec::new();
+    builder.finish().into_iter().for_each(|block| Stamped { block, stamp }.write(&mut out));
+    out
+}
+
 // === impl Events ===
 
 /// Reads the events of a record's payload, block after block, borrowing from it.

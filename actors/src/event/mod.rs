@@ -8,7 +8,7 @@ mod id;
 mod json;
 mod time;
 
-pub use block::{BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Events, Stamp, Stamped};
+pub use block::{BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Events, Stamp, Stamped, encode_single};
 pub use id::{EventId, IdSource};
 pub use json::write_json;
 pub use time::{Timestamp, TimestampError};

@@ -1,0 +1,146 @@
+//! How far every sink has come.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{StateDb, StateError};
+use crate::record::{Position, SinkName};
+
+/// A sink's place in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Every event before this has its outcome.
+    pub next: Position,
+    /// Where a batch ends that was cut by time, not by size. A sink that restarts cuts at the same place, so that
+    /// the batch has the same id the second time; cuts by size need no note, they follow from the data.
+    pub planned: Option<Position>,
+}
+
+/// What is done for a sink when the journal has reached its cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// Producers are refused until the sink has caught up.
+    #[default]
+    Block,
+    /// The sink skips its oldest events; they are counted and dead-lettered by range.
+    DropOldest,
+}
+
+/// All cursors: in memory for everyone to look at, on disk when saved.
+#[derive(Debug)]
+pub struct Cursors {
+    state: Arc<StateDb>,
+    tree: sled::Tree,
+    table: Mutex<BTreeMap<SinkName, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    cursor: Cursor,
+    saved: Option<Cursor>,
+    /// The policy of a sink that is configured now; `None` for one that once was.
+    active: Option<WhenFull>,
+}
+
+impl Cursors {
+    /// Reads the cursors of all sinks there ever were.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn open(state: Arc<StateDb>) -> Result<Self, StateError> {
+        let tree = state.tree("cursors")?;
+        let mut table = BTreeMap::new();
+        for item in &tree {
+            let (name, value) = item.map_err(|e| state.failed(e))?;
+            let name = std::str::from_utf8(&name).map_err(|e| state.failed(e))?;
+            let cursor = rmp_serde::from_slice(&value).map_err(|e| state.failed(e))?;
+            table.insert(SinkName::from(name), Entry { cursor, saved: Some(cursor), active: None });
+        }
+        Ok(Self { state, tree, table: Mutex::new(table) })
+    }
+
+    /// Counts the sink in. A sink that was never seen begins at `start`.
+    pub fn activate(&self, name: &SinkName, when_full: WhenFull, start: Position) -> Cursor {
+        let mut table = self.table();
+        let new = || Entry { cursor: Cursor { next: start, planned: None }, saved: None, active: None };
+        let entry = table.entry(name.clone()).or_insert_with(new);
+        entry.active = Some(when_full);
+        entry.cursor
+    }
+
+    /// Counts the sink out: the journal waits for it no longer. Its cursor is kept.
+    pub fn deactivate(&self, name: &SinkName) {
+        if let Some(entry) = self.table().get_mut(name) {
+            entry.active = None;
+        }
+    }
+
+    /// The sink's cursor; the beginning where there is no such sink.
+    pub fn get(&self, name: &SinkName) -> Cursor {
+        self.table().get(name).map(|entry| entry.cursor).unwrap_or_default()
+    }
+
+    /// Moves the sink's cursor, never back.
+    pub fn advance(&self, name: &SinkName, cursor: Cursor) {
+        if let Some(entry) = self.table().get_mut(name)
+            && cursor.next >= entry.cursor.next
+        {
+            entry.cursor = cursor;
+        }
+    }
+
+    /// The position that every active sink has passed; `None` without any.
+    pub fn lowest(&self) -> Option<Position> {
+        let table = self.table();
+        table.values().filter(|entry| entry.active.is_some()).map(|entry| entry.cursor.next).min()
+    }
+
+    /// The furthest position that any cursor speaks of.
+    pub fn furthest(&self) -> Position {
+        let table = self.table();
+        let furthest = |entry: &Entry| entry.cursor.planned.unwrap_or_default().max(entry.cursor.next);
+        table.values().map(furthest).max().unwrap_or_default()
+    }
+
+    /// The active sinks that have not passed `end`, with their policies.
+    pub fn behind(&self, end: Position) -> Vec<(SinkName, Cursor, WhenFull)> {
+        let table = self.table();
+        let behind = table.iter().filter(|(_, entry)| entry.cursor.next < end);
+        behind.filter_map(|(name, entry)| Some((name.clone(), entry.cursor, entry.active?))).collect()
+    }
+
+    /// Makes all cursors durable. Blocks.
+    ///
+    /// # Errors
+    /// Where the database refuses; the next call tries again.
+    pub fn save(&self) -> Result<(), StateError> {
+        let changed: Vec<_> = {
+            let table = self.table();
+            let changed = table.iter().filter(|(_, entry)| entry.saved != Some(entry.cursor));
+            changed.map(|(name, entry)| (name.clone(), entry.cursor)).collect()
+        };
+        if changed.is_empty() {
+            return Ok(());
+        }
+        for (name, cursor) in &changed {
+            let value = rmp_serde::to_vec(cursor).expect("a Vec takes every cursor");
+            self.tree.insert(name.as_str(), value).map_err(|e| self.state.failed(e))?;
+        }
+        self.state.sync()?;
+        let mut table = self.table();
+        for (name, cursor) in changed {
+            if let Some(entry) = table.get_mut(&name) {
+                entry.saved = Some(cursor);
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<SinkName, Entry>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

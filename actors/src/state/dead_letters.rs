@@ -1,0 +1,301 @@
+//! Events that could not be delivered, kept with the reason until somebody replays or drops them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional as _};
+
+use super::{StateDb, StateError, VALUE_BYTES_MAX};
+use crate::{
+    event::{Event, Timestamp, encode_single},
+    record::{Batch, Position, Record, SinkName, Span},
+};
+
+/// One event, or a range of positions whose bytes are gone, that a sink gave up on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The sink that could not deliver it.
+    pub sink: SinkName,
+    /// Its place in the journal; more than one position only where `event` is absent.
+    pub span: Span,
+    /// Why.
+    pub reason: Reason,
+    /// What the destination said, or what happened.
+    pub error: String,
+    /// The status it answered with.
+    pub status: Option<u16>,
+    /// Deliveries tried.
+    pub attempts: u32,
+    /// When it was given up on.
+    pub at: Timestamp,
+    /// The event as a block of one; absent where its bytes are gone.
+    pub event: Option<Bytes>,
+}
+
+/// Why an event became a dead letter; the label `reason` of `forebay_sink_dead_letters_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The destination refuses it for what it is.
+    Rejected,
+    /// The sink panicked on it, again and again.
+    Panicked,
+    /// It was retried for as long as `retry.max_age` allows.
+    Expired,
+    /// The journal was full and the sink's policy is `drop_oldest`.
+    DroppedOldest,
+    /// Its bytes in the journal are damaged.
+    Damaged,
+}
+
+impl Reason {
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Panicked => "panicked",
+            Self::Expired => "expired",
+            Self::DroppedOldest => "dropped_oldest",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// What the dead letters of a sink come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Dead letters.
+    pub letters: u64,
+    /// Bytes they take up, as stored.
+    pub bytes: u64,
+}
+
+/// The dead letters of all sinks. Everything here blocks.
+#[derive(Debug)]
+pub struct DeadLetters {
+    state: Arc<StateDb>,
+    /// Key: sink name, 0, id u64, chunk u16.
+    letters: sled::Tree,
+    totals: sled::Tree,
+    bytes_max: u64,
+}
+
+impl DeadLetter {
+    /// A dead letter of one event.
+    pub fn of_event(sink: &SinkName, position: Position, event: &Event<'_>, reason: Reason, at: Timestamp) -> Self {
+        let span = Span { first: position, end: position.plus(1) };
+        let event = Some(encode_single(event).into());
+        Self { sink: sink.clone(), span, reason, error: String::new(), status: None, attempts: 0, at, event }
+    }
+
+    /// A dead letter of positions without bytes.
+    pub fn of_span(sink: &SinkName, span: Span, reason: Reason, at: Timestamp) -> Self {
+        let error = format!("{} positions", span.count());
+        Self { sink: sink.clone(), span, reason, error, status: None, attempts: 0, at, event: None }
+    }
+
+    /// The event as a batch that can be delivered; `None` where its bytes are gone.
+    pub fn batch(&self) -> Option<Batch> {
+        let payload = self.event.clone()?;
+        let record = Record { first: self.span.first, count: 1, written_at: self.at, payload };
+        Some(Batch::new(self.span, vec![Arc::new(record)]))
+    }
+}
+
+impl DeadLetters {
+    /// Opens them; a sink whose letter would grow them over `bytes_max` has to wait.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn open(state: Arc<StateDb>, bytes_max: u64) -> Result<Self, StateError> {
+        let (letters, totals) = (state.tree("dead_letters")?, state.tree("dead_letter_totals")?);
+        Ok(Self { state, letters, totals, bytes_max })
+    }
+
+    /// Keeps the letters, all or none, durably.
+    ///
+    /// # Errors
+    /// [`StateError::DeadLettersFull`], or where the database refuses.
+    pub fn add(&self, letters: &[DeadLetter]) -> Result<(), StateError> {
+        let encoded: Vec<_> = letters
+            .iter()
+            .map(|letter| (&letter.sink, rmp_serde::to_vec(letter).expect("a Vec takes every letter")))
+            .collect();
+        let new: u64 = encoded.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        // A range is the account of what is gone already: it is never refused.
+        let has_events = letters.iter().any(|letter| letter.event.is_some());
+        if has_events && self.all_totals()?.iter().map(|(_, t)| t.bytes).sum::<u64>() + new > self.bytes_max {
+            return Err(StateError::DeadLettersFull { bytes_max: self.bytes_max });
+        }
+        let ids = encoded.iter().map(|_| self.state.db.generate_id()).collect::<Result<Vec<_>, _>>();
+        let ids = ids.map_err(|e| self.state.failed(e))?;
+        self.transact(|tree, totals| {
+            for ((sink, bytes), id) in encoded.iter().zip(&ids) {
+                for (chunk, part) in bytes.chunks(VALUE_BYTES_MAX).enumerate() {
+                    tree.insert(key(sink, *id, chunk as u16), part)?;
+                }
+                change_totals(totals, sink, |t| {
+                    t.letters += 1;
+                    t.bytes += bytes.len() as u64;
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The letters of one sink in order, beginning behind the id `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn list(
+        &self,
+        sink: &SinkName,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, StateError> {
+        let lower = key(sink, after.map_or(0, |id| id + 1), 0);
+        let upper = key(sink, u64::MAX, u16::MAX);
+        let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
+        for item in self.letters.range(lower..=upper) {
+            let (key, part) = item.map_err(|e| self.state.failed(e))?;
+            let id = key[key.len() - 10..key.len() - 2].try_into().map(u64::from_be_bytes);
+            let id = id.map_err(|e| self.state.failed(e))?;
+            if let Some((_, bytes)) = found.last_mut().filter(|(last, _)| *last == id) {
+                bytes.extend_from_slice(&part);
+            } else if found.len() == limit {
+                break;
+            } else {
+                found.push((id, part.to_vec()));
+            }
+        }
+        let decode = |(id, bytes): (u64, Vec<u8>)| Ok((id, rmp_serde::from_slice(&bytes)?));
+        let decoded: Result<_, rmp_serde::decode::Error> = found.into_iter().map(decode).collect();
+        decoded.map_err(|e| self.state.failed(e))
+    }
+
+    /// Removes a letter; `false` where there is none.
+    ///
+    /// # Errors
+    /// Where the database refuses.
+    pub fn remove(&self, sink: &SinkName, id: u64) -> Result<bool, StateError> {
+        let range = key(sink, id, 0)..=key(sink, id, u16::MAX);
+        let parts = self.letters.range(range).collect::<Result<Vec<_>, _>>();
+        let parts = parts.map_err(|e| self.state.failed(e))?;
+        let bytes: u64 = parts.iter().map(|(_, part)| part.len() as u64).sum();
+        if parts.is_empty() {
+            return Ok(false);
+        }
+        self.transact(|tree, totals| {
+            for (key, _) in &parts {
+                tree.remove(key)?;
+            }
+            change_totals(totals, sink, |t| {
+                t.letters = t.letters.saturating_sub(1);
+                t.bytes = t.bytes.saturating_sub(bytes);
+            })
+        })?;
+        Ok(true)
+    }
+
+    /// What there is, by sink.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn all_totals(&self) -> Result<Vec<(SinkName, Totals)>, StateError> {
+        let read = |item: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (name, value) = item.map_err(|e| self.state.failed(e))?;
+            let name = std::str::from_utf8(&name).map_err(|e| self.state.failed(e))?;
+            let totals = rmp_serde::from_slice(&value).map_err(|e| self.state.failed(e))?;
+            Ok((SinkName::from(name), totals))
+        };
+        self.totals.iter().map(read).collect()
+    }
+
+    fn transact(
+        &self,
+        change: impl Fn(
+            &sled::transaction::TransactionalTree,
+            &sled::transaction::TransactionalTree,
+        ) -> Result<(), ConflictableTransactionError<String>>,
+    ) -> Result<(), StateError> {
+        let trees = (&self.letters, &self.totals);
+        let done: Result<(), TransactionError<String>> =
+            trees.transaction(|(letters, totals)| change(letters, totals));
+        done.map_err(|e| self.state.failed(format!("{e:?}")))?;
+        self.state.sync()
+    }
+}
+
+fn key(sink: &SinkName, id: u64, chunk: u16) -> Vec<u8> {
+    [sink.as_str().as_bytes(), &[0], &id.to_be_bytes(), &chunk.to_be_bytes()].concat()
+}
+
+fn change_totals(
+    tree: &sled::transaction::TransactionalTree,
+    sink: &SinkName,
+    change: impl Fn(&mut Totals),
+) -> Result<(), ConflictableTransactionError<String>> {
+    let abort = |e: rmp_serde::decode::Error| ConflictableTransactionError::Abort(e.to_string());
+    let found = tree.get(sink.as_str())?;
+    let mut totals = found.map(|value| rmp_serde::from_slice(&value)).transpose().map_err(abort)?.unwrap_or_default();
+    change(&mut totals);
+    tree.insert(sink.as_str(), rmp_serde::to_vec(&totals).expect("a Vec takes every total"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::event::EventId;
+
+    fn letter(sink: &str, message: &str) -> DeadLetter {
+        let at = Timestamp::from_nanos(5);
+        let event = Event {
+            event_id: EventId::Given("id-1"),
+            timestamp: at,
+            service: "api",
+            message,
+            metadata: Some("{\"k\":[1]}"),
+            ingested_at: at,
+        };
+        DeadLetter::of_event(&SinkName::from(sink), Position(7), &event, Reason::Rejected, at)
+    }
+
+    /// A letter comes back whole, also one far larger than a value, after the database was reopened.
+    #[test]
+    fn letters_survive_reopening_and_can_be_replayed() {
+        let dir = TempDir::new().unwrap();
+        let long = "x".repeat(100_000);
+        {
+            let letters = DeadLetters::open(Arc::new(StateDb::open(dir.path()).unwrap()), 1 << 30).unwrap();
+            letters.add(&[letter("a", "short"), letter("b", "other"), letter("a", &long)]).unwrap();
+        }
+        let letters = DeadLetters::open(Arc::new(StateDb::open(dir.path()).unwrap()), 1 << 30).unwrap();
+        let sink = SinkName::from("a");
+        let found = letters.list(&sink, None, 10).unwrap();
+        assert_eq!(found.len(), 2);
+        let batch = found[1].1.batch().unwrap();
+        let event = batch.events().next().unwrap().unwrap();
+        assert_eq!((event.message, event.event_id), (&long[..], EventId::Given("id-1")));
+        assert_eq!(letters.list(&sink, Some(found[0].0), 10).unwrap().len(), 1);
+        assert!(letters.remove(&sink, found[0].0).unwrap());
+        assert!(!letters.remove(&sink, found[0].0).unwrap());
+        let totals = letters.all_totals().unwrap();
+        assert_eq!(totals.iter().map(|(s, t)| (s.as_str(), t.letters)).collect::<Vec<_>>(), [("a", 1), ("b", 1)]);
+    }
+
+    /// At the cap the sink is told to wait; an account of what is gone already is still taken.
+    #[test]
+    fn a_full_box_refuses_events_but_not_ranges() {
+        let dir = TempDir::new().unwrap();
+        let letters = DeadLetters::open(Arc::new(StateDb::open(dir.path()).unwrap()), 500).unwrap();
+        letters.add(&[letter("a", "fits")]).unwrap();
+        assert!(matches!(letters.add(&[letter("a", &"y".repeat(500))]), Err(StateError::DeadLettersFull { .. })));
+        let span = Span { first: Position(1), end: Position(9) };
+        let range = DeadLetter::of_span(&SinkName::from("a"), span, Reason::DroppedOldest, Timestamp::default());
+        letters.add(&[range]).unwrap();
+    }
+}
