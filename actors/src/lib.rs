@@ -1,7 +1,22 @@
-//! The actors of Forebay.
+//! The actors of Forebay: what they say to each other, the journal they share, and the supervisor that keeps them
+//! alive. No HTTP, no SQL, no configuration file: who wants to know how Forebay behaves reads this crate alone.
+//!
+//! In reading order: [`event`] and [`record`] are what travels. [`message`] is everything that is said. [`receiver`] →
+//! [`buffer`] → [`batcher`] → [`broadcast`] → [`sink`] is the way of an event; [`journal`] is where it is durable and
+//! [`state`] how far each sink has come; [`destination`] is what a sink delivers to. [`retention`] and [`health`] look
+//! after the whole. [`runtime`] is what actors stand on.
+
+pub mod batcher;
+pub mod broadcast;
+pub mod buffer;
 pub mod destination;
 pub mod event;
+pub mod health;
 pub mod journal;
+pub mod message;
+pub mod receiver;
 pub mod record;
+pub mod retention;
 pub mod runtime;
+pub mod sink;
 pub mod state;

@@ -51,6 +51,9 @@ pub struct Tally {
     pub measured: Duration,
     /// Latencies of the requests acknowledged while it was measured.
     pub latencies: Histogram,
+    /// Processor time that neither the bench nor the server used meanwhile, in percent of all cores; filled
+    /// in by whoever knows the server.
+    pub others_cpu_percent: f64,
     /// Requests without a 2xx, by status or by what broke.
     pub errors: BTreeMap<String, u64>,
 }

@@ -100,13 +100,23 @@ impl Server {
     /// # Errors
     /// Where it is gone.
     pub fn cpu(&self) -> Result<Duration, Failure> {
-        let stat = self.proc("stat")?;
-        // The name in parentheses may hold anything, so fields are counted from its end: utime, stime are
-        // the 14th and 15th of the line.
-        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-        let ticks: u64 =
-            fields.split_ascii_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
-        Ok(Duration::from_micros(ticks * TICK_US))
+        Ok(cpu_of_stat(&self.proc("stat")?))
+    }
+
+    /// Processor time that everybody else on the machine has used: all but this server and the bench.
+    ///
+    /// # Errors
+    /// Where the server is gone.
+    pub fn others_cpu(&self) -> Result<Duration, Failure> {
+        let read = |path: &str| fs::read_to_string(path).map_err(Failure::io(format!("read {path}")));
+        // The first line sums up all cores: cpu user nice system idle iowait irq softirq steal. Interrupts
+        // are nobody's, and on loopback mostly our own.
+        let machine = read("/proc/stat")?;
+        let fields = machine.lines().next().unwrap_or_default().split_ascii_whitespace();
+        let fields = fields.enumerate().filter(|(index, _)| matches!(index, 1..=3 | 8));
+        let ticks: u64 = fields.filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum();
+        let ours = cpu_of_stat(&read("/proc/self/stat")?) + self.cpu()?;
+        Ok(Duration::from_micros(ticks * TICK_US).saturating_sub(ours))
     }
 
     /// The most memory it has had resident.
@@ -191,6 +201,14 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
 fn tail(output: &Output) -> String {
     let output = output.lock().unwrap_or_else(PoisonError::into_inner);
     output.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+/// User and system time in a `/proc/<pid>/stat`. The name in parentheses may hold anything, so fields are
+/// counted from its end: these are the 14th and 15th of the line.
+fn cpu_of_stat(stat: &str) -> Duration {
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_micros(ticks * TICK_US)
 }
 
 // === impl Metrics ===

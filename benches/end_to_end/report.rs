@@ -14,6 +14,10 @@ const PEAK_RSS_MB_MAX: f64 = 128.0;
 const BACKLOG_PERCENT_MIN: f64 = 90.0;
 const BLACKHOLE_PERCENT_MAX: f64 = 5.0;
 
+/// What others may use of the cores before a row says little about the server. The kernel's own threads,
+/// which write what is synced, are among the others.
+const OTHERS_CPU_PERCENT_MAX: f64 = 5.0;
+
 /// Everything a run found.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -35,6 +39,8 @@ pub struct Row {
     p99_ms: Option<f64>,
     floor_p50_ms: Option<f64>,
     floor_p99_ms: Option<f64>,
+    others_cpu_percent: f64,
+    floor_others_cpu_percent: Option<f64>,
     cpu_us_per_event: f64,
     /// What each sink beyond the first adds to the processor time of an event; a negative one is noise.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +92,8 @@ impl Row {
             p99_ms: tally.latencies.quantile_ms(0.99),
             floor_p50_ms: None,
             floor_p99_ms: None,
+            others_cpu_percent: tally.others_cpu_percent,
+            floor_others_cpu_percent: None,
             cpu_us_per_event: outcome.cpu.as_secs_f64() * 1e6 / outcome.acked_events as f64,
             cpu_percent_per_blackhole: None,
             peak_rss_mb: outcome.rss_peak_bytes as f64 / 1e6,
@@ -108,6 +116,7 @@ impl Row {
             floor_percent: Some(100.0 * self.acked_events_per_s / floor.events_per_s()),
             floor_p50_ms: floor.latencies.quantile_ms(0.5),
             floor_p99_ms: floor.latencies.quantile_ms(0.99),
+            floor_others_cpu_percent: Some(floor.others_cpu_percent),
             ..self
         }
     }
@@ -159,9 +168,8 @@ const HEADINGS: [&str; 12] = [
 impl Report {
     /// An empty one.
     pub fn new(window: Duration) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let window_seconds = window.as_secs();
-        Self { cores, window_seconds, rows: Vec::new(), targets: Vec::new(), notes: Vec::new() }
+        Self { cores: cores(), window_seconds, rows: Vec::new(), targets: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a scenario.
@@ -171,6 +179,10 @@ impl Report {
                 "{} LOST {} events: {} acknowledged, {} delivered when the wait ended",
                 row.scenario, row.lost_events, row.acked_events, row.delivered_events
             ));
+        }
+        let others = row.others_cpu_percent.max(row.floor_others_cpu_percent.unwrap_or(0.0));
+        if others > OTHERS_CPU_PERCENT_MAX {
+            self.note(format!("{}: others used {others:.0} % of the cores, measure again", row.scenario));
         }
         if row.acked_events == 0 {
             self.note(format!("{}: no event was acknowledged", row.scenario));
@@ -236,6 +248,11 @@ impl Report {
         });
         self.targets = targets.collect();
     }
+}
+
+/// Cores that all parts share.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl fmt::Display for Report {

@@ -10,7 +10,7 @@ use super::{
     events::{self, Request},
     load::{Load, Tally},
     process::Server,
-    report::{Report, Row},
+    report::{Report, Row, cores},
     rig::{Rig, STALL_MAX, file_system},
     sink::Stance,
 };
@@ -24,8 +24,6 @@ const FILL_MAX_PER_GIB: Duration = Duration::from_secs(2 * 60);
 const FILL_POLL: Duration = Duration::from_millis(250);
 /// Further sinks in the runs of `fan-out`.
 const FAN_OUT: [usize; 4] = [0, 1, 2, 4];
-/// Of the minute before the run. Two cores have nothing to give away.
-const LOAD_AVERAGE_MAX: f64 = 0.5;
 const BYTES_PER_GIB: u64 = 1 << 30;
 
 /// A scenario.
@@ -99,6 +97,15 @@ impl Workload {
         let requests = Arc::clone(&self.requests);
         Load { address: server.address(), requests, connections: self.connections }
     }
+
+    /// Load on the server for `window`, and how much of the machine others took meanwhile.
+    async fn measure(&self, server: &Server, window: Duration) -> Result<Tally, Failure> {
+        let (others, began) = (server.others_cpu()?, Instant::now());
+        let tally = self.on(server).measure(window).await?;
+        let others = server.others_cpu()?.saturating_sub(others).as_secs_f64();
+        let all = began.elapsed().as_secs_f64() * cores() as f64;
+        Ok(Tally { others_cpu_percent: 100.0 * others / all, ..tally })
+    }
 }
 
 /// Runs the scenarios one after the other.
@@ -109,9 +116,6 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let mut report = Report::new(arguments.window);
     if file_system(&arguments.dir).is_some_and(|kind| kind == "tmpfs") {
         report.note(format!("{} is memory: fsync costs nothing there, use --dir", arguments.dir.display()));
-    }
-    if let Some(load) = load_average().filter(|load| *load >= LOAD_AVERAGE_MAX) {
-        report.note(format!("the load average was {load} at the start: others had a part of the cores"));
     }
     for name in Name::ALL {
         let is_baseline = name == Name::Batches && arguments.only.contains(&Name::Backlog);
@@ -134,15 +138,11 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     Ok(report)
 }
 
-fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
-}
-
 /// The server and the floor under the same load.
 async fn compared(arguments: &Arguments, name: Name) -> Result<Row, Failure> {
     let workload = name.workload()?;
     let rig = Rig::start(arguments, 0).await?;
-    let tally = workload.on(&rig.server).measure(arguments.window).await?;
+    let tally = workload.measure(&rig.server, arguments.window).await?;
     let outcome = rig.finish(tally, 0, DELIVERY_MAX).await?;
     let floor = floor(&workload, arguments.window).await?;
     Ok(Row::new(name.as_str(), &outcome).with_floor(&floor))
@@ -151,7 +151,7 @@ async fn compared(arguments: &Arguments, name: Name) -> Result<Row, Failure> {
 async fn floor(workload: &Workload, window: Duration) -> Result<Tally, Failure> {
     let this = std::env::current_exe().map_err(Failure::io("find this program"))?;
     let server = Server::start(Command::new(this).arg("--floor")).await?;
-    let tally = workload.on(&server).measure(window).await?;
+    let tally = workload.measure(&server, window).await?;
     if !tally.errors.is_empty() {
         // A floor that refuses what is sent is no floor.
         return Err(server.failure(&format!("of the floor answered with {:?}", tally.errors)));
@@ -184,7 +184,7 @@ async fn backlog(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
         }
         tokio::time::sleep(FILL_POLL).await;
     }
-    let tally = workload.on(&rig.server).measure(arguments.window).await?;
+    let tally = workload.measure(&rig.server, arguments.window).await?;
     if rig.sink.events() >= fill.acked_events {
         report.note("backlog was drained before the window ended: give more --backlog-bytes".to_owned());
     }
@@ -217,7 +217,7 @@ async fn fan_out(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
     let workload = Name::FanOut.workload()?;
     for blackholes in FAN_OUT {
         let rig = Rig::start(arguments, blackholes).await?;
-        let tally = workload.on(&rig.server).measure(arguments.window).await?;
+        let tally = workload.measure(&rig.server, arguments.window).await?;
         let outcome = rig.finish(tally, 0, DELIVERY_MAX).await?;
         report.push(Row::new(&format!("fan-out+{blackholes}"), &outcome).with_blackholes(blackholes));
     }

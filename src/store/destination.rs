@@ -121,3 +121,71 @@ impl From<StoreError> for DeliveryError {
         Self { cause, message: error.to_string(), status: None, verdict }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use super::{
+        super::{
+            Reader,
+            fixture::{batch, batch_of, draft},
+        },
+        *,
+    };
+
+    fn home() -> (tempfile::TempDir, SqliteDestination, Reader) {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("store/events.db");
+        (home, SqliteDestination::new(&path), Reader::new(&path))
+    }
+
+    /// A batch that is delivered twice, as after a crash, is stored once, and both deliveries succeed.
+    #[tokio::test]
+    async fn a_batch_delivered_twice_is_stored_once() {
+        let (_home, destination, reader) = home();
+        let events = batch(0, &[draft("a", 1, "s"), draft("b", 2, "s")]);
+        assert!(destination.deliver(Arc::clone(&events)).await.unwrap().bytes > 0);
+        assert_eq!(destination.deliver(events).await.unwrap().bytes, 0);
+        assert_eq!(reader.count_total().unwrap(), 2);
+        destination.probe().await.unwrap();
+    }
+
+    /// What cannot be decoded is refused for good; what the disk does may pass, and does once it is repaired.
+    #[tokio::test]
+    async fn failures_carry_their_verdict() {
+        let (home, destination, reader) = home();
+        let error = destination.deliver(batch_of(0, 1, vec![0; 7])).await.unwrap_err();
+        assert_eq!((error.cause, error.verdict), (Cause::Encode, Verdict::Reject));
+
+        let blocked = home.path().join("blocked");
+        fs::write(&blocked, "a file where the directory should be").unwrap();
+        let elsewhere = SqliteDestination::new(blocked.join("events.db"));
+        for error in [
+            elsewhere.deliver(batch(0, &[draft("a", 1, "s")])).await.unwrap_err(),
+            elsewhere.probe().await.unwrap_err(),
+        ] {
+            assert_eq!((error.cause, error.verdict), (Cause::Io, Verdict::Retry { after: None }), "{error}");
+            assert!(error.message.contains("blocked"), "{error}");
+        }
+        fs::remove_file(&blocked).unwrap();
+        elsewhere.deliver(batch(0, &[draft("a", 1, "s")])).await.unwrap();
+        assert_eq!(reader.count_total().unwrap(), 0);
+    }
+
+    /// After a panic with the writer in hand, the next delivery builds a new one and succeeds.
+    #[tokio::test]
+    async fn a_panic_costs_the_writer_only() {
+        let (_home, destination, reader) = home();
+        destination.deliver(batch(0, &[draft("a", 1, "s")])).await.unwrap();
+        let shared = Arc::clone(&destination.shared);
+        let panicked = thread::spawn(move || {
+            let _writer = shared.lock();
+            panic!("a bug");
+        });
+        assert!(panicked.join().is_err());
+        destination.probe().await.unwrap();
+        destination.deliver(batch(1, &[draft("b", 1, "s")])).await.unwrap();
+        assert_eq!(reader.count_total().unwrap(), 2);
+    }
+}

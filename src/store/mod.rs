@@ -14,6 +14,7 @@ mod destination;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod needle;
 mod query;
 mod read;
 mod retention;

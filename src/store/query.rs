@@ -3,13 +3,13 @@
 //! A page is a walk along an index from the place the cursor names (keyset pagination): its cost is that
 //! of the events it looks at, wherever in the store they lie. Nothing is counted and nothing is skipped over.
 
-use std::{str, time::Duration};
+use std::time::Duration;
 
 use forebay_actors::event::{Event, EventId, Timestamp, write_json};
 use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::time::Instant;
 
-use super::{Cursor, Order, QueryError};
+use super::{Cursor, Order, QueryError, needle::Needle};
 
 /// Events a page may have.
 pub const PAGE_EVENTS_MAX: usize = 1000;
@@ -73,14 +73,6 @@ pub struct StoredEvent {
     pub ingested_at: Timestamp,
 }
 
-/// A text to look for, made ready for being compared with many messages.
-enum Needle {
-    /// Lower case.
-    Ascii(Vec<u8>),
-    /// Lower case, by Unicode's rules.
-    Unicode(String),
-}
-
 /// What the walk of a query has to keep to.
 struct Walk {
     sql: &'static str,
@@ -97,21 +89,25 @@ macro_rules! select {
 }
 
 // The index is named, because a plan by SQLite's guess would be a sort of the whole store on the day it guesses
-// otherwise. Comparing rows of values lets the walk begin at one place in the index, also among events of one
-// time.
+// otherwise. Comparing rows of values lets the walk begin at one place in the index, also among many events of one
+// time. SQLite's planner takes the id for a part of that place only where the comparison names a collation, though
+// numbers have none; a test holds it to the plan.
 const NEWEST: &str = select!(
-    "INDEXED BY events_by_time WHERE (timestamp, id) <= (?1, ?2) AND timestamp >= ?3
+    "INDEXED BY events_by_time WHERE (timestamp, id) <= (?1, ?2 COLLATE BINARY) AND timestamp >= ?3
      ORDER BY timestamp DESC, id DESC"
 );
 const OLDEST: &str = select!(
-    "INDEXED BY events_by_time WHERE (timestamp, id) >= (?1, ?2) AND timestamp <= ?3 ORDER BY timestamp, id"
+    "INDEXED BY events_by_time WHERE (timestamp, id) >= (?1, ?2 COLLATE BINARY) AND timestamp <= ?3
+     ORDER BY timestamp, id"
 );
 const NEWEST_OF_SERVICE: &str = select!(
-    "INDEXED BY events_by_service WHERE service = ?4 AND (timestamp, id) <= (?1, ?2) AND timestamp >= ?3
+    "INDEXED BY events_by_service
+     WHERE service = ?4 AND (timestamp, id) <= (?1, ?2 COLLATE BINARY) AND timestamp >= ?3
      ORDER BY timestamp DESC, id DESC"
 );
 const OLDEST_OF_SERVICE: &str = select!(
-    "INDEXED BY events_by_service WHERE service = ?4 AND (timestamp, id) >= (?1, ?2) AND timestamp <= ?3
+    "INDEXED BY events_by_service
+     WHERE service = ?4 AND (timestamp, id) >= (?1, ?2 COLLATE BINARY) AND timestamp <= ?3
      ORDER BY timestamp, id"
 );
 const BY_ID: &str = select!("WHERE event_id = ?1");
@@ -180,7 +176,8 @@ pub(super) fn page(connection: &Connection, query: &Query, scan_max: Duration) -
             page.next_cursor = reached;
             break;
         }
-        if needle.as_ref().map_or(Ok(true), |needle| needle.is_in(row))? {
+        let message = row.get_ref(3)?.as_str()?;
+        if needle.as_ref().is_none_or(|needle| needle.is_in(message)) {
             let event = StoredEvent::from_row(row)?;
             bytes += event.text_bytes();
             page.events.push(event);
@@ -232,35 +229,196 @@ impl StoredEvent {
     }
 }
 
-// === impl Needle ===
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
 
-impl Needle {
-    fn new(text: &str) -> Self {
-        if text.is_ascii() {
-            Self::Ascii(text.to_ascii_lowercase().into_bytes())
-        } else {
-            Self::Unicode(text.to_lowercase())
+    use forebay_actors::event::Draft;
+
+    use super::{
+        super::{
+            StoreError,
+            fixture::{Store, batch, draft, time},
+        },
+        *,
+    };
+
+    fn query(order: Order, limit: usize) -> Query {
+        Query { order, limit, ..Query::default() }
+    }
+
+    /// Events of three services; up to seven of each share a time, and they come in no order of time.
+    fn many(store: &mut Store, count: usize) -> Vec<(i64, String, String)> {
+        let events: Vec<_> = (0..count)
+            .map(|i| ((i * 31 % (count / 7 + 1)) as i64, format!("e{i:04}"), format!("s{}", i % 3)))
+            .collect();
+        for (i, part) in events.chunks(50).enumerate() {
+            let drafts: Vec<_> = part.iter().map(|(at, id, service)| draft(id, *at, service)).collect();
+            store.writer.insert(&batch(i as u64 * 50, &drafts)).unwrap();
+        }
+        events
+    }
+
+    /// Whatever the order, the limit and the filters, paging returns exactly the events that match, each once,
+    /// in order, also where many have the same time.
+    #[test]
+    fn paging_returns_every_event_once_in_order() {
+        let mut store = Store::new();
+        let mut expected = many(&mut store, 300);
+        // Stored one after the other, events of one time stand in the order of their ids here.
+        expected.sort();
+        for (order, limit) in
+            [(Order::Oldest, 1), (Order::Oldest, 7), (Order::Newest, 2), (Order::Newest, 300)]
+        {
+            for service in [None, Some("s1"), Some("none")] {
+                for (from, to) in [(None, None), (Some(3), Some(20)), (None, Some(20)), (Some(20), None)] {
+                    let is_in = |event: &&(i64, String, String)| {
+                        from.is_none_or(|from| event.0 >= from)
+                            && to.is_none_or(|to| event.0 < to)
+                            && service.is_none_or(|service| event.2 == service)
+                    };
+                    let mut ids: Vec<_> = expected.iter().filter(is_in).map(|e| e.1.clone()).collect();
+                    if order == Order::Newest {
+                        ids.reverse();
+                    }
+                    let service = service.map(str::to_owned);
+                    let (from, to) = (from.map(time), to.map(time));
+                    let found = store.walk(&Query { service, from, to, ..query(order, limit) });
+                    let found: Vec<_> = found.into_iter().map(|e| e.event_id).collect();
+                    assert_eq!(found, ids, "{order} {limit} {from:?} {to:?}");
+                }
+            }
         }
     }
 
-    fn is_in(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
-        let message = row.get_ref(3)?;
-        Ok(match self {
-            // Bytes, not text: no character beyond ASCII has a byte of ASCII in it, and nothing is checked
-            // or copied for messages that do not match.
-            Self::Ascii(lower) => contains_ascii(message.as_bytes()?, lower),
-            Self::Unicode(lower) => message.as_str()?.to_lowercase().contains(lower.as_str()),
-        })
+    /// Scenario: between two pages events arrive, before, behind and at the place reached, and events already
+    /// read are deleted. Those that were there at the start are still all returned, and none twice.
+    #[test]
+    fn paging_stands_fast_while_the_store_changes() {
+        for order in [Order::Newest, Order::Oldest] {
+            let mut store = Store::new();
+            let there: HashSet<_> = many(&mut store, 200).into_iter().map(|e| e.1).collect();
+            let mut query = query(order, 9);
+            let mut seen = Vec::new();
+            for round in 0.. {
+                let page = store.reader.page(&query).unwrap();
+                seen.extend(page.events.iter().map(|e| e.event_id.clone()));
+                query.cursor = page.next_cursor;
+                if query.cursor.is_none() || round > 100 {
+                    break;
+                }
+                let at = page.events.last().unwrap().timestamp.nanos() / 1_000_000_000;
+                let ids: Vec<_> = (0..3).map(|i| format!("new{round:03}{i}")).collect();
+                let drafts =
+                    [draft(&ids[0], at - 1, "s0"), draft(&ids[1], at, "s0"), draft(&ids[2], at + 1, "s0")];
+                store.writer.insert(&batch(10_000 + round, &drafts)).unwrap();
+                if order == Order::Oldest {
+                    store.writer.delete_before(time(at), 100).unwrap();
+                }
+            }
+            let distinct: HashSet<_> = seen.iter().cloned().collect();
+            assert_eq!(distinct.len(), seen.len(), "an event came twice");
+            assert!(distinct.is_superset(&there), "an event was passed over");
+        }
     }
-}
 
-/// Whether `lower`, which is not empty, stands in `text` in whatever case.
-fn contains_ascii(text: &[u8], lower: &[u8]) -> bool {
-    let (first, rest) = (lower[0], &lower[1..]);
-    let upper = first.to_ascii_uppercase();
-    let Some(starts) = text.len().checked_sub(rest.len()) else { return false };
-    (0..starts).any(|at| {
-        (text[at] == first || text[at] == upper)
-            && text[at + 1..at + lower.len()].eq_ignore_ascii_case(rest)
-    })
+    /// The last page has no cursor, also where it is full: a cursor promises that something lies behind it.
+    #[test]
+    fn a_cursor_means_that_there_is_more() {
+        let mut store = Store::new();
+        assert_eq!(store.reader.page(&query(Order::Newest, 5)).unwrap(), Page::default());
+        many(&mut store, 10);
+        let first = store.reader.page(&query(Order::Newest, 5)).unwrap();
+        assert!(!first.partial);
+        let last = Query { cursor: first.next_cursor, ..query(Order::Newest, 5) };
+        let last = store.reader.page(&last).unwrap();
+        assert_eq!((last.events.len(), last.next_cursor, last.partial), (5, None, false));
+    }
+
+    /// A search that is out of time at once still goes on by some events a page, says that it is partial, and
+    /// finds everything in the end.
+    #[test]
+    fn a_search_out_of_time_goes_on_with_the_next_page() {
+        let mut store = Store::new();
+        let ids: Vec<_> = (0..300).map(|i| format!("e{i:03}")).collect();
+        let mut drafts: Vec<_> = ids.iter().zip(0..).map(|(id, at)| draft(id, at, "s")).collect();
+        drafts[0].message = "a NEEDLE in the hay";
+        drafts[150].message = "needle";
+        store.writer.insert(&batch(0, &drafts)).unwrap();
+        let mut query = Query { q: Some("Needle".into()), ..query(Order::Newest, 10) };
+        let (mut found, mut pages) = (Vec::new(), 0);
+        loop {
+            let page = store.reader.page_within(&query, Duration::ZERO).unwrap();
+            assert_eq!(page.partial, page.next_cursor.is_some());
+            found.extend(page.events.into_iter().map(|e| e.event_id));
+            pages += 1;
+            query.cursor = page.next_cursor;
+            if query.cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!((found, pages), (vec!["e150".to_owned(), "e000".to_owned()], 5));
+    }
+
+    /// Events so large that a few fill an answer make short pages, none of which is empty.
+    #[test]
+    fn a_page_is_bounded_in_bytes() {
+        let mut store = Store::new();
+        let message = "x".repeat(PAGE_BYTES_MAX / 2);
+        for i in 0..5 {
+            let id = format!("e{i}");
+            let event = Draft { message: &message, ..draft(&id, 1, "s") };
+            store.writer.insert(&batch(i, &[event])).unwrap();
+        }
+        let page = store.reader.page(&query(Order::Oldest, 100)).unwrap();
+        assert_eq!((page.events.len(), page.partial), (2, true));
+        assert_eq!(store.walk(&query(Order::Oldest, 100)).len(), 5);
+    }
+
+    /// A wrong question is told what is wrong with it.
+    #[test]
+    fn wrong_questions_are_refused() {
+        let mut store = Store::new();
+        many(&mut store, 10);
+        let refused = |query: &Query| match store.reader.page(query).unwrap_err() {
+            StoreError::Query(error) => error,
+            other => panic!("{other}"),
+        };
+        assert_eq!(refused(&query(Order::Newest, 0)), QueryError::Limit(0));
+        assert_eq!(refused(&query(Order::Newest, 1001)), QueryError::Limit(1001));
+        let cursor = store.reader.page(&query(Order::Newest, 1)).unwrap().next_cursor;
+        let error = refused(&Query { cursor, ..query(Order::Oldest, 1) });
+        assert_eq!(error, QueryError::CursorOrder { cursor: Order::Newest, query: Order::Oldest });
+        let empty = Query { from: Some(time(5)), to: Some(time(5)), ..query(Order::Newest, 1) };
+        assert_eq!(store.reader.page(&empty).unwrap(), Page::default());
+        let before_time = Query { to: Some(Timestamp::from_nanos(i64::MIN)), ..query(Order::Newest, 1) };
+        assert_eq!(store.reader.page(&before_time).unwrap(), Page::default());
+    }
+
+    /// Every walk begins by a search in its index, with both parts of the place, and sorts nothing.
+    #[test]
+    fn walks_follow_an_index_from_their_place() {
+        let store = Store::new();
+        for (sql, expected) in [
+            (NEWEST, "INDEX events_by_time (timestamp>? AND (timestamp,rowid)<(?,?))"),
+            (OLDEST, "INDEX events_by_time ((timestamp,rowid)>(?,?) AND timestamp<?)"),
+            (
+                NEWEST_OF_SERVICE,
+                "INDEX events_by_service (service=? AND timestamp>? AND (timestamp,rowid)<(?,?))",
+            ),
+            (
+                OLDEST_OF_SERVICE,
+                "INDEX events_by_service (service=? AND (timestamp,rowid)>(?,?) AND timestamp<?)",
+            ),
+        ] {
+            let mut statement =
+                store.writer.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let mut plan = Vec::new();
+            let mut rows = statement.raw_query();
+            while let Some(row) = rows.next().unwrap() {
+                plan.push(row.get::<_, String>(3).unwrap());
+            }
+            assert!(plan.len() == 1 && plan[0].ends_with(expected), "{plan:?}, not {expected}");
+        }
+    }
 }

@@ -155,3 +155,63 @@ impl Drop for Lease<'_> {
         self.0.returned.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{panic, thread};
+
+    use super::{
+        super::fixture::{Store, batch, draft},
+        *,
+    };
+
+    fn is_shared<T: Clone + Send + Sync>(_: &T) {}
+
+    /// Before anything was stored there is nothing, not an error; afterwards the same reader sees it.
+    #[test]
+    fn a_database_that_is_not_there_is_empty() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("store/events.db");
+        let reader = Reader::new(&path);
+        is_shared(&reader);
+        let query = Query { limit: 10, ..Query::default() };
+        let stats = StatsQuery { bucket_seconds: 60, ..StatsQuery::default() };
+        assert_eq!(reader.page(&query).unwrap(), Page::default());
+        assert_eq!(reader.get("a").unwrap(), None);
+        assert_eq!((reader.stats(&stats).unwrap().len(), reader.count_total().unwrap()), (0, 0));
+        assert!(!path.exists(), "a reader makes no files");
+
+        let mut writer = super::super::Writer::open(&path).unwrap();
+        writer.insert(&batch(0, &[draft("a", 1, "s")])).unwrap();
+        assert_eq!(reader.page(&query).unwrap().events.len(), 1);
+    }
+
+    /// More threads than connections are all answered, and no more connections are opened than there may be.
+    #[test]
+    fn connections_are_shared() {
+        let mut store = Store::new();
+        store.writer.insert(&batch(0, &[draft("a", 1, "s")])).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..4 * READERS_MAX {
+                scope.spawn(|| (0..20).for_each(|_| assert!(store.reader.get("a").unwrap().is_some())));
+            }
+        });
+        let connections = store.reader.pool.connections();
+        assert!(connections.lent == 0 && (1..=READERS_MAX).contains(&connections.idle.len()));
+    }
+
+    /// A question that fails or panics gives its right to a connection back.
+    #[test]
+    fn no_connection_is_lost() {
+        let store = Store::new();
+        for _ in 0..2 * READERS_MAX {
+            let panics = || store.reader.read::<()>(|_| panic!("a bug"));
+            assert!(panic::catch_unwind(panic::AssertUnwindSafe(panics)).is_err());
+            let path = store.path();
+            let damaged = StoreError::Corrupt { path, source: rusqlite::Error::InvalidQuery };
+            assert!(store.reader.read::<()>(|_| Err(damaged)).is_err());
+        }
+        assert_eq!(store.reader.count_total().unwrap(), 0);
+        assert_eq!(store.reader.pool.connections().lent, 0);
+    }
+}

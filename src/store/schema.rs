@@ -145,8 +145,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 
 /// The file's version, 0 for a new file; an error where it is later than ours.
 fn known_version(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
-    let found: i64 =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(StoreError::at(path))?;
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(StoreError::at(path))?;
     let known = MIGRATIONS.len();
     let newer = || StoreError::NewerVersion { path: path.to_owned(), found, known: known as i64 };
     usize::try_from(found).ok().filter(|version| *version <= known).ok_or_else(newer)

@@ -214,3 +214,109 @@ impl Buckets<'_> {
 fn count_of<'a>(row: &'a Row<'_>) -> rusqlite::Result<(i64, &'a str, u64)> {
     Ok((row.get(0)?, row.get_ref(1)?.as_str()?, row.get::<_, i64>(2)?.cast_unsigned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::fixture::{Store, batch, draft, time},
+        *,
+    };
+
+    fn query(bucket_seconds: u32) -> StatsQuery {
+        StatsQuery { bucket_seconds, ..StatsQuery::default() }
+    }
+
+    fn counts(store: &Store, query: &StatsQuery) -> Vec<(i64, Option<String>, u64)> {
+        let rows = store.reader.stats(query).unwrap();
+        rows.into_iter().map(|r| (r.bucket_start.nanos() / 1_000_000_000, r.service, r.events)).collect()
+    }
+
+    /// One event every ten seconds of two hours, by turns of two services, from before the epoch on.
+    fn two_hours() -> Store {
+        let mut store = Store::new();
+        let ids: Vec<_> = (-360..360).map(|i| (i * 10, format!("e{i}"))).collect();
+        let service = |at: i64| if at % 20 == 0 { "even" } else { "odd" };
+        let drafts: Vec<_> = ids.iter().map(|(at, id)| draft(id, *at, service(*at))).collect();
+        store.writer.insert(&batch(0, &drafts)).unwrap();
+        store
+    }
+
+    /// Buckets begin at multiples of their length, before the epoch too, and hold what lies in them.
+    #[test]
+    fn buckets_hold_their_events() {
+        let store = two_hours();
+        assert_eq!(counts(&store, &query(3600)), [(-3600, None, 360), (0, None, 360)]);
+        assert_eq!(counts(&store, &query(60)).len(), 120);
+        let of_service = StatsQuery { service: Some("odd".into()), ..query(3600) };
+        assert_eq!(counts(&store, &of_service), [(-3600, None, 180), (0, None, 180)]);
+        let by_service = StatsQuery { group_by_service: true, ..query(86_400) };
+        let (even, odd) = (Some("even".to_owned()), Some("odd".to_owned()));
+        let expected =
+            [(-86_400, even.clone(), 180), (-86_400, odd.clone(), 180), (0, even, 180), (0, odd, 180)];
+        assert_eq!(counts(&store, &by_service), expected);
+        assert_eq!(store.reader.count_total().unwrap(), 720);
+    }
+
+    /// For every pair of bounds, on a minute or not, in one minute or in two, with and without whole minutes
+    /// between them, exactly the events from `from` to before `to` are counted.
+    #[test]
+    fn bounds_are_exact_wherever_they_lie() {
+        let store = two_hours();
+        let bounds =
+            [-4000, -3600, -3595, -61, -60, -59, -50, 0, 1, 10, 11, 59, 60, 61, 119, 120, 3599, 5000];
+        for (from, to) in bounds.iter().flat_map(|from| bounds.map(|to| (*from, to))) {
+            for service in [None, Some("even")] {
+                let step = if service.is_some() { 20 } else { 10 };
+                let expected =
+                    (-3600..3600).step_by(step).filter(|at| (from..to).contains(at)).count() as u64;
+                for group_by_service in [false, true] {
+                    let (from, to) = (Some(time(from)), Some(time(to)));
+                    let service = service.map(str::to_owned);
+                    let query = StatsQuery { from, to, bucket_seconds: 120, service, group_by_service };
+                    let rows = store.reader.stats(&query).unwrap();
+                    assert_eq!(rows.iter().map(|r| r.events).sum::<u64>(), expected, "{query:?}");
+                    assert!(rows.iter().all(|r| r.events > 0 && r.service.is_some() == group_by_service));
+                    assert!(rows.is_sorted_by_key(|r| (r.bucket_start, r.service.clone())));
+                }
+            }
+        }
+    }
+
+    /// Events at the ends of time are counted, and bounds there overflow nothing.
+    #[test]
+    fn the_ends_of_time_are_counted() {
+        let mut store = Store::new();
+        let (first, last) = (Timestamp::from_nanos(i64::MIN), Timestamp::from_nanos(i64::MAX));
+        let mut drafts = [draft("a", 0, "s"), draft("b", 0, "s"), draft("c", 0, "s")];
+        (drafts[0].timestamp, drafts[2].timestamp) = (Some(first), Some(last));
+        store.writer.insert(&batch(0, &drafts)).unwrap();
+        let sum = |from, to| {
+            let rows = store.reader.stats(&StatsQuery { from, to, ..query(604_800) }).unwrap();
+            rows.iter().map(|r| r.events).sum::<u64>()
+        };
+        assert_eq!(sum(None, None), 3);
+        assert_eq!(sum(Some(first), Some(last)), 2);
+        assert_eq!(sum(Some(last), None), 1);
+        assert_eq!(sum(None, Some(first)), 0);
+        assert_eq!(sum(Some(time(1)), Some(time(0))), 0);
+    }
+
+    /// A bucket that counts cannot be added up to, and an answer past the limit, are refused by name.
+    #[test]
+    fn wrong_questions_are_refused() {
+        let mut store = Store::new();
+        for seconds in [0, 1, 90] {
+            let error = store.reader.stats(&query(seconds)).unwrap_err();
+            assert!(matches!(error, StoreError::Query(QueryError::BucketSeconds(s)) if s == seconds));
+        }
+        let ids: Vec<_> = (0..=STATS_ROWS_MAX as i64).map(|i| (i * 60, format!("e{i}"))).collect();
+        let drafts: Vec<_> = ids.iter().map(|(at, id)| draft(id, *at, id)).collect();
+        store.writer.insert(&batch(0, &drafts)).unwrap();
+        for query in [query(60), StatsQuery { group_by_service: true, ..query(86_400) }] {
+            let error = store.reader.stats(&query).unwrap_err();
+            assert!(error.to_string().contains("10000 rows"), "{error}");
+            let shorter = StatsQuery { to: Some(time(60 * STATS_ROWS_MAX as i64)), ..query };
+            assert_eq!(store.reader.stats(&shorter).unwrap().len(), STATS_ROWS_MAX);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! `Health`: looks at everybody, and says how the whole is.
+//!
+//! - Owns: how long each sink has made no progress.
+//! - Receives: nothing; it looks once a second.
+//! - Sends: nothing; its word is in [`HealthBoard`], which anybody reads without waiting.
+//! - On failure: the word grows old, and liveness says so.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use actix::{Actor, AsyncContext as _, Context, Supervised};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    record::Position,
+    runtime::{
+        metrics::Probe,
+        supervisor::{Child, ChildState},
+    },
+    sink::{SinkProbe, SinkReport},
+};
+
+/// How often it looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Without progress for this long a sink that has work makes the whole degraded: three of the longest usual waits
+/// between two deliveries (`batch.max_wait`, a first retry).
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// A word older than this says that the actors' thread is stuck.
+const STALE_AFTER: Duration = Duration::from_secs(15);
+
+/// Messages that may wait; it is sent none.
+pub const MAILBOX_MESSAGES: usize = 1;
+
+/// What a `Health` is built from.
+#[derive(Clone)]
+pub struct HealthSpec {
+    /// Who is looked at. Shared with the pipeline, which adds and removes.
+    pub watched: Watched,
+    /// Where its word is.
+    pub board: HealthBoard,
+}
+
+/// The children and sinks that are looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Watched(Arc<Mutex<BTreeMap<String, (Child, Option<SinkProbe>)>>>);
+
+/// The last word of `Health`.
+#[derive(Debug, Clone)]
+pub struct HealthBoard(Arc<Mutex<(Instant, HealthReport)>>);
+
+/// How the whole is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HealthReport {
+    /// In one word.
+    pub status: Status,
+    /// Every actor by name.
+    pub actors: BTreeMap<String, ActorReport>,
+    /// Every sink by name.
+    pub sinks: BTreeMap<String, SinkHealth>,
+}
+
+/// In one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Everything is as it should be.
+    Healthy,
+    /// Events are taken, but something does not get on.
+    Degraded,
+    /// Events are not taken.
+    Unhealthy,
+}
+
+/// One actor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ActorReport {
+    /// Where its supervision stands.
+    pub state: &'static str,
+    /// Restarts since the start.
+    pub restarts: u64,
+    /// Messages that wait.
+    pub waiting: i64,
+}
+
+/// One sink.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SinkHealth {
+    /// In one word.
+    pub status: Status,
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub report: SinkReport,
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// Looks at this child from now on.
+    pub fn add(&self, child: Child, sink: Option<SinkProbe>) {
+        self.lock().insert(child.name().to_owned(), (child, sink));
+    }
+
+    /// Looks at it no more.
+    pub fn remove(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Child, Option<SinkProbe>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl HealthBoard ===
+
+impl Default for HealthBoard {
+    fn default() -> Self {
+        let nothing = HealthReport { status: Status::Unhealthy, actors: BTreeMap::new(), sinks: BTreeMap::new() };
+        Self(Arc::new(Mutex::new((Instant::now(), nothing))))
+    }
+}
+
+impl HealthBoard {
+    /// The last word, and whether it is so old that its author must be stuck.
+    pub fn read(&self) -> (HealthReport, bool) {
+        let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (board.1.clone(), board.0.elapsed() > STALE_AFTER)
+    }
+
+    fn write(&self, report: HealthReport) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), report);
+    }
+}
+
+/// The actor.
+pub struct Health {
+    spec: HealthSpec,
+    probe: Probe,
+    /// Where each sink was when it last moved.
+    progress: BTreeMap<String, (Position, Instant)>,
+}
+
+impl Health {
+    /// A health as its specification says.
+    pub fn new(spec: HealthSpec, probe: Probe) -> Self {
+        Self { spec, probe, progress: BTreeMap::new() }
+    }
+
+    fn look(&mut self, _: &mut Context<Self>) {
+        let watched: Vec<_> = self.spec.watched.lock().values().cloned().collect();
+        let mut report =
+            HealthReport { status: Status::Healthy, actors: BTreeMap::new(), sinks: BTreeMap::new() };
+        for (child, sink) in watched {
+            let state = child.state();
+            let actor =
+                ActorReport { state: state.as_str(), restarts: child.restarts(), waiting: child.waiting() };
+            report.actors.insert(child.name().to_owned(), actor);
+            let mut status = match state {
+                ChildState::Starting | ChildState::Running => Status::Healthy,
+                ChildState::Restarting | ChildState::Failed | ChildState::Ended => Status::Degraded,
+            };
+            if let Some(sink) = sink {
+                let sink_report = sink.report();
+                status = status.max(self.sink_status(child.name(), &sink_report));
+                let name = child.name().trim_start_matches("sink:").to_owned();
+                report.sinks.insert(name, SinkHealth { status, report: sink_report });
+            } else if state == ChildState::Failed || state == ChildState::Ended {
+                // Without one of these nothing can be accepted.
+                status = Status::Unhealthy;
+            }
+            report.status = report.status.max(status);
+        }
+        self.progress.retain(|name, _| report.actors.contains_key(name));
+        self.spec.board.write(report);
+    }
+
+    fn sink_status(&mut self, name: &str, report: &SinkReport) -> Status {
+        let now = Instant::now();
+        let (seen, since) = self.progress.entry(name.to_owned()).or_insert((report.next, now));
+        if *seen != report.next || report.lag_events == 0 {
+            (*seen, *since) = (report.next, now);
+        }
+        let stalled = now.duration_since(*since) >= STALLED_AFTER;
+        if stalled || report.error.is_some() { Status::Degraded } else { Status::Healthy }
+    }
+}
+
+impl Actor for Health {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        tracing::debug!(waiting = self.probe.waiting(), "health looks");
+        self.look(ctx);
+        ctx.run_interval(LOOK_INTERVAL, Self::look);
+    }
+}
+
+impl Supervised for Health {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        *self = Self::new(self.spec.clone(), self.probe.clone());
+    }
+}

@@ -1,0 +1,136 @@
+//! `Receiver`: the door.
+//!
+//! - Owns: the source of event ids.
+//! - Receives: [`Admit`], a whole request, from any ingress.
+//! - Sends: [`Append`] to `Buffer`, with the request's own reply.
+//! - On failure: the request at hand is dropped unanswered, which its sender takes for "not acknowledged"; ids go
+//!   on from a new seed, so none is given twice.
+//! - Limits: its mailbox; what `Buffer` refuses it refuses.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use actix::{Actor, Context, Handler, Supervised};
+use prometheus::{IntCounter, IntCounterVec, Registry};
+use tokio::sync::oneshot;
+
+use crate::{
+    buffer::Buffer,
+    event::{Block, IdSource, Stamp, Stamped},
+    message::{Accepted, Admit, Append, Refusal},
+    runtime::{
+        clock::{Clock, seed},
+        mailbox::{Mailbox, NotTaken},
+        metrics::{Probe, counters, registered},
+    },
+};
+
+/// Requests that may wait in its mailbox: more than all connections of one process can have open.
+pub const MAILBOX_REQUESTS: usize = 8192;
+
+/// What a `Receiver` is built from.
+#[derive(Clone)]
+pub struct ReceiverSpec {
+    /// Where requests go.
+    pub buffer: Mailbox<Buffer>,
+    /// Tells `ingested_at`.
+    pub clock: Clock,
+    /// Shared with whoever shuts the process down.
+    pub gate: Gate,
+    /// Its own metrics.
+    pub metrics: ReceiverMetrics,
+}
+
+/// Open while the process takes events.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// From now on every request is refused.
+    pub fn close(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is closed.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Ingress metrics.
+#[derive(Debug, Clone)]
+pub struct ReceiverMetrics {
+    /// Events accepted, durably.
+    pub events: IntCounter,
+    /// Events or requests refused, by reason.
+    pub rejected: IntCounterVec,
+}
+
+impl ReceiverMetrics {
+    /// Registers them.
+    pub fn new(registry: &Registry) -> Self {
+        let events = IntCounter::new("forebay_receiver_events_total", "Events accepted: durable and acknowledged");
+        let help = "Refused: events where one was at fault, else requests; by reason";
+        Self {
+            events: registered(registry, events),
+            rejected: counters(registry, "forebay_receiver_rejected_total", help, &["reason"]),
+        }
+    }
+}
+
+/// The actor.
+pub struct Receiver {
+    spec: ReceiverSpec,
+    probe: Probe,
+    ids: IdSource,
+}
+
+impl Receiver {
+    /// A receiver as its specification says.
+    pub fn new(spec: ReceiverSpec, probe: Probe) -> Self {
+        Self { spec, probe, ids: IdSource::new(seed()) }
+    }
+
+    fn stamp(&mut self, blocks: Vec<Block>) -> Vec<Stamped> {
+        let ingested_at = self.spec.clock.now();
+        let mut stamp = |block: Block| {
+            let first_id = self.ids.first_of(block.count(), ingested_at);
+            Stamped { stamp: Stamp { first_id, ingested_at }, block }
+        };
+        blocks.into_iter().map(&mut stamp).collect()
+    }
+}
+
+impl Actor for Receiver {
+    type Context = Context<Self>;
+}
+
+impl Supervised for Receiver {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        *self = Self::new(self.spec.clone(), self.probe.clone());
+    }
+}
+
+impl Handler<Admit> for Receiver {
+    type Result = ();
+
+    fn handle(&mut self, Admit { blocks, reply }: Admit, _: &mut Context<Self>) {
+        let _handling = self.probe.handling();
+        if self.spec.gate.is_closed() {
+            return refuse(reply, Refusal::ShuttingDown);
+        }
+        let blocks = self.stamp(blocks);
+        match self.spec.buffer.offer(Append { blocks, reply }) {
+            Ok(()) => {}
+            Err(NotTaken::Full(append)) => refuse(append.reply, Refusal::Overloaded),
+            Err(NotTaken::Ended(append)) => refuse(append.reply, Refusal::ShuttingDown),
+        }
+    }
+}
+
+/// Whoever asked may have gone meanwhile: then nobody is there to be told.
+pub(crate) fn refuse(reply: oneshot::Sender<Result<Accepted, Refusal>>, refusal: Refusal) {
+    let _ = reply.send(Err(refusal));
+}

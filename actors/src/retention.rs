@@ -1,0 +1,125 @@
+//! `Retention`: what has served its time goes.
+//!
+//! - Owns: the schedule.
+//! - Receives: nothing; it works by the clock.
+//! - Sends: [`Trim`] to `Buffer`.
+//! - On failure: logged; the next time comes anyway. Nothing else waits for it.
+//! - Limits: one bounded slice of rows at a time, so that the store's writer is never held up long.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Supervised, WrapFuture as _};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    buffer::Buffer,
+    event::Timestamp,
+    message::Trim,
+    runtime::{clock::Clock, mailbox::Mailbox, metrics::Probe},
+};
+
+/// How often generations that every sink has passed are removed.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest sleep: a clock that was set is noticed within this.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// Messages that may wait; it is sent none.
+pub const MAILBOX_MESSAGES: usize = 1;
+
+/// What a `Retention` is built from.
+#[derive(Clone)]
+pub struct RetentionSpec {
+    /// Who removes generations.
+    pub buffer: Mailbox<Buffer>,
+    /// How long a generation is kept for replay after its last write.
+    pub journal_keep: Duration,
+    /// How long rows of the event store are kept.
+    pub rows_keep: Duration,
+    /// The first time of the schedule after the given one; `None` where there is none.
+    pub schedule: Arc<dyn Fn(Timestamp) -> Option<Timestamp> + Send + Sync>,
+    /// Deletes one slice of rows older than the given time and says how many went. Blocks. Absent without a store.
+    pub purge: Option<Purge>,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// Deletes one slice of rows.
+pub type Purge = Arc<dyn Fn(Timestamp) -> Result<u64, String> + Send + Sync>;
+
+/// The actor.
+pub struct Retention {
+    spec: RetentionSpec,
+    probe: Probe,
+    due: Option<Timestamp>,
+    purging: bool,
+}
+
+impl Retention {
+    /// A retention as its specification says.
+    pub fn new(spec: RetentionSpec, probe: Probe) -> Self {
+        let due = (spec.schedule)(spec.clock.now());
+        Self { spec, probe, due, purging: false }
+    }
+
+    fn trim(&mut self, _: &mut Context<Self>) {
+        let written_before = self.spec.clock.now().minus(self.spec.journal_keep);
+        // Where Buffer has no room, the next second is early enough.
+        let _ = self.spec.buffer.offer(Trim { written_before });
+    }
+
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        let now = self.spec.clock.now();
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = (self.spec.schedule)(now);
+            self.purge(ctx);
+        }
+        let wait = self.due.map_or(SLEEP_MAX, |due| Duration::from_secs_f64(due.seconds_since(now)).min(SLEEP_MAX));
+        ctx.run_later(wait.max(Duration::from_millis(10)), Self::look);
+    }
+
+    fn purge(&mut self, ctx: &mut Context<Self>) {
+        let Some(purge) = self.spec.purge.clone().filter(|_| !self.purging) else { return };
+        self.purging = true;
+        let cutoff = self.spec.clock.now().minus(self.spec.rows_keep);
+        let all = async move {
+            let mut rows = 0;
+            loop {
+                let purge = purge.clone();
+                match spawn_blocking(move || purge(cutoff)).await {
+                    Ok(Ok(0)) => return Ok(rows),
+                    Ok(Ok(slice)) => rows += slice,
+                    Ok(Err(error)) => return Err((rows, error)),
+                    Err(_) => return Err((rows, "deleting panicked".to_owned())),
+                }
+                // Between two slices the store's writer gets its turn.
+                tokio::task::yield_now().await;
+            }
+        };
+        ctx.spawn(all.into_actor(self).map(move |done, retention, _| {
+            retention.purging = false;
+            match done {
+                Ok(rows) => tracing::info!(rows, older_than = %cutoff, "retention deleted events from the store"),
+                Err((rows, error)) => {
+                    tracing::error!(rows, older_than = %cutoff, error, "retention failed; the next run goes on");
+                }
+            }
+        }));
+    }
+}
+
+impl Actor for Retention {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        tracing::debug!(waiting = self.probe.waiting(), "retention runs");
+        ctx.run_interval(TRIM_INTERVAL, Self::trim);
+        self.look(ctx);
+    }
+}
+
+impl Supervised for Retention {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        *self = Self::new(self.spec.clone(), self.probe.clone());
+    }
+}

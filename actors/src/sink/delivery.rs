@@ -1,0 +1,306 @@
+//! Delivering, failing, halving, giving up.
+
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    rc::Rc,
+    sync::{Arc, PoisonError},
+};
+
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+use futures::FutureExt as _;
+use tokio::{task::spawn_blocking, time::Instant};
+
+use super::{BreakerState, Sink};
+use crate::{
+    destination::{Cause, DeliveryError, Receipt, Verdict},
+    event::Timestamp,
+    record::{Batch, Span},
+    runtime::metrics::observe,
+    state::{DeadLetter, Reason},
+};
+
+/// Panics of its destination on the same batch after which the batch counts as rejected. One may be chance: a
+/// connection in a bad state, which a restart mends.
+const PANICS_MAX: u32 = 2;
+
+/// One thing to do.
+#[derive(Debug)]
+pub(super) struct Work {
+    task: Task,
+    /// Deliveries tried.
+    attempts: u32,
+    /// When the first of them began.
+    began: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+enum Task {
+    Deliver(Arc<Batch>),
+    /// These events will not be delivered: note it, then go on.
+    Bury(Burial),
+}
+
+#[derive(Debug, Clone)]
+struct Burial {
+    span: Span,
+    /// Absent where the bytes are gone.
+    batch: Option<Arc<Batch>>,
+    reason: Reason,
+    error: String,
+    status: Option<u16>,
+    attempts: u32,
+}
+
+// === impl Work ===
+
+impl Work {
+    pub(super) fn batch(batch: Arc<Batch>) -> Self {
+        Self { task: Task::Deliver(batch), attempts: 0, began: None }
+    }
+
+    pub(super) fn damaged(span: Span) -> Self {
+        let error = format!("{} positions of the journal are damaged", span.count());
+        let reason = Reason::Damaged;
+        let task = Task::Bury(Burial { span, batch: None, reason, error, status: None, attempts: 0 });
+        Self { task, attempts: 0, began: None }
+    }
+
+    pub(super) fn written_at(&self) -> Option<Timestamp> {
+        match &self.task {
+            Task::Deliver(batch) => batch.records().first().map(|record| record.written_at),
+            Task::Bury(_) => None,
+        }
+    }
+}
+
+impl Burial {
+    fn of(batch: Arc<Batch>, reason: Reason, error: &DeliveryError, attempts: u32) -> Self {
+        let (span, status) = (batch.span(), error.status);
+        Self { span, batch: Some(batch), reason, error: error.message.clone(), status, attempts }
+    }
+
+    /// One letter an event; one for all of them where they cannot be read.
+    fn letters(&self, sink: &crate::record::SinkName, at: Timestamp) -> Vec<DeadLetter> {
+        let note = |letter| DeadLetter {
+            error: self.error.clone(),
+            status: self.status,
+            attempts: self.attempts,
+            ..letter
+        };
+        let Some(batch) = &self.batch else {
+            return vec![note(DeadLetter::of_span(sink, self.span, self.reason, at))];
+        };
+        let mut letters = Vec::new();
+        for (index, event) in batch.events().enumerate() {
+            let position = self.span.first.plus(index as u64);
+            match event {
+                Ok(event) => letters.push(note(DeadLetter::of_event(sink, position, &event, self.reason, at))),
+                Err(_) => {
+                    let rest = Span { first: position, end: self.span.end };
+                    letters.push(note(DeadLetter::of_span(sink, rest, Reason::Damaged, at)));
+                    break;
+                }
+            }
+        }
+        letters
+    }
+}
+
+// === impl Sink ===
+
+impl Sink {
+    /// Starts as much of the ready work as is allowed.
+    pub(super) fn deliver(&mut self, ctx: &mut Context<Self>) {
+        while !self.planning && !self.ready.is_empty() {
+            let now = Instant::now();
+            let opens = self.breaker.opens_in(now).map(|wait| now + wait);
+            let held = opens.unwrap_or(now).max(self.not_before);
+            if held > now {
+                return self.wake_at(held, ctx);
+            }
+            let half_open = self.breaker.state(now) == BreakerState::HalfOpen;
+            let at_once = if half_open { 1 } else { self.spec.policy.concurrency };
+            if self.running >= at_once || !self.build() {
+                return;
+            }
+            let Some(work) = self.ready.pop_front() else { return };
+            self.running += 1;
+            match work.task.clone() {
+                Task::Deliver(batch) => self.start(work, batch, ctx),
+                Task::Bury(burial) => self.bury(work, burial, ctx),
+            }
+        }
+    }
+
+    /// Makes sure there is a destination.
+    fn build(&mut self) -> bool {
+        if self.destination.is_none() {
+            match (self.spec.factory)() {
+                Ok(destination) => self.destination = Some(destination.into()),
+                Err(error) => {
+                    self.fail(&error);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn start(&mut self, mut work: Work, batch: Arc<Batch>, ctx: &mut Context<Self>) {
+        let Some(destination) = self.destination.as_ref().map(Rc::clone) else { return };
+        let span = batch.span();
+        if self.panics_on(span) >= PANICS_MAX {
+            let text = format!("the destination panicked {PANICS_MAX} times on this batch");
+            let error = DeliveryError { cause: Cause::Rejected, ..DeliveryError::rejected(text) };
+            self.running -= 1;
+            return self.rejected(work, batch, Reason::Panicked, &error, ctx);
+        }
+        let began = Instant::now();
+        work.began.get_or_insert(began);
+        work.attempts += 1;
+        if work.attempts > 1 {
+            self.spec.probe.retries.inc();
+        }
+        let suspects = self.spec.suspects.clone();
+        let delivery = async move {
+            // The call itself may panic as well as the future.
+            let delivery = async { destination.deliver(batch).await };
+            AssertUnwindSafe(delivery).catch_unwind().await.unwrap_or_else(|panic| {
+                let mut suspects = suspects.lock().unwrap_or_else(PoisonError::into_inner);
+                *suspects.entry(span).or_default() += 1;
+                drop(suspects);
+                resume_unwind(panic)
+            })
+        };
+        ctx.spawn(delivery.into_actor(self).map(move |outcome, sink, ctx| {
+            sink.running -= 1;
+            sink.delivered(work, outcome, began, ctx);
+            sink.step(ctx);
+        }));
+    }
+
+    fn delivered(
+        &mut self,
+        work: Work,
+        outcome: Result<Receipt, DeliveryError>,
+        began: Instant,
+        ctx: &mut Context<Self>,
+    ) {
+        let Task::Deliver(batch) = &work.task else { return };
+        let batch = batch.clone();
+        self.forget_panics(batch.span());
+        match outcome {
+            Ok(receipt) => {
+                self.breaker.succeeded(Instant::now());
+                self.backoff.reset();
+                let now = self.spec.clock.now();
+                let probe = &self.spec.probe;
+                observe(&probe.deliver_seconds, began.elapsed());
+                probe.sent_events.inc_by(batch.count());
+                probe.sent_bytes.inc_by(receipt.bytes);
+                probe.update(|report| {
+                    report.last_successful_send = Some(now);
+                    report.error = None;
+                });
+                self.finished(batch.span());
+            }
+            Err(error) if error.verdict == Verdict::Reject => {
+                self.spec.probe.failed(error.cause);
+                // The destination is there and answers: that is no failure of its own.
+                self.breaker.succeeded(Instant::now());
+                self.rejected(work, batch, Reason::Rejected, &error, ctx);
+            }
+            Err(error) => {
+                self.fail(&error);
+                let age = work.began.map(|began| began.elapsed()).unwrap_or_default();
+                if self.spec.policy.max_age.is_some_and(|max_age| age >= max_age) {
+                    let burial = Burial::of(batch, Reason::Expired, &error, work.attempts);
+                    self.ready.push_front(Work { task: Task::Bury(burial), ..work });
+                } else {
+                    self.ready.push_front(work);
+                }
+            }
+        }
+    }
+
+    /// Counts a failure that may pass, and waits.
+    fn fail(&mut self, error: &DeliveryError) {
+        let now = Instant::now();
+        self.spec.probe.failed(error.cause);
+        self.breaker.failed(now);
+        let wished = match error.verdict {
+            Verdict::Retry { after } => after.unwrap_or_default(),
+            Verdict::Reject => Default::default(),
+        };
+        let wait = self.backoff.failed().max(wished);
+        self.not_before = now + wait;
+        let attempts = self.backoff.failures();
+        tracing::warn!(sink = %self.spec.name, cause = %error.cause, %error, attempts, ?wait, "a delivery failed; it is tried again");
+        let text = error.to_string();
+        self.spec.probe.update(|report| report.error = Some(text));
+    }
+
+    /// Halves the batch, or gives up on the one event that is left of it.
+    fn rejected(
+        &mut self,
+        work: Work,
+        batch: Arc<Batch>,
+        reason: Reason,
+        error: &DeliveryError,
+        ctx: &mut Context<Self>,
+    ) {
+        self.forget_panics(batch.span());
+        let Some((first, second)) = batch.halves() else {
+            tracing::warn!(sink = %self.spec.name, position = %batch.span().first, %error, "an event becomes a dead letter");
+            let burial = Burial::of(batch, reason, error, work.attempts);
+            self.ready.push_front(Work { task: Task::Bury(burial), ..work });
+            return self.wake_at(Instant::now(), ctx);
+        };
+        let span = batch.span();
+        if let Some(index) = self.flights.iter().position(|(flight, _)| *flight == span) {
+            self.flights[index].0 = first.span();
+            self.flights.insert(index + 1, (second.span(), false));
+        }
+        for half in [second, first] {
+            let task = Task::Deliver(Arc::new(half));
+            self.ready.push_front(Work { task, attempts: work.attempts, began: work.began });
+        }
+        self.wake_at(Instant::now(), ctx);
+    }
+
+    fn bury(&mut self, work: Work, burial: Burial, ctx: &mut Context<Self>) {
+        let (dead_letters, sink, at) =
+            (self.spec.dead_letters.clone(), self.spec.name.clone(), self.spec.clock.now());
+        let span = burial.span;
+        let reason = burial.reason;
+        let letters = spawn_blocking(move || dead_letters.add(&burial.letters(&sink, at)));
+        ctx.spawn(letters.into_actor(self).map(move |added, sink, ctx| {
+            sink.running -= 1;
+            let failed = match added {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("writing dead letters panicked".to_owned()),
+            };
+            match failed {
+                None => {
+                    sink.spec.probe.gave_up(reason, span.count());
+                    sink.finished(span);
+                }
+                Some(text) => {
+                    sink.fail(&DeliveryError::transient(Cause::Io, text));
+                    sink.ready.push_front(work);
+                }
+            }
+            sink.step(ctx);
+        }));
+    }
+
+    fn panics_on(&self, span: Span) -> u32 {
+        let suspects = self.spec.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        suspects.get(&span).copied().unwrap_or(0)
+    }
+
+    fn forget_panics(&self, span: Span) {
+        self.spec.suspects.lock().unwrap_or_else(PoisonError::into_inner).remove(&span);
+    }
+}

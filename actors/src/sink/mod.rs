@@ -1,0 +1,401 @@
+//! `Sink`: feeds one destination at that destination's own pace.
+//!
+//! - Owns: a cursor, an intake, its destination.
+//! - Receives: [`Shaped`] from `Batcher`, [`Drain`] at shutdown.
+//! - Sends: [`Delivered`] to `Buffer`.
+//! - On failure: it is built anew and goes on at its cursor; what was on its way is delivered again, in the same
+//!   batches. A batch on which its destination panics again and again is treated as rejected.
+//! - Limits: its mailbox, its intake (one batch), `concurrency` batches on their way.
+//!
+//! One rule makes restarts, misses and catch-up the same code: a broadcast batch is taken only if it is the next one
+//! expected; otherwise the journal is read.
+//!
+//! When a batch goes: at once where it is full by count or bytes. Less than that goes when nothing else is on its way
+//! and `max_wait` has passed since the last such cut, so the first event after a pause does not wait at all.
+
+mod breaker;
+mod delivery;
+mod intake;
+mod report;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
+};
+use tokio::{sync::oneshot, task::spawn_blocking, time::Instant};
+
+pub use breaker::{Breaker, BreakerPolicy, BreakerState};
+pub use intake::CutPolicy;
+pub use report::{SinkMetrics, SinkProbe, SinkReport, SinkState};
+
+use self::{
+    delivery::Work,
+    intake::{Cut, Intake, Offered},
+};
+use crate::{
+    buffer::Buffer,
+    destination::{Destination, DestinationFactory},
+    journal::{Journal, JournalError, Piece},
+    message::{Delivered, Drain, Shaped},
+    record::{Position, SinkName, Span},
+    runtime::{
+        backoff::Backoff,
+        clock::{Clock, seed},
+        mailbox::Mailbox,
+        metrics::Probe,
+    },
+    state::{Cursor, Cursors, DeadLetters},
+};
+
+/// Payload read from the journal at a time.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// How often a sink looks after itself: lag, a broadcast it missed without a later one to show it, the journal's
+/// word that it was made to skip.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What a `Sink` is built from.
+#[derive(Clone)]
+pub struct SinkSpec {
+    /// Its key in the configuration.
+    pub name: SinkName,
+    /// Makes its destination.
+    pub factory: DestinationFactory,
+    /// How it delivers.
+    pub policy: SinkPolicy,
+    /// Where it catches up.
+    pub journal: Arc<dyn Journal>,
+    /// Where its cursor is kept.
+    pub cursors: Arc<Cursors>,
+    /// Where events go that cannot be delivered.
+    pub dead_letters: Arc<DeadLetters>,
+    /// Who makes the cursor durable.
+    pub buffer: Mailbox<Buffer>,
+    /// Tells the time of outcomes.
+    pub clock: Clock,
+    /// Its own metrics and report.
+    pub probe: SinkProbe,
+    /// Batches that its destination panicked on, with the number of panics. Outlives restarts.
+    pub suspects: Suspects,
+}
+
+/// Panics of the destination, by batch.
+pub type Suspects = Arc<Mutex<HashMap<Span, u32>>>;
+
+/// How a sink delivers.
+#[derive(Debug, Clone, Copy)]
+pub struct SinkPolicy {
+    /// When a batch is full.
+    pub cut: CutPolicy,
+    /// How long less than a full batch may wait.
+    pub max_wait: Duration,
+    /// Batches on their way at the same time. More than one gives up the order between them.
+    pub concurrency: usize,
+    /// First wait after a failure.
+    pub backoff_min: Duration,
+    /// Longest wait after a failure.
+    pub backoff_max: Duration,
+    /// How long a batch is retried; for ever where absent.
+    pub max_age: Option<Duration>,
+    /// When the destination is left alone.
+    pub breaker: BreakerPolicy,
+}
+
+/// The actor.
+pub struct Sink {
+    spec: SinkSpec,
+    actor: Probe,
+    destination: Option<Rc<dyn Destination>>,
+    intake: Intake,
+    /// Where it waits for what it has planned; cleared when the batch is delivered.
+    planned: Option<Position>,
+    /// Spans on their way, in order, and whether they have their outcome.
+    flights: VecDeque<(Span, bool)>,
+    /// Work to be done, in order.
+    ready: VecDeque<Work>,
+    /// Deliveries that are running.
+    running: usize,
+    next: Position,
+    /// The journal has something that the broadcast did not bring.
+    lagging: bool,
+    reading: bool,
+    /// The cut that waits for its plan to be saved.
+    planning: bool,
+    last_cut: Option<Instant>,
+    breaker: Breaker,
+    backoff: Backoff,
+    not_before: Instant,
+    wake: Option<(Instant, SpawnHandle)>,
+    draining: bool,
+}
+
+impl Sink {
+    /// A sink as its specification says, at its cursor.
+    pub fn new(spec: SinkSpec, actor: Probe) -> Self {
+        let Cursor { next, planned } = spec.cursors.get(&spec.name);
+        let policy = spec.policy;
+        spec.probe.update(|report| report.next = next);
+        Self {
+            actor,
+            destination: None,
+            intake: Intake::new(next, policy.cut.max_bytes),
+            planned,
+            flights: VecDeque::new(),
+            ready: VecDeque::new(),
+            running: 0,
+            next,
+            lagging: true,
+            reading: false,
+            planning: false,
+            last_cut: None,
+            breaker: Breaker::new(policy.breaker),
+            backoff: Backoff::new(policy.backoff_min, policy.backoff_max, seed()),
+            not_before: Instant::now(),
+            wake: None,
+            draining: false,
+            spec,
+        }
+    }
+
+    /// Does whatever can be done now. Called after everything that happens.
+    fn step(&mut self, ctx: &mut Context<Self>) {
+        self.read(ctx);
+        while self.flights.len() < self.spec.policy.concurrency && !self.planning {
+            if !self.cut(ctx) {
+                break;
+            }
+        }
+        self.read(ctx);
+        self.deliver(ctx);
+        self.show();
+    }
+
+    /// Reads the journal while it is ahead of the broadcast.
+    fn read(&mut self, ctx: &mut Context<Self>) {
+        if !self.lagging || self.reading || !self.intake.has_room() {
+            return;
+        }
+        self.reading = true;
+        let (journal, from) = (self.spec.journal.clone(), self.intake.expected());
+        let read = spawn_blocking(move || journal.read(from, READ_BYTES)).into_actor(self);
+        ctx.spawn(read.map(move |read, sink, ctx| {
+            sink.reading = false;
+            match read {
+                Ok(Ok(pieces)) => sink.take(from, pieces),
+                Ok(Err(error)) => sink.could_not_read(&error),
+                Err(_) => tracing::error!(sink = %sink.spec.name, "reading the journal panicked; it is tried again"),
+            }
+            sink.step(ctx);
+        }));
+    }
+
+    fn take(&mut self, from: Position, pieces: Vec<Piece>) {
+        // The oldest generations may be gone: a sink that was not configured for a while begins at what is left.
+        let begins = pieces.first().map(|piece| match piece {
+            Piece::Record(record) => record.first,
+            Piece::Damaged(span) => span.first,
+        });
+        if let Some(begins) = begins.filter(|begins| *begins > from) {
+            self.intake.push(Piece::Damaged(Span { first: from, end: begins }));
+        }
+        pieces.into_iter().for_each(|piece| self.intake.push(piece));
+        self.lagging = self.intake.expected() < self.spec.journal.span().end;
+    }
+
+    fn could_not_read(&mut self, error: &JournalError) {
+        tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
+        // Not at once: the look after LOOK_INTERVAL sees the lag again.
+        self.lagging = false;
+    }
+
+    /// Cuts the next batch, if there is one; `false` where there is not.
+    fn cut(&mut self, ctx: &mut Context<Self>) -> bool {
+        let now = Instant::now();
+        let idle = self.flights.is_empty();
+        let due = self.last_cut.map(|last| last + self.spec.policy.max_wait).filter(|due| *due > now);
+        // While the journal has more, a batch that is not full yet will be.
+        let partial = idle && !self.reading && !self.lagging && (self.draining || due.is_none());
+        let Some(cut) = self.intake.cut(self.spec.policy.cut, self.planned, partial) else {
+            if idle && !self.intake.is_empty() && let Some(due) = due {
+                self.wake_at(due, ctx);
+            }
+            return false;
+        };
+        match cut {
+            Cut::Damaged(span) => {
+                self.flights.push_back((span, false));
+                self.ready.push_back(Work::damaged(span));
+            }
+            Cut::Batch(batch) => {
+                let span = batch.span();
+                let full = span.count() >= self.spec.policy.cut.max_events
+                    || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
+                self.flights.push_back((span, false));
+                self.ready.push_back(Work::batch(batch));
+                if !full && self.planned != Some(span.end) {
+                    self.last_cut = Some(now);
+                    self.plan(span.end, ctx);
+                }
+            }
+        }
+        true
+    }
+
+    /// Notes on disk that a batch ends here, before the batch goes.
+    fn plan(&mut self, end: Position, ctx: &mut Context<Self>) {
+        self.planned = Some(end);
+        self.planning = true;
+        let (saved, wait) = oneshot::channel();
+        if self.tell_buffer(Some(saved)) {
+            let saved = wait.into_actor(self).map(|saved, sink, ctx| match saved {
+                Ok(()) => {
+                    sink.planning = false;
+                    sink.step(ctx);
+                }
+                // `Buffer` died with the question.
+                Err(_) => sink.plan_again(ctx),
+            });
+            ctx.spawn(saved);
+        } else {
+            self.plan_again(ctx);
+        }
+    }
+
+    fn plan_again(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(LOOK_INTERVAL, |sink, ctx| {
+            if let Some(end) = sink.planned {
+                sink.plan(end, ctx);
+            }
+        });
+    }
+
+    fn tell_buffer(&self, saved: Option<oneshot::Sender<()>>) -> bool {
+        let cursor = Cursor { next: self.next, planned: self.planned };
+        self.spec.buffer.offer(Delivered { sink: self.spec.name.clone(), cursor, saved }).is_ok()
+    }
+
+    /// The span has its outcome: the cursor moves over all that have, from the front.
+    fn finished(&mut self, span: Span) {
+        if let Some(flight) = self.flights.iter_mut().find(|(flight, _)| *flight == span) {
+            flight.1 = true;
+        }
+        while let Some((span, _)) = self.flights.pop_front_if(|(_, done)| *done) {
+            self.next = span.end;
+        }
+        if self.planned.is_some_and(|planned| planned <= self.next) {
+            self.planned = None;
+        }
+        // Where Buffer has no room now, the next report says the same and more.
+        self.tell_buffer(None);
+    }
+
+    /// Looks after what nobody tells a sink.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        let kept = self.spec.cursors.get(&self.spec.name);
+        if kept.next > self.next && self.flights.is_empty() {
+            // The journal was full, and this sink's policy is to skip.
+            self.intake = Intake::new(kept.next, self.spec.policy.cut.max_bytes);
+            (self.next, self.planned) = (kept.next, kept.planned);
+        } else if kept.next < self.next {
+            self.tell_buffer(None);
+        }
+        if self.intake.expected() < self.spec.journal.span().end {
+            self.lagging = true;
+        }
+        self.step(ctx);
+    }
+
+    /// Steps again at `at`; an earlier alarm that is set already will do.
+    fn wake_at(&mut self, at: Instant, ctx: &mut Context<Self>) {
+        if let Some((set, handle)) = self.wake {
+            if set <= at && set > Instant::now() {
+                return;
+            }
+            ctx.cancel_future(handle);
+        }
+        let handle = ctx.run_later(at.saturating_duration_since(Instant::now()), |sink, ctx| {
+            sink.wake = None;
+            sink.step(ctx);
+        });
+        self.wake = Some((at, handle));
+    }
+
+    fn show(&mut self) {
+        let head = self.spec.journal.span().end;
+        let lag_events = head.since(self.next);
+        let oldest = self.ready.front().and_then(Work::written_at).or(self.intake.front().map(|r| r.written_at));
+        let lag_seconds = match oldest {
+            Some(oldest) if lag_events > 0 => self.spec.clock.now().seconds_since(oldest),
+            // What is on its way was taken in a moment ago, or is being read.
+            _ => 0.0,
+        };
+        let breaker = self.breaker.state(Instant::now());
+        let probe = &self.spec.probe;
+        probe.lag_events.set(i64::try_from(lag_events).unwrap_or(i64::MAX));
+        probe.lag_seconds.set(lag_seconds);
+        probe.breaker_state.set(breaker as i64);
+        let attempts = self.backoff.failures();
+        probe.update(|report| {
+            report.state = match breaker {
+                BreakerState::Open => SinkState::BreakerOpen,
+                _ if attempts > 0 => SinkState::Retrying,
+                _ if lag_events > 0 => SinkState::Delivering,
+                _ => SinkState::Idle,
+            };
+            report.next = self.next;
+            report.lag_events = lag_events;
+            report.lag_seconds = lag_seconds;
+            report.retry_attempts = attempts;
+            report.breaker = breaker.as_str();
+        });
+    }
+}
+
+// === impl Actor ===
+
+impl Actor for Sink {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(LOOK_INTERVAL, Self::look);
+        self.step(ctx);
+    }
+}
+
+impl Supervised for Sink {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        *self = Self::new(self.spec.clone(), self.actor.clone());
+    }
+}
+
+impl Handler<Shaped> for Sink {
+    type Result = ();
+
+    fn handle(&mut self, Shaped { batch }: Shaped, ctx: &mut Context<Self>) {
+        let _handling = self.actor.handling();
+        match self.intake.offer(&batch) {
+            Offered::Taken => self.step(ctx),
+            Offered::Known => {}
+            Offered::Missed => {
+                self.lagging = true;
+                self.step(ctx);
+            }
+        }
+    }
+}
+
+impl Handler<Drain> for Sink {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Context<Self>) {
+        let _handling = self.actor.handling();
+        self.draining = true;
+        self.step(ctx);
+    }
+}

@@ -1,0 +1,168 @@
+//! What a sink shows of itself: metrics for machines, a report for `/health`, tests and people.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{
+    GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+use serde::Serialize;
+
+use crate::{
+    destination::Cause,
+    event::Timestamp,
+    record::{Position, SinkName},
+    runtime::metrics::{counters, gauges, histograms, registered},
+    state::Reason,
+};
+
+/// Seconds a delivery may take, from a local file to the usual time-out.
+const DELIVER_BUCKETS_S: &[f64] = &[1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The families of all sinks, label `sink`.
+#[derive(Debug, Clone)]
+pub struct SinkMetrics {
+    sent_events: IntCounterVec,
+    sent_bytes: IntCounterVec,
+    errors: IntCounterVec,
+    retries: IntCounterVec,
+    dead_letters: IntCounterVec,
+    lag_events: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    deliver_seconds: HistogramVec,
+    breaker_state: IntGaugeVec,
+}
+
+impl SinkMetrics {
+    /// Registers the families.
+    pub fn new(registry: &Registry) -> Self {
+        let sink: &[&str] = &["sink"];
+        let counter = |name: &str, help: &str, labels: &[&str]| counters(registry, name, help, labels);
+        let lag_seconds = Opts::new("forebay_sink_lag_seconds", "Age of the oldest event not delivered");
+        Self {
+            sent_events: counter("forebay_sink_sent_events_total", "Events delivered", sink),
+            sent_bytes: counter("forebay_sink_sent_bytes_total", "Bytes delivered, as sent", sink),
+            errors: counter("forebay_sink_errors_total", "Failed deliveries by cause", &["sink", "cause"]),
+            retries: counter("forebay_sink_retries_total", "Deliveries that were not the first of their batch", sink),
+            dead_letters: counter(
+                "forebay_sink_dead_letters_total",
+                "Events given up on, by reason",
+                &["sink", "reason"],
+            ),
+            lag_events: gauges(registry, "forebay_sink_lag_events", "Events not delivered yet", sink),
+            lag_seconds: registered(registry, GaugeVec::new(lag_seconds, sink)),
+            deliver_seconds: histograms(
+                registry,
+                "forebay_sink_deliver_seconds",
+                "Time of one successful delivery",
+                DELIVER_BUCKETS_S,
+                sink,
+            ),
+            breaker_state: gauges(
+                registry,
+                "forebay_sink_breaker_state",
+                "0 closed, 1 half open, 2 open",
+                sink,
+            ),
+        }
+    }
+
+    /// The metrics of one sink.
+    pub fn of(&self, sink: &SinkName) -> SinkProbe {
+        let name = sink.as_str();
+        SinkProbe {
+            name: sink.clone(),
+            sent_events: self.sent_events.with_label_values(&[name]),
+            sent_bytes: self.sent_bytes.with_label_values(&[name]),
+            errors: self.errors.clone(),
+            retries: self.retries.with_label_values(&[name]),
+            dead_letters: self.dead_letters.clone(),
+            lag_events: self.lag_events.with_label_values(&[name]),
+            lag_seconds: self.lag_seconds.with_label_values(&[name]),
+            deliver_seconds: self.deliver_seconds.with_label_values(&[name]),
+            breaker_state: self.breaker_state.with_label_values(&[name]),
+            report: Arc::new(Mutex::new(SinkReport::default())),
+        }
+    }
+}
+
+/// The metrics and the report of one sink. They outlive its restarts.
+#[derive(Debug, Clone)]
+pub struct SinkProbe {
+    name: SinkName,
+    pub(super) sent_events: IntCounter,
+    pub(super) sent_bytes: IntCounter,
+    errors: IntCounterVec,
+    pub(super) retries: IntCounter,
+    dead_letters: IntCounterVec,
+    pub(super) lag_events: IntGauge,
+    pub(super) lag_seconds: prometheus::Gauge,
+    pub(super) deliver_seconds: Histogram,
+    pub(super) breaker_state: IntGauge,
+    report: Arc<Mutex<SinkReport>>,
+}
+
+/// Where a sink stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SinkReport {
+    /// What it does.
+    pub state: SinkState,
+    /// Every event before this has its outcome.
+    pub next: Position,
+    /// When its destination last took a batch.
+    #[serde(serialize_with = "as_text")]
+    pub last_successful_send: Option<Timestamp>,
+    /// Events it has still to deliver.
+    pub lag_events: u64,
+    /// Age of the oldest of them, in seconds.
+    pub lag_seconds: f64,
+    /// Deliveries of the current batch that failed.
+    pub retry_attempts: u32,
+    /// The last failure, until a delivery succeeds.
+    pub error: Option<String>,
+    /// Where its breaker stands.
+    pub breaker: &'static str,
+    /// Dead letters since the start.
+    pub dead_letters: u64,
+}
+
+/// What a sink does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// Everything is delivered.
+    #[default]
+    Idle,
+    /// It delivers.
+    Delivering,
+    /// The last delivery failed; it tries again.
+    Retrying,
+    /// Its breaker is open.
+    BreakerOpen,
+}
+
+impl SinkProbe {
+    /// Where the sink stands.
+    pub fn report(&self) -> SinkReport {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut SinkReport)) {
+        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn failed(&self, cause: Cause) {
+        self.errors.with_label_values(&[self.name.as_str(), cause.as_str()]).inc();
+    }
+
+    pub(super) fn gave_up(&self, reason: Reason, events: u64) {
+        self.dead_letters.with_label_values(&[self.name.as_str(), reason.as_str()]).inc_by(events);
+        self.update(|report| report.dead_letters += events);
+    }
+}
+
+fn as_text<S: serde::Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(time),
+        None => serializer.serialize_none(),
+    }
+}
