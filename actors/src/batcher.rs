@@ -20,8 +20,8 @@ use crate::{
     runtime::metrics::{Probe, registered},
 };
 
-/// Commits that may wait in its mailbox.
-pub const MAILBOX_COMMITS: usize = 64;
+/// Commits that may wait in its mailbox, each of up to [`COMMIT_BYTES`](crate::buffer::COMMIT_BYTES).
+pub const MAILBOX_COMMITS: usize = 4;
 
 /// Payload of one broadcast batch: two full records.
 pub const BATCH_BYTES: usize = 2 * crate::journal::RECORD_BYTES;

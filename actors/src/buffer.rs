@@ -10,7 +10,7 @@
 //! Group commit: while one commit is on its way to the disk, the next gathers. No timer, so a request on an idle
 //! system waits for its own sync and nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Supervised, WrapFuture as _};
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Registry};
@@ -37,6 +37,10 @@ use crate::{
 /// Messages that may wait in its mailbox: as many as `Receiver` can have taken, and the sinks' reports.
 pub const MAILBOX_MESSAGES: usize = crate::receiver::MAILBOX_REQUESTS + 1024;
 
+/// Bytes of one commit, unless a single request has more: bounds what `Batcher`'s mailbox holds, and how long the
+/// requests behind it wait.
+pub const COMMIT_BYTES: usize = 4 * 1024 * 1024;
+
 /// How long cursors gather before they are written: what a crash can make a sink deliver twice.
 const CURSOR_SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -49,6 +53,8 @@ pub struct Limits {
     pub waiting_bytes_max: usize,
     /// Bytes the journal may take up on the device.
     pub journal_bytes_max: u64,
+    /// Events the journal may hold; for a journal in memory, where nobody wants to count bytes.
+    pub journal_events_max: Option<u64>,
 }
 
 /// What a `Buffer` is built from.
@@ -127,11 +133,18 @@ impl BufferMetrics {
     }
 }
 
+/// A request that waits for its commit.
+struct Waiting {
+    append: Append,
+    events: u64,
+    bytes: usize,
+}
+
 /// The actor.
 pub struct Buffer {
     spec: BufferSpec,
     probe: Probe,
-    waiting: Vec<Append>,
+    waiting: VecDeque<Waiting>,
     waiting_events: u64,
     waiting_bytes: usize,
     /// What the commit that is running carries.
@@ -155,7 +168,7 @@ impl Buffer {
         Self {
             spec,
             probe,
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             waiting_events: 0,
             waiting_bytes: 0,
             committing_events: 0,
@@ -186,7 +199,10 @@ impl Buffer {
         if let Some(failure) = self.failure.filter(|_| !idle) {
             return Err(failure);
         }
-        if self.usage.disk_bytes + (waiting_bytes + bytes) as u64 > limits.journal_bytes_max {
+        let held = limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
+        // One request is let into an empty journal, whatever its size: else it never could be.
+        let too_many = held.is_some_and(|(max, held)| held > 0 && held + events > max);
+        if too_many || self.usage.disk_bytes + (waiting_bytes + bytes) as u64 > limits.journal_bytes_max {
             self.make_room(ctx);
             self.spec.metrics.full.set(1);
             return Err(Refusal::JournalFull);
@@ -199,10 +215,18 @@ impl Buffer {
         if self.committing || self.waiting.is_empty() {
             return;
         }
-        let requests = std::mem::take(&mut self.waiting);
+        let mut taken = 0;
+        while let Some(next) = self.waiting.get(taken)
+            && (taken == 0 || self.committing_bytes + next.bytes <= COMMIT_BYTES)
+        {
+            self.committing_bytes += next.bytes;
+            self.committing_events += next.events;
+            taken += 1;
+        }
+        let requests = self.waiting.drain(..taken).collect();
+        self.waiting_events -= self.committing_events;
+        self.waiting_bytes -= self.committing_bytes;
         self.committing = true;
-        self.committing_events = std::mem::take(&mut self.waiting_events);
-        self.committing_bytes = std::mem::take(&mut self.waiting_bytes);
         let (spec, events, bytes) = (self.spec.clone(), self.committing_events, self.committing_bytes);
         let job = spawn_blocking(move || commit(&spec, requests, events, bytes));
         let done = job.into_actor(self).map(|done, buffer, ctx| {
@@ -225,7 +249,7 @@ impl Buffer {
         }
         if let Some(failure) = self.failure {
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
-            self.waiting.drain(..).for_each(|append| refuse(append.reply, failure));
+            self.waiting.drain(..).for_each(|waiting| refuse(waiting.append.reply, failure));
             (self.waiting_events, self.waiting_bytes) = (0, 0);
         }
         self.show();
@@ -338,7 +362,7 @@ impl Handler<Append> for Buffer {
         }
         self.waiting_events += events;
         self.waiting_bytes += bytes;
-        self.waiting.push(append);
+        self.waiting.push_back(Waiting { append, events, bytes });
         self.commit(ctx);
     }
 }
@@ -386,10 +410,10 @@ impl Handler<Trim> for Buffer {
 // === on blocking threads ===
 
 /// Commits, answers, and tells `Batcher`; needs nothing of the actor, so that it can outlive it.
-fn commit(spec: &BufferSpec, requests: Vec<Append>, events: u64, bytes: usize) -> CommitDone {
+fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64, bytes: usize) -> CommitDone {
     let began = Instant::now();
     let (mut blocks, mut replies) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
-    for Append { blocks: request, reply } in requests {
+    for Waiting { append: Append { blocks: request, reply }, .. } in requests {
         let stamps = request.iter().map(|stamped| (stamped.stamp, stamped.block.count())).collect();
         blocks.extend(request);
         replies.push((reply, Accepted { stamps }));

@@ -12,7 +12,7 @@ use forebay_actors::{
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use tokio::time::Instant;
 
-use crate::config::sink::BlackholeSink;
+use crate::config::BlackholeSink;
 
 /// Time it may make up for after it was late. Timers wake up to a millisecond late, so without this small
 /// batches would pass far below the rate.

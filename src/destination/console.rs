@@ -17,7 +17,7 @@ use forebay_actors::{
 use futures::{FutureExt as _, future::LocalBoxFuture};
 
 use super::{Framing, blocking, encode_batch, io_failure};
-use crate::config::sink::ConsoleSink;
+use crate::config::ConsoleSink;
 
 /// Writes to standard output.
 pub struct ConsoleDestination {

@@ -36,7 +36,7 @@ use futures::{FutureExt as _, future::LocalBoxFuture};
 
 use self::rotation::Rotated;
 use super::{Framing, WallClock, blocking, encode_batch, io_failure, unbuildable};
-use crate::config::sink::FileSink;
+use crate::config::FileSink;
 
 /// How every line begins that this destination writes. A last line that begins otherwise is not ours to cut.
 const LINE_START: &[u8] = b"{\"event_id\":";

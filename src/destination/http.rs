@@ -37,7 +37,7 @@ use reqwest::{
 use rustls::RootCertStore;
 
 use super::{Framing, chain, encode_batch, encoding, tls, unbuildable, write_batch};
-use crate::config::sink::{Compression, HttpEncoding, HttpSink};
+use crate::config::{Compression, HttpEncoding, HttpSink};
 
 /// Bytes of an answer's body that are read; a longer one costs its connection.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;

@@ -34,10 +34,39 @@ mod tls;
 use std::{error::Error, io, path::Path, sync::Arc};
 
 use forebay_actors::{
-    destination::{Cause, DeliveryError, Verdict},
+    destination::{Cause, DeliveryError, Destination, Verdict},
     event::{Timestamp, write_json},
     record::Batch,
+    runtime::clock::Clock,
 };
+
+use crate::{config::SinkKind, store::SqliteDestination};
+
+/// Builds the destination that a configuration names.
+///
+/// # Errors
+/// Where its options cannot be used ([`Cause::Build`]).
+pub fn build(kind: &SinkKind, store: &Path, clock: &Clock) -> Result<Box<dyn Destination>, DeliveryError> {
+    Ok(match kind {
+        SinkKind::Store(_) => Box::new(SqliteDestination::new(store)),
+        SinkKind::Http(options) => Box::new(self::http::HttpDestination::new(options)?),
+        SinkKind::File(options) => {
+            let clock = clock.clone();
+            Box::new(file::FileDestination::new(options, Arc::new(move || clock.now()))?)
+        }
+        SinkKind::Console(options) => Box::new(console::ConsoleDestination::new(options)),
+        SinkKind::Blackhole(options) => Box::new(blackhole::BlackholeDestination::new(options)),
+    })
+}
+
+/// An HTTP client for a socket on this machine: it trusts nobody, because there is nobody to trust.
+///
+/// # Errors
+/// Where TLS cannot be set up, which every client needs.
+pub(crate) fn local_client() -> Result<reqwest::ClientBuilder, DeliveryError> {
+    let tls = tls::client(rustls::RootCertStore::empty())?;
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy())
+}
 
 /// Where a destination takes the time of day from, so that tests can hold it.
 pub type WallClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

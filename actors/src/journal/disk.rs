@@ -15,6 +15,7 @@ use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
     generation::{Generation, QUARANTINE, Tail},
     records,
+    salvage::Salvage,
 };
 use crate::{
     event::{Stamped, Timestamp},
@@ -95,29 +96,11 @@ impl SledJournal {
             head: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
         };
-        journal.find_generations()?;
+        journal.shelf().entries = find_generations(dir)?.into();
         let head = journal.recover_head()?.max(floor);
         journal.head = AtomicU64::new(head.0);
         *journal.writer() = Some(journal.begin_generation(head)?);
         Ok(journal)
-    }
-
-    fn find_generations(&self) -> Result<(), JournalError> {
-        let io = |e| JournalError::io(&self.dir, e);
-        let mut entries = Vec::new();
-        for item in fs::read_dir(&self.dir).map_err(io)? {
-            let item = item.map_err(io)?;
-            let name = item.file_name();
-            let Some(first) = name.to_str().and_then(|name| name.parse().ok()).map(Position) else { continue };
-            let log = fs::metadata(item.path().join("db")).ok();
-            let disk_bytes = log.as_ref().map_or(0, |m| m.blocks() * 512);
-            let last_write = log.map_or(0, |m| m.mtime()) * 1_000_000_000;
-            let last_write = Timestamp::from_nanos(last_write);
-            entries.push(Entry { first, disk_bytes, stored_bytes: disk_bytes, last_write });
-        }
-        entries.sort_by_key(|entry| entry.first);
-        self.shelf().entries = entries.into();
-        Ok(())
     }
 
     /// The position after the last event, by the newest generation and its witness.
@@ -125,8 +108,7 @@ impl SledJournal {
         let firsts: Vec<_> = self.shelf().entries.iter().map(|entry| entry.first).collect();
         let Some(&newest) = firsts.last() else { return Ok(Position(0)) };
         let dir = self.generation_dir(newest);
-        let witnessed = fs::read(dir.join(WITNESS)).ok().and_then(|bytes| bytes.try_into().ok());
-        let witnessed = witnessed.map_or(newest, |bytes| Position(u64::from_be_bytes(bytes)));
+        let witnessed = read_witness(&dir).unwrap_or(newest);
         let span = Span { first: newest, end: witnessed };
         match Generation::open(&dir, span).and_then(|generation| generation.tail()) {
             Ok(Tail::At(head)) => Ok(self.believed(head, witnessed)),
@@ -364,4 +346,60 @@ impl SledJournal {
         let index = shelf.entries.partition_point(|entry| entry.first <= at);
         shelf.entries.get(index).map_or(Position(u64::MAX), |entry| entry.first)
     }
+}
+
+fn find_generations(dir: &Path) -> Result<Vec<Entry>, JournalError> {
+    let io = |e| JournalError::io(dir, e);
+    let mut entries = Vec::new();
+    for item in fs::read_dir(dir).map_err(io)? {
+        let item = item.map_err(io)?;
+        let name = item.file_name();
+        let Some(first) = name.to_str().and_then(|name| name.parse().ok()).map(Position) else { continue };
+        let log = fs::metadata(item.path().join("db")).ok();
+        let disk_bytes = log.as_ref().map_or(0, |m| m.blocks() * 512);
+        let last_write = Timestamp::from_nanos(log.map_or(0, |m| m.mtime()).saturating_mul(1_000_000_000));
+        entries.push(Entry { first, disk_bytes, stored_bytes: disk_bytes, last_write });
+    }
+    entries.sort_by_key(|entry| entry.first);
+    Ok(entries)
+}
+
+fn read_witness(generation: &Path) -> Option<Position> {
+    let bytes = fs::read(generation.join(WITNESS)).ok()?;
+    Some(Position(u64::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+/// What a look at a journal found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Generations there are.
+    pub generations: usize,
+    /// Events that are whole.
+    pub events: u64,
+    /// Positions that should be there and are not whole.
+    pub damaged: u64,
+    /// Bytes of the files.
+    pub disk_bytes: u64,
+}
+
+/// Looks through every record of the journal in `dir` and changes nothing, not even what opening it would mend. A
+/// process that is writing to it may do so meanwhile.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
+    let entries = find_generations(dir)?;
+    let mut verified = Verified { generations: entries.len(), ..Verified::default() };
+    for (index, entry) in entries.iter().enumerate() {
+        let generation = dir.join(format!("{:020}", entry.first.0));
+        let next = entries.get(index + 1).map(|next| next.first);
+        let end = next.or_else(|| read_witness(&generation)).unwrap_or(entry.first);
+        let span = Span { first: entry.first, end: end.max(entry.first) };
+        let log = generation.join("db");
+        let whole = Salvage::count_whole(&log, span).map_err(|e| JournalError::io(log, e))?;
+        verified.events += whole;
+        verified.damaged += span.count().saturating_sub(whole);
+        verified.disk_bytes += entry.disk_bytes;
+    }
+    Ok(verified)
 }

@@ -21,7 +21,7 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-pub use disk::SledJournal;
+pub use disk::{SledJournal, Verified, verify};
 pub use memory::MemoryJournal;
 
 use crate::{

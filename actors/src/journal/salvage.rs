@@ -43,6 +43,13 @@ impl Salvage {
         Self::scan(File::open(copy)?).map(Some)
     }
 
+    /// The events of the span that the log at `path` holds whole. Only reads.
+    pub(super) fn count_whole(path: &Path, span: Span) -> io::Result<u64> {
+        let scanned = Self::scan(File::open(path)?)?;
+        let events = |(first, found): (&Position, &Found)| found.end.min(span.end).since(*first);
+        Ok(scanned.records.range(span.first..span.end).map(events).sum())
+    }
+
     fn scan(file: File) -> io::Result<Self> {
         let mut records = BTreeMap::new();
         let mut window = vec![0; WINDOW_BYTES + CHUNK_BYTES_MAX];

@@ -17,7 +17,7 @@ use flate2::write::GzEncoder;
 use forebay_actors::event::Timestamp;
 
 use super::{suffixed, sync_directory};
-use crate::config::sink::Compression;
+use crate::config::Compression;
 
 /// Bytes compressed at a time, between two looks at whether to stop.
 const CHUNK_BYTES: usize = 128 * 1024;

@@ -1,0 +1,7 @@
+//! What people and machines ask: the event store, health, metrics; and, over the control socket, the process itself.
+
+pub mod control;
+pub mod error;
+pub mod health;
+pub mod query;
+pub mod server;

@@ -1,0 +1,219 @@
+//! `GET /events`, `GET /events/{event_id}`, `GET /events/stats`: questions to the embedded event store.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use forebay_actors::event::Timestamp;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::{error::ApiError, server::Shared};
+use crate::{
+    ingress::limits::RouteClass,
+    store::{Cursor, Order, Page, Query, Reader, StatsQuery, StoreError},
+};
+
+/// Events of a page where the question does not say.
+const LIMIT_DEFAULT: usize = 100;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    service: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    q: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+    order: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatsParameters {
+    service: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    bucket: Option<String>,
+    group_by: Option<String>,
+}
+
+/// A page of events.
+///
+/// # Errors
+/// 400 for a question that makes no sense, 404 without a `store` sink, 429, 503.
+pub async fn page(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+    let reader = reader(&request, &shared)?;
+    let parameters: PageQuery = parameters(&request)?;
+    let order = match parameters.order.as_deref() {
+        None | Some("newest" | "desc") => Order::Newest,
+        Some("oldest" | "asc") => Order::Oldest,
+        Some(other) => return Err(invalid("order", format!("{other:?} is no order; newest and oldest are"))),
+    };
+    let cursor = parameters.cursor.map(|text| text.parse::<Cursor>()).transpose();
+    let query = Query {
+        service: parameters.service,
+        from: time("from", parameters.from)?,
+        to: time("to", parameters.to)?,
+        q: parameters.q,
+        limit: parameters.limit.unwrap_or(LIMIT_DEFAULT),
+        cursor: cursor.map_err(|e| invalid("cursor", e.to_string()))?,
+        order,
+    };
+    let page = ask(move || reader.page(&query)).await?;
+    Ok(HttpResponse::Ok().content_type("application/json").body(page_json(&page)))
+}
+
+/// One event.
+///
+/// # Errors
+/// 404 where there is none of that id.
+pub async fn one(
+    request: HttpRequest,
+    id: web::Path<String>,
+    shared: web::Data<Shared>,
+) -> Result<HttpResponse, ApiError> {
+    let reader = reader(&request, &shared)?;
+    let wanted = id.clone();
+    let event = ask(move || reader.get(&wanted)).await?.ok_or_else(|| {
+        ApiError::new(StatusCode::NOT_FOUND, "event_not_found", format!("no event has the id {:?}", *id))
+    })?;
+    let mut body = Vec::new();
+    event.write_json(&mut body);
+    Ok(HttpResponse::Ok().content_type("application/json").body(body))
+}
+
+/// Counts over time.
+///
+/// # Errors
+/// As [`page`].
+pub async fn stats(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
+    let reader = reader(&request, &shared)?;
+    let parameters: StatsParameters = parameters(&request)?;
+    let group_by_service = match parameters.group_by.as_deref() {
+        None => false,
+        Some("service") => true,
+        Some(other) => return Err(invalid("group_by", format!("{other:?} is not known; service is"))),
+    };
+    let query = StatsQuery {
+        from: time("from", parameters.from)?,
+        to: time("to", parameters.to)?,
+        bucket_seconds: bucket(parameters.bucket.as_deref().unwrap_or("1m"))?,
+        service: parameters.service,
+        group_by_service,
+    };
+    let bucket_seconds = query.bucket_seconds;
+    let rows = ask(move || reader.stats(&query)).await?;
+    let buckets: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let mut bucket = json!({"bucket": row.bucket_start.to_string(), "count": row.events});
+            if let Some(service) = &row.service {
+                bucket["service"] = json!(service);
+            }
+            bucket
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({"bucket_seconds": bucket_seconds, "buckets": buckets})))
+}
+
+fn reader(request: &HttpRequest, shared: &Shared) -> Result<Reader, ApiError> {
+    shared.limits.check(RouteClass::Query, request.peer_addr().map(|peer| peer.ip()))?;
+    shared.store_reader().ok_or_else(|| {
+        let message = "there is no event store; configure a sink of `type: store` to have one";
+        ApiError::new(StatusCode::NOT_FOUND, "no_store", message)
+    })
+}
+
+fn page_json(page: &Page) -> Vec<u8> {
+    let mut out = b"{\"events\":[".to_vec();
+    for (index, event) in page.events.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        event.write_json(&mut out);
+    }
+    let cursor = page.next_cursor.as_ref().map(ToString::to_string);
+    out.extend_from_slice(format!("],\"next_cursor\":{},\"partial\":{}}}", json!(cursor), page.partial).as_bytes());
+    out
+}
+
+/// Reads the query string; a parameter that is not known is named.
+fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
+    let mut seen = BTreeSet::new();
+    for pair in request.query_string().split('&').filter(|pair| !pair.is_empty()) {
+        let key = pair.split('=').next().unwrap_or(pair);
+        if !seen.insert(key) {
+            return Err(invalid(key, "it is given twice".to_owned()));
+        }
+    }
+    let query = web::Query::<T>::from_query(request.query_string());
+    query.map(web::Query::into_inner).map_err(|e| ApiError::bad_request("invalid_parameter", e.to_string()))
+}
+
+fn invalid(parameter: &str, message: String) -> ApiError {
+    ApiError::bad_request("invalid_parameter", format!("{parameter}: {message}"))
+        .with_details(json!({ "parameter": parameter }))
+}
+
+/// RFC 3339, or milliseconds since the Unix epoch.
+fn time(parameter: &str, text: Option<String>) -> Result<Option<Timestamp>, ApiError> {
+    let read = |text: String| match text.parse::<i64>() {
+        Ok(millis) => Timestamp::from_millis(millis),
+        // A `+` of an offset that was not escaped arrives as a space.
+        Err(_) => Timestamp::parse(&text.replace(' ', "+")),
+    };
+    text.map(read).transpose().map_err(|e| invalid(parameter, e.to_string()))
+}
+
+/// `1m`, `2h`, `1d`, or seconds.
+fn bucket(text: &str) -> Result<u32, ApiError> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let unit_seconds = match unit {
+        "s" | "" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let seconds = unit_seconds.zip(number.parse::<u32>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
+    seconds.ok_or_else(|| invalid("bucket", format!("{text:?} is no length; 1m, 5m, 1h and 1d are")))
+}
+
+async fn ask<T: Send + 'static>(
+    question: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let answer = web::block(question).await.map_err(|_| ApiError::internal("the question could not be asked"))?;
+    answer.map_err(|error| match error {
+        StoreError::Query(error) => ApiError::bad_request("invalid_parameter", error.to_string()),
+        error if error.is_transient() => {
+            ApiError::unavailable("store_unavailable", error.to_string(), Duration::from_secs(1))
+        }
+        error => {
+            tracing::error!(%error, "the event store cannot answer");
+            ApiError::internal("the event store cannot answer; see the log")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_have_units() {
+        assert_eq!(bucket("1m").unwrap(), 60);
+        assert_eq!(bucket("90").unwrap(), 90);
+        assert_eq!(bucket("1d").unwrap(), 86_400);
+        assert!(bucket("1 fortnight").is_err());
+        assert!(bucket("99999999d").is_err());
+    }
+
+    #[test]
+    fn times_are_text_or_milliseconds() {
+        let at = |text: &str| time("from", Some(text.to_owned())).unwrap().unwrap();
+        assert_eq!(at("1431857103000"), at("2015-05-17T10:05:03Z"));
+        assert_eq!(at("2015-05-17T12:05:03 02:00"), at("2015-05-17T10:05:03Z"));
+        assert!(time("from", Some("noon".to_owned())).is_err());
+    }
+}

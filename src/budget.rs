@@ -1,0 +1,95 @@
+//! The memory budget: what each part may take at most, whatever the backlog and however many clients there are.
+
+use std::fmt;
+
+use forebay_actors::{batcher, journal, record};
+
+use crate::{
+    config::{Config, Durability, SinkKind},
+    store,
+};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Code, threads' stacks as far as they are touched, allocator slack, TLS, metrics: measured 20 to 30 MiB idle.
+const PROCESS_BYTES: u64 = 40 * MIB;
+
+/// What a connection takes beside its body: actix-web's read and write buffers as measured with 1,000 idle and 256
+/// busy ones.
+const CONNECTION_BYTES: u64 = 16 * 1024;
+
+/// sled holds about the bytes of the generation it has open, and its tables: 70 MB for 64 MiB, measured.
+const SLED_OVERHEAD_PERCENT: u64 = 15;
+
+/// Copies of a batch while a sink sends it: the records, the encoded body, and what the destination adds.
+const COPIES_IN_FLIGHT: u64 = 3;
+
+/// One part of the budget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What it is.
+    pub name: String,
+    /// Bytes at most.
+    pub bytes: u64,
+    /// The configuration keys that set it.
+    pub keys: &'static str,
+}
+
+/// All parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryBudget(pub Vec<Part>);
+
+impl MemoryBudget {
+    /// Of a configuration.
+    pub fn of(config: &Config) -> Self {
+        let mut parts = Vec::new();
+        let mut part = |name: &str, bytes: u64, keys| parts.push(Part { name: name.to_owned(), bytes, keys });
+        part("process", PROCESS_BYTES, "");
+        let connections = config.http.max_connections as u64 * CONNECTION_BYTES;
+        part("connections", connections, "http.max_connections");
+        part("request bodies", config.http.max_inflight_bytes as u64, "http.max_inflight_bytes");
+        let waiting = config.buffer.memory_bytes_max as u64;
+        // Events that wait, and those of the commit that is running, as records and compressed.
+        part("waiting for commit", 2 * waiting, "buffer.memory_bytes_max");
+        let broadcast = (batcher::MAILBOX_COMMITS * forebay_actors::buffer::COMMIT_BYTES) as u64;
+        part("broadcast", broadcast, "");
+        match config.buffer.durability {
+            Durability::Memory => part("journal (memory)", config.buffer.max_bytes, "buffer.max_bytes"),
+            _ => {
+                let open = journal::OPEN_GENERATIONS_MAX as u64 + 1;
+                let bytes = journal::GENERATION_BYTES * (100 + SLED_OVERHEAD_PERCENT) / 100;
+                part("journal (open generations)", open * bytes, "");
+            }
+        }
+        for (name, sink) in &config.sinks {
+            let batch = sink.batch(&config.batch);
+            let mailbox = (sink.mailbox_batches * batcher::BATCH_BYTES) as u64;
+            let batches = batch.max_bytes as u64 * (1 + COPIES_IN_FLIGHT * sink.concurrency as u64);
+            let store = match sink.kind {
+                SinkKind::Store(_) => {
+                    let readers = store::READERS_MAX as u64;
+                    let caches = u64::from(store::WRITER_CACHE_KIB) + readers * u64::from(store::READER_CACHE_KIB);
+                    caches * 1024 + store::READERS_MAX as u64 * store::PAGE_BYTES_MAX as u64
+                }
+                _ => 0,
+            };
+            let name = record::SinkName::from(name.as_str());
+            part(&format!("sink {name}"), mailbox + batches + store, "batch.max_bytes, concurrency, mailbox_batches");
+        }
+        Self(parts)
+    }
+
+    /// The sum of all parts, in bytes.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|part| part.bytes).sum()
+    }
+}
+
+impl fmt::Display for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in &self.0 {
+            writeln!(f, "  {:<28} {:>6} MiB  {}", part.name, part.bytes.div_ceil(MIB), part.keys)?;
+        }
+        write!(f, "  {:<28} {:>6} MiB", "sum", self.sum().div_ceil(MIB))
+    }
+}

@@ -1,0 +1,62 @@
+//! Delivering beside a sink: what `replay` and `dead-letter replay` have in common.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use forebay_actors::{
+    destination::{Destination, Verdict},
+    record::{Batch, Position},
+    runtime::{backoff::Backoff, clock::seed},
+};
+
+/// Deliveries of one batch before it is left: a person is waiting.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// Waits between them.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Events delivered.
+    pub delivered: u64,
+    /// Events that the destination refuses, with its words.
+    pub refused: Vec<(Position, String)>,
+}
+
+/// Delivers the batch, halving it around events that the destination refuses.
+///
+/// # Errors
+/// Where the destination keeps failing: its words, and nothing more is tried.
+pub async fn redeliver(destination: &dyn Destination, batch: Batch) -> Result<Outcome, String> {
+    let mut outcome = Outcome::default();
+    let mut todo = VecDeque::from([batch]);
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1, seed());
+    while let Some(batch) = todo.pop_front() {
+        match destination.deliver(Arc::new(batch.clone())).await {
+            Ok(_) => {
+                outcome.delivered += batch.count();
+                backoff.reset();
+            }
+            Err(error) if error.verdict == Verdict::Reject => match batch.halves() {
+                Some((first, second)) => {
+                    todo.push_front(second);
+                    todo.push_front(first);
+                }
+                None => outcome.refused.push((batch.span().first, error.to_string())),
+            },
+            Err(error) => {
+                let wait = backoff.failed();
+                if backoff.failures() >= ATTEMPTS_MAX {
+                    return Err(format!("position {}: {error}", batch.span().first));
+                }
+                let wished = match error.verdict {
+                    Verdict::Retry { after } => after.unwrap_or_default(),
+                    Verdict::Reject => Duration::ZERO,
+                };
+                tokio::time::sleep(wait.max(wished)).await;
+                todo.push_front(batch);
+            }
+        }
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,166 @@
+//! `forebay replay`.
+
+use std::{path::Path, sync::Arc};
+
+use clap::Args;
+use forebay_actors::{
+    destination::{Destination, DestinationFactory},
+    event::{Events, Timestamp},
+    journal::{Durability, Journal, Piece, SledJournal},
+    record::{Batch, Position, Record, SinkName, Span},
+    runtime::clock::Clock,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Done, block_on, load, print, progress::Progress, redeliver::redeliver};
+use crate::{
+    api::control,
+    data_dir::{self, DataDir},
+    pipeline,
+};
+
+/// Payload read from the journal at a time.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// `forebay replay …`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The sink to deliver to.
+    #[arg(long)]
+    sink: String,
+    /// Accepted at this time or later: RFC 3339, as 2026-01-31T08:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    from: Timestamped,
+    /// Accepted before this time.
+    #[arg(long, value_name = "TIME")]
+    to: Timestamped,
+}
+
+/// A time on the command line.
+#[derive(Debug, Clone, Copy)]
+struct Timestamped(Timestamp);
+
+impl std::str::FromStr for Timestamped {
+    type Err = forebay_actors::event::TimestampError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Timestamp::parse(text).map(Self)
+    }
+}
+
+/// Which events, to whom.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// The sink.
+    pub sink: SinkName,
+    /// Accepted at this time or later.
+    pub from: Timestamp,
+    /// Accepted before this time.
+    pub to: Timestamp,
+}
+
+/// What was done.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Events delivered.
+    pub delivered: u64,
+    /// Events that the destination refuses.
+    pub refused: u64,
+    /// Positions whose bytes are damaged.
+    pub damaged: u64,
+}
+
+/// Asks the running process, or does it itself where there is none.
+///
+/// # Errors
+/// Where the sink is not configured, or keeps failing.
+pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
+    let config = load(file).map_err(|e| e.to_string())?;
+    let request =
+        Request { sink: SinkName::from(replay.sink.as_str()), from: replay.from.0, to: replay.to.0 };
+    let report = block_on(async {
+        if let Some(report) =
+            control::ask::<Report>(&config.data_dir, &control::Order::Replay(request.clone())).await?
+        {
+            return Ok::<_, String>(report);
+        }
+        let data_dir = DataDir::open(&config.data_dir).map_err(|e| e.to_string())?;
+        let sink = config.sinks.get(&replay.sink);
+        let sink = sink.ok_or_else(|| format!("there is no sink {:?} in the configuration", replay.sink))?;
+        let factory = pipeline::destinations(data_dir.path(), Clock::system())(&request.sink, sink);
+        let dir = data_dir::journal(data_dir.path());
+        let journal = SledJournal::open(&dir, Durability::Fsync, Position(0), Clock::system());
+        let journal: Arc<dyn Journal> = Arc::new(journal.map_err(|e| e.to_string())?);
+        carry_out(journal, factory, request).await
+    })?;
+    print(&format!(
+        "replayed to {}: {} delivered, {} refused, {} damaged\n",
+        replay.sink, report.delivered, report.refused, report.damaged
+    ))
+}
+
+/// Reads the journal and delivers what was accepted in the time asked for.
+///
+/// # Errors
+/// Where the destination keeps failing or the journal cannot be read; the message says how far it came.
+pub async fn carry_out(
+    journal: Arc<dyn Journal>,
+    factory: DestinationFactory,
+    request: Request,
+) -> Result<Report, String> {
+    let destination = factory().map_err(|e| e.to_string())?;
+    let Span { first, end } = journal.span();
+    let mut progress = Progress::new("replaying", end.since(first));
+    let (mut report, mut at) = (Report::default(), first);
+    while at < end {
+        let reader = journal.clone();
+        let pieces = tokio::task::spawn_blocking(move || reader.read(at, READ_BYTES)).await;
+        let pieces = pieces.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let Some(last) = pieces.last() else { break };
+        at = last.end();
+        for piece in &pieces {
+            match piece {
+                Piece::Damaged(span) => report.damaged += span.count(),
+                Piece::Record(record) => {
+                    let so_far = report.delivered;
+                    replay_record(&*destination, record, &request, &mut report)
+                        .await
+                        .map_err(|e| format!("stopped after {so_far} events: {e}"))?;
+                }
+            }
+        }
+        progress.at(at.since(first));
+    }
+    Ok(report)
+}
+
+async fn replay_record(
+    destination: &dyn Destination,
+    record: &Arc<Record>,
+    request: &Request,
+    report: &mut Report,
+) -> Result<(), String> {
+    for span in wanted(record, request) {
+        let outcome = redeliver(destination, Batch::new(span, vec![record.clone()])).await?;
+        report.delivered += outcome.delivered;
+        report.refused += outcome.refused.len() as u64;
+    }
+    Ok(())
+}
+
+/// The runs of events of a record that were accepted in the time asked for.
+fn wanted(record: &Record, request: &Request) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (index, event) in Events::new(&record.payload).enumerate() {
+        let Ok(event) = event else { break };
+        if event.ingested_at < request.from || event.ingested_at >= request.to {
+            continue;
+        }
+        let first = record.first.plus(index as u64);
+        match spans.last_mut() {
+            Some(span) if span.end == first => span.end = first.plus(1),
+            _ => spans.push(Span { first, end: first.plus(1) }),
+        }
+    }
+    spans
+}

@@ -1,0 +1,264 @@
+//! `forebay run`: start, serve, reload, drain.
+
+use std::{
+    io::{IsTerminal as _, Write as _, stderr, stdout},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::{dev::ServerHandle, web};
+use forebay_actors::runtime::clock::Clock;
+use prometheus::{IntGaugeVec, Registry};
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::Instant,
+};
+use tracing_subscriber::{EnvFilter, Registry as Subscribers, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+
+use super::{Done, EXIT_DEADLINE, block_on, dead_letter, load, replay};
+use crate::{
+    api::{
+        control::{self, Order, Ordered},
+        health::ResourceMeter,
+        server::{self, Server, Shared},
+    },
+    budget::MemoryBudget,
+    config::{Config, LogConfig, LogFormat, SinkKind},
+    data_dir::{self, DataDir},
+    ingress::{
+        body::{BodyBudget, BodyLimits},
+        limits::Limits,
+        post::{Ingress, IngressMetrics},
+    },
+    pipeline::{self, Pipeline},
+    store::Reader,
+};
+
+/// What a shell says of a process that a signal ended.
+const EXIT_SIGNAL_BASE: i32 = 128;
+
+type LogHandle = reload::Handle<EnvFilter, Subscribers>;
+
+/// Everything a running process consists of.
+struct Running {
+    pipeline: Pipeline,
+    shared: web::Data<Shared>,
+    server: Server,
+    control: ServerHandle,
+    orders: mpsc::Receiver<Ordered>,
+    file: Option<PathBuf>,
+    log: LogHandle,
+    data_dir: DataDir,
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// Where it cannot start.
+pub fn run(file: Option<&Path>) -> Done {
+    let config = load(file).map_err(|e| e.to_string())?;
+    let log = start_log(&config.log)?;
+    block_on(async {
+        let running = start(config, file, log).await?;
+        running.serve().await
+    })
+}
+
+fn start_log(config: &LogConfig) -> Result<LogHandle, String> {
+    let filter = EnvFilter::try_new(&config.level).map_err(|e| format!("log.level: {e}"))?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let subscribers = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    match config.format {
+        LogFormat::Text => subscribers.with(layer).init(),
+        LogFormat::Json => subscribers.with(layer.json()).init(),
+    }
+    Ok(handle)
+}
+
+async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Running, String> {
+    let data_dir = DataDir::open(&config.data_dir).map_err(|e| e.to_string())?;
+    let (clock, registry) = (Clock::system(), Registry::new());
+    let build_info = prometheus::opts!("forebay_build_info", "1, with what was built in its labels");
+    let build_info = IntGaugeVec::new(build_info, &["version"]).map_err(|e| e.to_string())?;
+    build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    registry.register(Box::new(build_info)).map_err(|e| e.to_string())?;
+
+    let destinations = pipeline::destinations(data_dir.path(), clock.clone());
+    let pipeline = Pipeline::start(&config, data_dir.path(), &registry, clock, destinations);
+    let pipeline = pipeline.map_err(|e| e.to_string())?;
+    let limits = Limits::new(&config.limits);
+    let view = pipeline.view();
+    let shared = web::Data::new(Shared {
+        view: view.clone(),
+        limits: limits.clone(),
+        store: std::sync::RwLock::new(store_reader(&config, data_dir.path())),
+        data_dir: data_dir.path().to_owned(),
+        resources: ResourceMeter::default(),
+        started: Instant::now(),
+        registry: registry.clone(),
+    });
+    let ingress = Arc::new(Ingress {
+        receiver: pipeline.receiver(),
+        body: BodyLimits {
+            max_bytes: config.http.max_body_bytes,
+            timeout: config.http.request_timeout,
+            budget: BodyBudget::new(config.http.max_inflight_bytes),
+        },
+        max_event_bytes: config.http.max_event_bytes,
+        limits,
+        received: view.received,
+        metrics: IngressMetrics::new(&registry),
+    });
+    let server = server::start(&config.http, shared.clone(), ingress, config.shutdown_timeout);
+    let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
+    let socket = data_dir::control_socket(data_dir.path());
+    let (control, orders) = control::listen(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;
+    banner(&config, &server, data_dir.path(), file);
+    let file = file.map(Path::to_owned);
+    Ok(Running { pipeline, shared, server, control, orders, file, log, data_dir })
+}
+
+/// What somebody wants to know who has just started it.
+fn banner(config: &Config, server: &Server, data_dir: &Path, file: Option<&Path>) {
+    let address = server.address;
+    let file = file.map_or("the embedded defaults".to_owned(), |file| file.display().to_string());
+    let sinks: Vec<_> = config.sinks.iter().map(|(name, sink)| format!("{name} ({})", sink.kind.name())).collect();
+    let budget = MemoryBudget::of(config);
+    let text = format!(
+        "forebay {version}, configured by {file}\n\
+         listening on http://{address}\n\
+         data in {data_dir}\n\
+         sinks: {sinks}\n\
+         memory at most, by part:\n{budget}\n\
+         try:\n  curl -H 'Content-Type: application/json' -d '{{\"service\":\"demo\",\"message\":\"hello\"}}' http://{address}/events\n",
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = data_dir.display(),
+        sinks = sinks.join(", "),
+    );
+    // Whoever started it may not listen.
+    let _ = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
+}
+
+fn store_reader(config: &Config, data_dir: &Path) -> Option<Reader> {
+    let has_store = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Store(_)));
+    has_store.then(|| Reader::new(data_dir::store(data_dir)))
+}
+
+impl Running {
+    async fn serve(mut self) -> Done {
+        let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be heard: {e}"));
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut hangup = listen(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => match self.reload().await {
+                    Ok(changes) => tracing::info!(%changes, "the configuration was read again"),
+                    Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+                },
+                Some(order) = self.orders.recv() => self.carry_out(order).await,
+            }
+        }
+        let timeout = self.pipeline.config().shutdown_timeout;
+        tracing::info!(?timeout, "shutting down; a second signal ends at once");
+        tokio::select! {
+            code = self.shut_down(timeout) => code,
+            signal = second_signal(&mut terminate, &mut interrupt) => {
+                tracing::warn!("a second signal: ending at once; what was not delivered stays in the journal");
+                std::process::exit(EXIT_SIGNAL_BASE + signal.as_raw_value())
+            }
+        }
+    }
+
+    /// Ingress first, then the pipeline in its own order.
+    async fn shut_down(self, timeout: Duration) -> Done {
+        let deadline = Instant::now() + timeout;
+        self.control.stop(false).await;
+        // New connections are refused at once; requests that are in get their answers.
+        if tokio::time::timeout_at(deadline, self.server.handle.stop(true)).await.is_err() {
+            self.server.handle.stop(false).await;
+        }
+        let memory = self.pipeline.config().buffer.durability == crate::config::Durability::Memory;
+        let drained = self.pipeline.drain(deadline).await;
+        drop(self.data_dir);
+        if drained.left.is_empty() {
+            tracing::info!("everything was delivered");
+            return Ok(ExitCode::SUCCESS);
+        }
+        for (sink, events) in &drained.left {
+            if memory {
+                tracing::error!(%sink, events, "not delivered, and lost with the memory they were in");
+            } else {
+                tracing::warn!(%sink, events, "not delivered by the deadline; they stay in the journal");
+            }
+        }
+        Ok(ExitCode::from(EXIT_DEADLINE))
+    }
+
+    /// Reads the configuration again and brings the process to it.
+    async fn reload(&mut self) -> Result<Value, String> {
+        let new = load(self.file.as_deref()).map_err(|e| e.to_string())?;
+        let filter = EnvFilter::try_new(&new.log.level).map_err(|e| format!("log.level: {e}"))?;
+        let before = self.pipeline.config().clone();
+        let changes = self.pipeline.apply(new).await;
+        let config = self.pipeline.config();
+        if before.log.level != config.log.level {
+            self.log.reload(filter).map_err(|e| e.to_string())?;
+        }
+        if before.limits != config.limits {
+            self.shared.limits.replace(&config.limits);
+        }
+        self.shared.set_store(store_reader(config, self.data_dir.path()));
+        Ok(json!({
+            "sinks_added": changes.sinks_added,
+            "sinks_removed": changes.sinks_removed,
+            "sinks_changed": changes.sinks_changed,
+            "applied": changes.live,
+            "needs_restart": changes.needs_restart,
+        }))
+    }
+
+    async fn carry_out(&mut self, (order, reply): Ordered) {
+        let view = self.pipeline.view();
+        match order {
+            Order::Reload => {
+                // Who asked may have gone.
+                let _ = reply.send(self.reload().await);
+            }
+            Order::DeadLetters(request) => {
+                let factory = match &request {
+                    dead_letter::Request::Replay(sink, _) => self.pipeline.factory(sink),
+                    _ => None,
+                };
+                actix::spawn(async move {
+                    let done = dead_letter::carry_out(view.dead_letters, |_| factory.clone(), request).await;
+                    let _ = reply.send(done);
+                });
+            }
+            Order::Replay(request) => {
+                let factory = self.pipeline.factory(&request.sink);
+                actix::spawn(async move {
+                    let done = match factory {
+                        Some(factory) => replay::carry_out(view.journal, factory, request).await,
+                        None => Err(format!("there is no sink {:?} in the configuration", request.sink.as_str())),
+                    };
+                    let _ = reply.send(done.map(|report| json!(report)));
+                });
+            }
+        }
+    }
+}
+
+async fn second_signal(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate(),
+        _ = interrupt.recv() => SignalKind::interrupt(),
+    }
+}

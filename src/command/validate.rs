@@ -1,0 +1,119 @@
+//! `forebay validate`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+use forebay_actors::{journal, record::SinkName, runtime::clock::Clock};
+
+use super::{Done, EXIT_FAILURE, block_on, load, print};
+use crate::{budget::MemoryBudget, config::Config, data_dir, pipeline};
+
+/// How long a destination may take to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `forebay validate …`.
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// The file; what --config says, or the embedded configuration, without it.
+    file: Option<PathBuf>,
+    /// Do not reach out to destinations.
+    #[arg(long)]
+    offline: bool,
+}
+
+/// Collects what was found, a line each.
+#[derive(Default)]
+struct Findings {
+    text: String,
+    failed: bool,
+}
+
+impl Findings {
+    fn ok(&mut self, what: &str, how: impl std::fmt::Display) {
+        self.text.push_str(&format!("ok    {what}: {how}\n"));
+    }
+
+    fn fail(&mut self, what: &str, why: impl std::fmt::Display) {
+        self.failed = true;
+        self.text.push_str(&format!("FAIL  {what}: {why}\n"));
+    }
+}
+
+/// Checks everything that can be checked without starting, and changes nothing.
+///
+/// # Errors
+/// Where standard output cannot be written.
+pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
+    let file = validate.file.as_deref().or(file);
+    let name = file.map_or("the embedded configuration".to_owned(), |file| file.display().to_string());
+    let mut findings = Findings::default();
+    match load(file) {
+        Err(error) => findings.fail("configuration", format!("\n{error}")),
+        Ok(config) => {
+            findings.ok("configuration", name);
+            let budget = MemoryBudget::of(&config);
+            findings.ok("memory budget", format!("{} MiB at most", budget.sum().div_ceil(1 << 20)));
+            check_data_dir(&config, &mut findings);
+            if !validate.offline {
+                block_on(check_destinations(&config, &mut findings));
+            }
+        }
+    }
+    print(&findings.text)?;
+    Ok(if findings.failed { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS })
+}
+
+fn check_data_dir(config: &Config, findings: &mut Findings) {
+    let dir = &config.data_dir;
+    let shown = dir.display();
+    match std::fs::metadata(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return findings.ok("data_dir", format!("{shown} is not there yet; it will be made"));
+        }
+        Err(error) => return findings.fail("data_dir", format!("{shown}: {error}")),
+        Ok(found) if !found.is_dir() => return findings.fail("data_dir", format!("{shown} is no directory")),
+        Ok(_) => findings.ok("data_dir", shown),
+    }
+    let journal = data_dir::journal(dir);
+    if !journal.exists() {
+        return findings.ok("journal", "empty");
+    }
+    match journal::verify(&journal) {
+        Err(error) => findings.fail("journal", error),
+        Ok(found) if found.damaged > 0 => {
+            let (damaged, events) = (found.damaged, found.events);
+            let kept = "they will be put aside and counted at the start";
+            findings.fail("journal", format!("{damaged} events are damaged, {events} are whole; {kept}"));
+        }
+        Ok(found) => {
+            let mib = found.disk_bytes.div_ceil(1 << 20);
+            let (events, generations) = (found.events, found.generations);
+            findings.ok("journal", format!("{events} events in {generations} generations, {mib} MiB"));
+        }
+    }
+}
+
+async fn check_destinations(config: &Config, findings: &mut Findings) {
+    let destinations = pipeline::destinations(&config.data_dir, Clock::system());
+    for (name, sink) in &config.sinks {
+        let what = format!("sink {name}");
+        // Its probe would make the database; whether it can be written the directory has shown.
+        if matches!(sink.kind, crate::config::SinkKind::Store(_)) && !data_dir::store(&config.data_dir).exists() {
+            findings.ok(&what, "the store is not there yet; it will be made");
+            continue;
+        }
+        let probe = async {
+            let destination = destinations(&SinkName::from(name.as_str()), sink)()?;
+            destination.probe().await
+        };
+        match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
+            Ok(Ok(())) => findings.ok(&what, "reachable"),
+            Ok(Err(error)) => findings.fail(&what, error),
+            Err(_) => findings.fail(&what, format!("no answer within {PROBE_TIMEOUT:?}")),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The directory where everything lives that has to survive, and the lock that keeps a second process out of it.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+/// The data directory, held by this process while the value lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another process works in it.
+    #[error("data_dir {path}: another forebay process is using it; stop that one, or give this one a directory of its own")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It cannot be made or written.
+    #[error("data_dir {path}: {source}; a directory that this user may write to is needed")]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its device has no space.
+    #[error("data_dir {path}: no space is left on its device; make room, or set data_dir to another device")]
+    Full {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl DataDir {
+    /// Makes the directory if there is none, proves that it can be written, and locks it.
+    ///
+    /// # Errors
+    /// As [`DataDirError`].
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DataDirError::Full { path: path.into() },
+            _ => DataDirError::Unusable { path: path.into(), source },
+        };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("LOCK")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: path.into() }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        // An empty file needs no block of its own: only written bytes show whether there is space.
+        fs::write(path.join("LOCK"), format!("{}\n", std::process::id())).map_err(failed)?;
+        lock.sync_all().map_err(failed)?;
+        let path = fs::canonicalize(path).map_err(failed)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Where the journal's generations are.
+pub fn journal(data_dir: &Path) -> PathBuf {
+    data_dir.join("journal")
+}
+
+/// Where cursors and dead letters are.
+pub fn state(data_dir: &Path) -> PathBuf {
+    data_dir.join("state")
+}
+
+/// Where the embedded event store is.
+pub fn store(data_dir: &Path) -> PathBuf {
+    data_dir.join("store").join("events.db")
+}
+
+/// Where a running process takes commands.
+pub fn control_socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("control.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second process is told what to do; when the first has gone it gets in.
+    #[test]
+    fn a_directory_is_held_by_one() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("a/b");
+        let held = DataDir::open(&path).unwrap();
+        let error = DataDir::open(&path).unwrap_err();
+        assert!(error.to_string().contains("another forebay process"), "{error}");
+        drop(held);
+        DataDir::open(&path).unwrap();
+    }
+
+    /// What cannot be a directory is named.
+    #[test]
+    fn a_file_is_no_directory() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = DataDir::open(&file.join("data")).unwrap_err();
+        assert!(error.to_string().contains("file/data"), "{error}");
+    }
+}

@@ -1,0 +1,257 @@
+//! Reading request bodies within bounds: of size, of time, and of memory over all clients together.
+
+use std::{
+    io::Read,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_web::{
+    http::{StatusCode, header::HeaderMap},
+    web,
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+
+use crate::api::error::ApiError;
+
+/// Compressed bytes up to which a body is unpacked on the worker's own thread: below a millisecond.
+const INLINE_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes unpacked between two looks at the bounds.
+const UNPACK_STEP_BYTES: usize = 64 * 1024;
+
+/// The largest window of a zstd frame that is accepted, as a power of two: 8 MiB, what the format asks every decoder
+/// to support.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// What a body may take.
+#[derive(Debug, Clone)]
+pub struct BodyLimits {
+    /// Bytes, before and after decompression.
+    pub max_bytes: usize,
+    /// From the first byte to the last.
+    pub timeout: Duration,
+    /// Shared by all requests.
+    pub budget: BodyBudget,
+}
+
+/// Bytes of bodies in memory, over all requests.
+#[derive(Debug, Clone)]
+pub struct BodyBudget {
+    used: Arc<AtomicUsize>,
+    max: usize,
+}
+
+/// A share of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    budget: BodyBudget,
+    bytes: usize,
+}
+
+/// A body, and its share of the budget.
+#[derive(Debug)]
+pub struct Body {
+    /// Its bytes, unpacked.
+    pub bytes: Bytes,
+    _reserved: Reserved,
+}
+
+impl BodyBudget {
+    /// A budget of `max` bytes.
+    pub fn new(max: usize) -> Self {
+        Self { used: Arc::default(), max }
+    }
+
+    fn reserve(&self) -> Reserved {
+        Reserved { budget: self.clone(), bytes: 0 }
+    }
+}
+
+impl Reserved {
+    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.bytes += bytes;
+        // The reservation that passes the bound is given back with the whole share when the request ends.
+        if used > self.budget.max {
+            let message = "too many request bodies are in memory; try again shortly";
+            return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)).closing());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// How a body is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+impl Coding {
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(value) = headers.get("content-encoding") else { return Ok(Self::Identity) };
+        match value.to_str().unwrap_or("").trim().to_ascii_lowercase().as_str() {
+            "" | "identity" => Ok(Self::Identity),
+            "gzip" | "x-gzip" => Ok(Self::Gzip),
+            "zstd" => Ok(Self::Zstd),
+            other => Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_encoding",
+                format!("Content-Encoding {other:?} is not known; gzip, zstd and identity are"),
+            )
+            .closing()),
+        }
+    }
+}
+
+/// Reads and unpacks a body.
+///
+/// # Errors
+/// 408 where it does not come in time, 413 where it is too large, 415 where its packing is unknown, 503 where too much
+/// is in memory already, 400 where it breaks off or cannot be unpacked.
+pub async fn read(headers: &HeaderMap, payload: web::Payload, limits: &BodyLimits) -> Result<Body, ApiError> {
+    let coding = Coding::of(headers)?;
+    let length = headers.get("content-length").and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > limits.max_bytes) {
+        return Err(too_large(limits.max_bytes).closing());
+    }
+    let packed = tokio::time::timeout(limits.timeout, collect(payload, length, limits));
+    let (packed, reserved) = packed.await.map_err(|_| {
+        let message = format!("the body did not arrive within {:?}", limits.timeout);
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message).closing()
+    })??;
+    if coding == Coding::Identity {
+        return Ok(Body { bytes: packed, _reserved: reserved });
+    }
+    let max_bytes = limits.max_bytes;
+    if packed.len() <= INLINE_BYTES_MAX {
+        return unpack(&packed, coding, max_bytes, reserved);
+    }
+    let unpacked = web::block(move || unpack(&packed, coding, max_bytes, reserved)).await;
+    unpacked.map_err(|_| ApiError::internal("the body could not be unpacked"))?
+}
+
+async fn collect(
+    mut payload: web::Payload,
+    length: Option<usize>,
+    limits: &BodyLimits,
+) -> Result<(Bytes, Reserved), ApiError> {
+    let mut reserved = limits.budget.reserve();
+    let mut whole = BytesMut::new();
+    let mut only = Bytes::new();
+    while let Some(chunk) = payload.next().await {
+        let broken = |e| ApiError::bad_request("incomplete_body", format!("the body broke off: {e}")).closing();
+        let chunk = chunk.map_err(broken)?;
+        if whole.len() + only.len() + chunk.len() > limits.max_bytes {
+            return Err(too_large(limits.max_bytes).closing());
+        }
+        reserved.grow(chunk.len())?;
+        if whole.is_empty() && only.is_empty() {
+            // A small body comes in one piece, which is not copied.
+            only = chunk;
+            continue;
+        }
+        if whole.is_empty() {
+            whole.reserve(length.unwrap_or(0));
+            whole.extend_from_slice(&only);
+            only = Bytes::new();
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok((if whole.is_empty() { only } else { whole.freeze() }, reserved))
+}
+
+fn unpack(packed: &[u8], coding: Coding, max_bytes: usize, mut reserved: Reserved) -> Result<Body, ApiError> {
+    let broken = |e| ApiError::bad_request("bad_compression", format!("the body cannot be unpacked: {e}"));
+    let mut reader: Box<dyn Read + '_> = match coding {
+        Coding::Identity => Box::new(packed),
+        Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed)),
+        Coding::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::new(packed).map_err(broken)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(broken)?;
+            Box::new(decoder)
+        }
+    };
+    let mut out = Vec::new();
+    loop {
+        let step = UNPACK_STEP_BYTES.min(max_bytes + 1 - out.len()) as u64;
+        let read = reader.by_ref().take(step).read_to_end(&mut out).map_err(broken)?;
+        if out.len() > max_bytes {
+            return Err(too_large(max_bytes));
+        }
+        if read == 0 {
+            return Ok(Body { bytes: out.into(), _reserved: reserved });
+        }
+        reserved.grow(read)?;
+    }
+}
+
+fn too_large(max_bytes: usize) -> ApiError {
+    let message =
+        format!("a body may have {max_bytes} bytes, before and after decompression (http.max_body_bytes)");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Unpacking stops at the bound: a bomb of 100 MB costs the 1 MB that is allowed.
+    #[test]
+    fn a_bomb_stops_at_the_bound() {
+        let budget = BodyBudget::new(2 << 20);
+        let bomb = gzip(&vec![0; 100_000_000]);
+        assert!(bomb.len() < 500_000);
+        let error = unpack(&bomb, Coding::Gzip, 1 << 20, budget.reserve()).unwrap_err();
+        assert_eq!(error.code(), "body_too_large");
+        let zeros = vec![0; 100_000_000];
+        let bomb = zstd::encode_all(&zeros[..], 3).unwrap();
+        let error = unpack(&bomb, Coding::Zstd, 1 << 20, budget.reserve()).unwrap_err();
+        assert_eq!(error.code(), "body_too_large");
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0, "shares are given back");
+    }
+
+    /// The budget is one for all: the request that would pass it is refused, and told when to come again.
+    #[test]
+    fn the_budget_is_shared() {
+        let budget = BodyBudget::new(100_000);
+        let mut first = budget.reserve();
+        first.grow(90_000).unwrap();
+        let error = unpack(&gzip(&[7; 50_000]), Coding::Gzip, 1 << 20, budget.reserve()).unwrap_err();
+        assert_eq!(error.code(), "overloaded");
+        drop(first);
+        let body = unpack(&gzip(&[7; 50_000]), Coding::Gzip, 1 << 20, budget.reserve()).unwrap();
+        assert_eq!(&body.bytes[..], &[7; 50_000]);
+    }
+
+    #[test]
+    fn broken_packing_is_an_error() {
+        let budget = BodyBudget::new(1 << 20);
+        let mut packed = gzip(b"some text that is long enough");
+        packed.truncate(15);
+        for coding in [Coding::Gzip, Coding::Zstd] {
+            let error = unpack(&packed, coding, 1000, budget.reserve()).unwrap_err();
+            assert_eq!(error.code(), "bad_compression");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What comes in. Every ingress turns a request into blocks of encoded events and asks `Receiver` to admit them;
+//! only an answer from there is a success.
+
+pub mod body;
+pub mod events;
+mod fields;
+pub mod limits;
+pub mod post;

@@ -1,0 +1,15 @@
+//! Forebay: a durable event and telemetry relay.
+//!
+//! In reading order: [`config`] is what can be said about it. [`pipeline`] wires the actors of [`forebay_actors`],
+//! which is where events become durable and are delivered. [`ingress`] is what comes in, [`destination`] what goes out,
+//! [`store`] the event store that can be asked, [`api`] what people and machines ask. [`command`] is the command line.
+
+pub mod api;
+pub mod budget;
+pub mod command;
+pub mod config;
+pub mod data_dir;
+pub mod destination;
+pub mod ingress;
+pub mod pipeline;
+pub mod store;

@@ -1,0 +1,511 @@
+//! The only wiring: who is started, on which thread, and who knows whom.
+//!
+//! One table of children drives start, health, drain and kill. Three kinds of threads: one for the way in (`Receiver`,
+//! `Buffer`, `Batcher`), one for the house (`Retention`, `Health`), and one for every sink, so that a destination that
+//! holds its thread holds nobody else's.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix::Arbiter;
+use forebay_actors::{
+    batcher::{self, Batcher, BatcherMetrics, BatcherSpec},
+    broadcast::Broadcast,
+    buffer::{self, Buffer, BufferMetrics, BufferSpec, Limits},
+    destination::DestinationFactory,
+    event::Timestamp,
+    health::{self, Health, HealthBoard, HealthSpec, Watched},
+    journal::{self, Journal, JournalError, MemoryJournal, SledJournal},
+    message::Drain,
+    receiver::{self, Gate, Receiver, ReceiverMetrics, ReceiverSpec},
+    record::SinkName,
+    retention::{self, Purge, Retention, RetentionSpec},
+    runtime::{
+        clock::{Clock, seed},
+        mailbox::Mailbox,
+        metrics::ActorMetrics,
+        supervisor::{Child, ChildState, Fault, RestartPolicy, supervise},
+    },
+    sink::{BreakerPolicy, CutPolicy, Sink, SinkMetrics, SinkPolicy, SinkProbe, SinkSpec},
+    state::{Cursors, DeadLetters, StateDb, StateError, WhenFull},
+};
+use prometheus::Registry;
+use tokio::time::Instant;
+
+use crate::{
+    config::{self, Changes, Config, SinkConfig, SinkKind},
+    data_dir, destination, store,
+};
+
+/// Blocking threads of the way in: a commit, a trim, a save of cursors, an interval's sync, and one to spare.
+const CORE_BLOCKING_THREADS: usize = 5;
+
+/// Blocking threads of a sink: reading the journal, delivering, and dead letters.
+const SINK_BLOCKING_THREADS: usize = 3;
+
+/// Rows that retention deletes at a time: tens of milliseconds of the store's writer.
+const PURGE_SLICE_ROWS: usize = 5_000;
+
+/// How often the drain looks whether everything is delivered.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+const RETENTION: &str = "retention";
+
+/// The place of the house's thread among the arbiters.
+const HOUSE: usize = 1;
+
+/// Makes a destination's factory from its configuration; tests put their own here.
+pub type Destinations = Arc<dyn Fn(&SinkName, &SinkConfig) -> DestinationFactory + Send + Sync>;
+
+/// Everything that runs.
+pub struct Pipeline {
+    config: Config,
+    parts: Parts,
+    /// In the order they were started: the way in, then the house.
+    children: Vec<Child>,
+    sinks: BTreeMap<SinkName, SinkMember>,
+    receiver: Mailbox<Receiver>,
+    buffer: Mailbox<Buffer>,
+    /// The threads of the way in and of the house.
+    arbiters: [Arbiter; 2],
+    data_dir: PathBuf,
+}
+
+/// What all actors share.
+#[derive(Clone)]
+struct Parts {
+    journal: Arc<dyn Journal>,
+    cursors: Arc<Cursors>,
+    dead_letters: Arc<DeadLetters>,
+    clock: Clock,
+    gate: Gate,
+    broadcast: Broadcast,
+    watched: Watched,
+    board: HealthBoard,
+    actor_metrics: ActorMetrics,
+    sink_metrics: SinkMetrics,
+    buffer_metrics: BufferMetrics,
+    received: ReceiverMetrics,
+    destinations: Destinations,
+}
+
+struct SinkMember {
+    child: Child,
+    mailbox: Mailbox<Sink>,
+    probe: SinkProbe,
+    arbiter: Arbiter,
+}
+
+/// What others may look at.
+#[derive(Clone)]
+pub struct View {
+    /// The journal.
+    pub journal: Arc<dyn Journal>,
+    /// How far sinks have come.
+    pub cursors: Arc<Cursors>,
+    /// What was given up on.
+    pub dead_letters: Arc<DeadLetters>,
+    /// The last word of `Health`.
+    pub board: HealthBoard,
+    /// Closed while shutting down.
+    pub gate: Gate,
+    /// What the buffer shows.
+    pub buffer: BufferMetrics,
+    /// What the receiver shows.
+    pub received: ReceiverMetrics,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// Why a pipeline cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal.
+    #[error("the journal cannot be opened: {0}")]
+    Journal(#[from] JournalError),
+    /// Cursors and dead letters.
+    #[error("cursors and dead letters cannot be opened: {0}")]
+    State(#[from] StateError),
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drained {
+    /// Events that stay in the journal, by sink; empty where everything was delivered.
+    pub left: BTreeMap<SinkName, u64>,
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    /// Opens what is on disk and starts every actor. Needs an actix system around it.
+    ///
+    /// # Errors
+    /// Where the journal or the state cannot be opened; then nothing was started.
+    pub fn start(
+        config: &Config,
+        data_dir: &Path,
+        registry: &Registry,
+        clock: Clock,
+        destinations: Destinations,
+    ) -> Result<Self, StartError> {
+        let state = Arc::new(StateDb::open(&data_dir::state(data_dir))?);
+        let cursors = Arc::new(Cursors::open(state.clone())?);
+        let dead_letters = Arc::new(DeadLetters::open(state, config.dead_letters.max_bytes)?);
+        let durability = durability(&config.buffer);
+        let floor = cursors.furthest();
+        let journal: Arc<dyn Journal> = match durability {
+            journal::Durability::Memory => Arc::new(MemoryJournal::new(clock.clone(), floor)),
+            _ => Arc::new(SledJournal::open(&data_dir::journal(data_dir), durability, floor, clock.clone())?),
+        };
+        let parts = Parts {
+            journal,
+            cursors,
+            dead_letters,
+            clock,
+            gate: Gate::default(),
+            broadcast: Broadcast::default(),
+            watched: Watched::default(),
+            board: HealthBoard::default(),
+            actor_metrics: ActorMetrics::new(registry),
+            sink_metrics: SinkMetrics::new(registry),
+            buffer_metrics: BufferMetrics::new(registry),
+            received: ReceiverMetrics::new(registry),
+            destinations,
+        };
+        let batcher_metrics = BatcherMetrics::new(registry);
+        Ok(Self::wire(config.clone(), data_dir, parts, batcher_metrics))
+    }
+
+    fn wire(config: Config, data_dir: &Path, parts: Parts, batcher_metrics: BatcherMetrics) -> Self {
+        let (core, house) = (arbiter(CORE_BLOCKING_THREADS), arbiter(2));
+        let policy = restart_policy(&config);
+        let metrics = &parts.actor_metrics;
+
+        let spec = BatcherSpec { broadcast: parts.broadcast.clone(), metrics: batcher_metrics };
+        let build = |probe| Batcher::new(spec, probe);
+        let (batcher, batcher_child) =
+            supervise(&core.handle(), "batcher", batcher::MAILBOX_COMMITS, policy, metrics, build);
+
+        let spec = BufferSpec {
+            journal: parts.journal.clone(),
+            durability: durability(&config.buffer),
+            cursors: parts.cursors.clone(),
+            dead_letters: parts.dead_letters.clone(),
+            batcher,
+            limits: limits(&config.buffer),
+            clock: parts.clock.clone(),
+            metrics: parts.buffer_metrics.clone(),
+            received: parts.received.clone(),
+        };
+        // Before the buffer takes anything, every sink must count: or its first events could be trimmed away.
+        let start = parts.journal.span().end;
+        for (name, sink) in &config.sinks {
+            parts.cursors.activate(&SinkName::from(name.as_str()), when_full(sink), start);
+        }
+        let build = |probe| Buffer::new(spec, probe);
+        let (buffer, buffer_child) =
+            supervise(&core.handle(), "buffer", buffer::MAILBOX_MESSAGES, policy, metrics, build);
+
+        let spec = ReceiverSpec {
+            buffer: buffer.clone(),
+            clock: parts.clock.clone(),
+            gate: parts.gate.clone(),
+            metrics: parts.received.clone(),
+        };
+        let build = |probe| Receiver::new(spec, probe);
+        let (receiver, receiver_child) =
+            supervise(&core.handle(), "receiver", receiver::MAILBOX_REQUESTS, policy, metrics, build);
+
+        let spec = retention_spec(&config, data_dir, &parts, buffer.clone());
+        let retention_child = start_retention(&house, spec, policy, metrics);
+
+        let spec = HealthSpec { watched: parts.watched.clone(), board: parts.board.clone() };
+        let build = |probe| Health::new(spec, probe);
+        let (_, health_child) =
+            supervise(&house.handle(), "health", health::MAILBOX_MESSAGES, policy, metrics, build);
+
+        let children = vec![receiver_child, buffer_child, batcher_child, retention_child, health_child];
+        children.iter().for_each(|child| parts.watched.add(child.clone(), None));
+        let sinks = BTreeMap::new();
+        let arbiters = [core, house];
+        let data_dir = data_dir.to_owned();
+        let mut pipeline = Self { config: config.clone(), parts, children, sinks, receiver, buffer, arbiters, data_dir };
+        for (name, sink) in &config.sinks {
+            pipeline.add_sink(SinkName::from(name.as_str()), sink);
+        }
+        pipeline
+    }
+
+    fn add_sink(&mut self, name: SinkName, config: &SinkConfig) {
+        let parts = &self.parts;
+        parts.cursors.activate(&name, when_full(config), parts.journal.span().end);
+        let probe = parts.sink_metrics.of(&name);
+        let spec = SinkSpec {
+            name: name.clone(),
+            factory: (parts.destinations)(&name, config),
+            policy: sink_policy(config, &self.config.batch),
+            journal: parts.journal.clone(),
+            cursors: parts.cursors.clone(),
+            dead_letters: parts.dead_letters.clone(),
+            buffer: self.buffer.clone(),
+            clock: parts.clock.clone(),
+            probe: probe.clone(),
+            suspects: Default::default(),
+        };
+        let arbiter = arbiter(SINK_BLOCKING_THREADS);
+        let policy = restart_policy(&self.config);
+        let actor = format!("sink:{name}");
+        let build = |probe| Sink::new(spec, probe);
+        let (mailbox, child) =
+            supervise(&arbiter.handle(), &actor, config.mailbox_batches, policy, &parts.actor_metrics, build);
+        parts.watched.add(child.clone(), Some(probe.clone()));
+        parts.broadcast.add(name.clone(), mailbox.clone());
+        self.sinks.insert(name, SinkMember { child, mailbox, probe, arbiter });
+    }
+
+    /// Ends a sink. Its cursor stays where it is.
+    async fn end_sink(&mut self, name: &SinkName) {
+        let Some(member) = self.sinks.remove(name) else { return };
+        self.parts.broadcast.remove(name);
+        self.parts.watched.remove(member.child.name());
+        member.child.end();
+        ended(std::slice::from_ref(&member.child), Duration::from_secs(2)).await;
+        member.arbiter.stop();
+    }
+
+    /// Brings the pipeline to a new configuration: sinks that changed are replaced, all others live on.
+    pub async fn apply(&mut self, new: Config) -> Changes {
+        let changes = self.config.diff(&new);
+        for name in changes.sinks_removed.iter().chain(&changes.sinks_changed) {
+            let name = SinkName::from(name.as_str());
+            self.end_sink(&name).await;
+            self.parts.cursors.deactivate(&name);
+        }
+        self.config.sinks.clone_from(&new.sinks);
+        for name in changes.sinks_added.iter().chain(&changes.sinks_changed) {
+            self.add_sink(SinkName::from(name.as_str()), &new.sinks[name]);
+        }
+        if self.config.retention != new.retention || !changes.is_empty() {
+            self.config.retention = new.retention;
+            self.restart_retention().await;
+        }
+        self.config.log = new.log;
+        self.config.limits = new.limits;
+        changes
+    }
+
+    /// Retention keeps no state but its schedule, and it has to know whether there is a store: a new one is the
+    /// simplest way to both.
+    async fn restart_retention(&mut self) {
+        let Some(index) = self.children.iter().position(|child| child.name() == RETENTION) else { return };
+        self.children[index].end();
+        ended(&self.children[index..=index], Duration::from_secs(2)).await;
+        let spec = retention_spec(&self.config, &self.data_dir, &self.parts, self.buffer.clone());
+        let policy = restart_policy(&self.config);
+        let child = start_retention(&self.arbiters[HOUSE], spec, policy, &self.parts.actor_metrics);
+        self.parts.watched.add(child.clone(), None);
+        self.children[index] = child;
+    }
+
+    /// Delivers what can be delivered until the deadline, then ends every actor, the way in first. Whoever brings
+    /// events must have stopped doing so.
+    pub async fn drain(mut self, deadline: Instant) -> Drained {
+        self.parts.gate.close();
+        let head = self.parts.journal.span().end;
+        for member in self.sinks.values() {
+            // A full mailbox means that the sink is at work; it drains when it comes to the message or not at all.
+            let _ = member.mailbox.offer(Drain);
+        }
+        while self.parts.cursors.lowest().is_some_and(|lowest| lowest < head) && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        let names: Vec<_> = self.sinks.keys().cloned().collect();
+        let left = names.iter().map(|name| (name.clone(), head.since(self.parts.cursors.get(name).next)));
+        let left = left.filter(|(_, events)| *events > 0).collect();
+        for name in &names {
+            self.end_sink(name).await;
+        }
+        self.children.iter().for_each(Child::end);
+        ended(&self.children, Duration::from_secs(2)).await;
+        let (cursors, journal) = (self.parts.cursors.clone(), self.parts.journal.clone());
+        let saved = tokio::task::spawn_blocking(move || (cursors.save(), journal.sync())).await;
+        match saved {
+            Ok((Ok(()), Ok(()))) => {}
+            Ok((cursors, journal)) => {
+                cursors.err().inspect(|error| tracing::error!(%error, "cursors could not be saved at the end"));
+                journal.err().inspect(|error| tracing::error!(%error, "the journal could not be synced at the end"));
+            }
+            Err(_) => tracing::error!("saving at the end panicked"),
+        }
+        self.arbiters.iter().for_each(|arbiter| {
+            arbiter.stop();
+        });
+        Drained { left }
+    }
+
+    /// Who takes requests.
+    pub fn receiver(&self) -> Mailbox<Receiver> {
+        self.receiver.clone()
+    }
+
+    /// What others may look at.
+    pub fn view(&self) -> View {
+        View {
+            journal: self.parts.journal.clone(),
+            cursors: self.parts.cursors.clone(),
+            dead_letters: self.parts.dead_letters.clone(),
+            board: self.parts.board.clone(),
+            gate: self.parts.gate.clone(),
+            buffer: self.parts.buffer_metrics.clone(),
+            received: self.parts.received.clone(),
+            clock: self.parts.clock.clone(),
+        }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The factory of a sink's destination, for whoever delivers beside the sink (replays).
+    pub fn factory(&self, name: &SinkName) -> Option<DestinationFactory> {
+        let config = self.config.sinks.get(name.as_str())?;
+        Some((self.parts.destinations)(name, config))
+    }
+
+    /// Every child there is.
+    pub fn children(&self) -> impl Iterator<Item = &Child> {
+        self.children.iter().chain(self.sinks.values().map(|member| &member.child))
+    }
+
+    /// What a sink shows of itself.
+    pub fn sink_probe(&self, name: &str) -> Option<&SinkProbe> {
+        self.sinks.get(&SinkName::from(name)).map(|member| &member.probe)
+    }
+
+    /// Brings the named actor down; `false` where there is none of that name.
+    pub fn inject(&self, name: &str, fault: Fault) -> bool {
+        let child = self.children().find(|child| child.name() == name);
+        child.inspect(|child| child.inject(fault)).is_some()
+    }
+}
+
+fn start_retention(
+    house: &Arbiter,
+    spec: RetentionSpec,
+    policy: RestartPolicy,
+    metrics: &ActorMetrics,
+) -> Child {
+    let build = |probe| Retention::new(spec, probe);
+    supervise(&house.handle(), RETENTION, retention::MAILBOX_MESSAGES, policy, metrics, build).1
+}
+
+/// Waits until all of them have ended, but not for ever: a thread that is held does not answer.
+async fn ended(children: &[Child], at_most: Duration) {
+    let deadline = Instant::now() + at_most;
+    while children.iter().any(|child| child.state() != ChildState::Ended) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn arbiter(blocking_threads: usize) -> Arbiter {
+    Arbiter::with_tokio_rt(move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(blocking_threads)
+            .build()
+            .expect("a runtime needs a thread and an event queue, without which nothing runs")
+    })
+}
+
+// === from configuration to specification ===
+
+/// The factories of the destinations that configurations name.
+pub fn destinations(data_dir: &Path, clock: Clock) -> Destinations {
+    let store_path = data_dir::store(data_dir);
+    Arc::new(move |_, sink| {
+        let (kind, store_path) = (sink.kind.clone(), store_path.clone());
+        let clock = clock.clone();
+        Arc::new(move || destination::build(&kind, &store_path, &clock))
+    })
+}
+
+fn durability(buffer: &config::BufferConfig) -> journal::Durability {
+    match buffer.durability {
+        config::Durability::Fsync => journal::Durability::Fsync,
+        config::Durability::Interval => journal::Durability::Interval(buffer.sync_interval),
+        config::Durability::Memory => journal::Durability::Memory,
+    }
+}
+
+fn limits(buffer: &config::BufferConfig) -> Limits {
+    Limits {
+        waiting_events_max: buffer.memory_events_max as u64,
+        waiting_bytes_max: buffer.memory_bytes_max,
+        journal_bytes_max: buffer.max_bytes,
+        journal_events_max: (buffer.durability == config::Durability::Memory)
+            .then_some(buffer.memory_events_max as u64),
+    }
+}
+
+fn when_full(sink: &SinkConfig) -> WhenFull {
+    match sink.when_full {
+        config::WhenFull::Block => WhenFull::Block,
+        config::WhenFull::DropOldest => WhenFull::DropOldest,
+    }
+}
+
+fn restart_policy(config: &Config) -> RestartPolicy {
+    let supervisor = &config.supervisor;
+    RestartPolicy {
+        backoff_min: supervisor.backoff_min,
+        backoff_max: supervisor.backoff_max,
+        restarts_max: supervisor.restarts_max as usize,
+        window: supervisor.restarts_window,
+        seed: seed(),
+    }
+}
+
+fn sink_policy(sink: &SinkConfig, all: &config::BatchConfig) -> SinkPolicy {
+    let batch = sink.batch(all);
+    SinkPolicy {
+        cut: CutPolicy { max_events: batch.max_events as u64, max_bytes: batch.max_bytes },
+        max_wait: batch.max_wait,
+        concurrency: sink.concurrency,
+        backoff_min: sink.retry.backoff_min,
+        backoff_max: sink.retry.backoff_max,
+        max_age: sink.retry.max_age,
+        breaker: BreakerPolicy {
+            failures: sink.breaker.failures,
+            open_for: sink.breaker.open_for,
+            successes: sink.breaker.successes,
+        },
+    }
+}
+
+fn retention_spec(config: &Config, data_dir: &Path, parts: &Parts, buffer: Mailbox<Buffer>) -> RetentionSpec {
+    let schedule = config.retention.schedule.parse::<croner::Cron>().ok();
+    let schedule = move |now: Timestamp| {
+        let next = schedule.as_ref()?.find_next_occurrence(&now.to_chrono(), false).ok()?;
+        next.timestamp_nanos_opt().map(Timestamp::from_nanos)
+    };
+    let has_store = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Store(_)));
+    let path = data_dir::store(data_dir);
+    let purge: Purge = Arc::new(move |cutoff| {
+        let purge = || store::Writer::open(&path)?.delete_before(cutoff, PURGE_SLICE_ROWS);
+        purge().map_err(|e| e.to_string())
+    });
+    RetentionSpec {
+        buffer,
+        journal_keep: config.retention.journal_keep,
+        rows_keep: Duration::from_secs(u64::from(config.retention.days) * 24 * 3600),
+        schedule: Arc::new(schedule),
+        purge: has_store.then_some(purge),
+        clock: parts.clock.clone(),
+    }
+}
