@@ -97,7 +97,7 @@ impl Receiver {
         let ingested_at = self.spec.clock.now();
         let mut stamp = |block: Block| {
             let first_id = self.ids.first_of(block.count(), ingested_at);
-            Stamped { stamp: Stamp { first_id, ingested_at }, block }
+            block.stamped(Stamp { first_id, ingested_at })
         };
         blocks.into_iter().map(&mut stamp).collect()
     }

@@ -295,7 +295,7 @@ mod test_batch {
         };
         let mut payload = Vec::new();
         for block in builder.finish() {
-            Stamped { block, stamp }.write(&mut payload);
+            payload.extend_from_slice(block.stamped(stamp).bytes());
         }
         payload
     }

@@ -2,10 +2,12 @@
 
 use std::{
     io::Read,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -127,11 +129,16 @@ pub async fn read(headers: &HeaderMap, payload: web::Payload, limits: &BodyLimit
     if length.is_some_and(|length| length > limits.max_bytes) {
         return Err(too_large(limits.max_bytes).closing());
     }
-    let packed = tokio::time::timeout(limits.timeout, collect(payload, length, limits));
-    let (packed, reserved) = packed.await.map_err(|_| {
-        let message = format!("the body did not arrive within {:?}", limits.timeout);
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message).closing()
-    })??;
+    let mut collecting = pin!(collect(payload, length, limits));
+    // A small body came with its head; a timer for it would cost more than the reading.
+    let packed = match futures::poll!(&mut collecting) {
+        Poll::Ready(packed) => packed,
+        Poll::Pending => tokio::time::timeout(limits.timeout, collecting).await.map_err(|_| {
+            let message = format!("the body did not arrive within {:?}", limits.timeout);
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message).closing()
+        })?,
+    };
+    let (packed, reserved) = packed?;
     if coding == Coding::Identity {
         return Ok(Body { bytes: packed, _reserved: reserved });
     }

@@ -12,7 +12,7 @@ use forebay_actors::{
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::{Mailbox, NotTaken},
 };
-use prometheus::{HistogramVec, Registry};
+use prometheus::{Histogram, Registry};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::oneshot, time::Instant};
@@ -47,7 +47,9 @@ pub struct Ingress {
 /// Times of requests, by protocol and class of answer.
 #[derive(Debug, Clone)]
 pub struct IngressMetrics {
-    request_seconds: HistogramVec,
+    ok: Histogram,
+    refused: Histogram,
+    failed: Histogram,
 }
 
 impl IngressMetrics {
@@ -58,16 +60,17 @@ impl IngressMetrics {
         let labels = &["protocol", "status"];
         let request_seconds =
             forebay_actors::runtime::metrics::histograms(registry, name, help, REQUEST_BUCKETS_S, labels);
-        Self { request_seconds }
+        let class = |status: &str| request_seconds.with_label_values(&["http", status]);
+        Self { ok: class("2xx"), refused: class("4xx"), failed: class("5xx") }
     }
 
     fn observe(&self, status: StatusCode, began: Instant) {
         let class = match status.as_u16() {
-            200..300 => "2xx",
-            500.. => "5xx",
-            _ => "4xx",
+            200..300 => &self.ok,
+            500.. => &self.failed,
+            _ => &self.refused,
         };
-        self.request_seconds.with_label_values(&["http", class]).observe(began.elapsed().as_secs_f64());
+        class.observe(began.elapsed().as_secs_f64());
     }
 }
 

@@ -64,7 +64,7 @@ pub fn batch(first: u64, drafts: &[Draft<'_>]) -> Arc<Batch> {
         let first_id = Uuid::from_u128(u128::from(first + stamped) << 32 | 0x7000 << 64);
         stamped += u64::from(block.count());
         let stamp = Stamp { first_id, ingested_at: time(1_000_000) };
-        Stamped { block, stamp }.write(&mut payload);
+        payload.extend_from_slice(block.stamped(stamp).bytes());
     }
     batch_of(first, drafts.len(), payload)
 }

@@ -38,7 +38,8 @@ pub struct Draft<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     count: u32,
-    events: Bytes,
+    /// Room for the header, then the events: stamping a block copies nothing.
+    bytes: Vec<u8>,
 }
 
 /// What `Receiver` adds to a block.
@@ -60,10 +61,10 @@ impl Stamp {
 /// A block that has its ids and its time of arrival: what the journal takes.
 #[derive(Debug, Clone)]
 pub struct Stamped {
-    /// The events.
-    pub block: Block,
-    /// Their ids and time.
-    pub stamp: Stamp,
+    count: u32,
+    stamp: Stamp,
+    /// Header and events.
+    bytes: Bytes,
 }
 
 /// Bytes that are no block of this version.
@@ -92,31 +93,34 @@ impl Block {
         self.count
     }
 
-    /// Encoded size in bytes, without the header.
-    pub fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    /// Whether there is no event in it.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
+    /// Gives the block its ids and its time.
+    pub fn stamped(mut self, stamp: Stamp) -> Stamped {
+        let bytes = u32::try_from(self.bytes.len() - HEADER_BYTES).expect("a request is far below 4 GiB");
+        let header: [&[u8]; 4] = [
+            stamp.first_id.as_bytes(),
+            &stamp.ingested_at.nanos().to_be_bytes(),
+            &self.count.to_be_bytes(),
+            &bytes.to_be_bytes(),
+        ];
+        self.bytes[..HEADER_BYTES].copy_from_slice(&header.concat());
+        Stamped { count: self.count, stamp, bytes: self.bytes.into() }
     }
 }
 
 impl Stamped {
-    /// Appends header and events to a record.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let bytes = u32::try_from(self.block.events.len()).expect("a request is far below 4 GiB");
-        out.extend_from_slice(self.stamp.first_id.as_bytes());
-        out.extend_from_slice(&self.stamp.ingested_at.nanos().to_be_bytes());
-        out.extend_from_slice(&self.block.count.to_be_bytes());
-        out.extend_from_slice(&bytes.to_be_bytes());
-        out.extend_from_slice(&self.block.events);
+    /// Events in it.
+    pub fn count(&self) -> u32 {
+        self.count
     }
 
-    /// Bytes that [`Stamped::write`] appends.
-    pub fn written_len(&self) -> usize {
-        HEADER_BYTES + self.block.events.len()
+    /// Its ids and time.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Header and events: alone, the payload of a record.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 }
 
@@ -124,24 +128,32 @@ impl Stamped {
 #[derive(Debug, Default)]
 pub struct BlockBuilder {
     blocks: Vec<Block>,
-    events: Vec<u8>,
+    /// Room for the header, then the events.
+    bytes: Vec<u8>,
     count: u32,
+    capacity: usize,
 }
 
 impl BlockBuilder {
     /// A builder that expects about `bytes` of encoded events.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { events: Vec::with_capacity(bytes.min(BLOCK_BYTES + BLOCK_BYTES / 8)), ..Self::default() }
+        Self { capacity: bytes.min(BLOCK_BYTES + BLOCK_BYTES / 8) + HEADER_BYTES, ..Self::default() }
     }
 
     /// Encodes one event; begins a further block where the current one is full.
     pub fn push(&mut self, draft: &Draft<'_>) {
-        let start = self.events.len();
-        rmp_serde::encode::write(&mut self.events, draft).expect("a Vec takes every event");
-        if self.events.len() > BLOCK_BYTES && start > 0 {
-            let tail = self.events.split_off(start);
+        if self.bytes.is_empty() {
+            self.bytes.reserve(self.capacity);
+            self.bytes.resize(HEADER_BYTES, 0);
+        }
+        let start = self.bytes.len();
+        rmp_serde::encode::write(&mut self.bytes, draft).expect("a Vec takes every event");
+        if self.bytes.len() > BLOCK_BYTES && self.count > 0 {
+            let tail = self.bytes.split_off(start);
             self.seal();
-            self.events = tail;
+            self.bytes.reserve(self.capacity.max(HEADER_BYTES + tail.len()));
+            self.bytes.resize(HEADER_BYTES, 0);
+            self.bytes.extend_from_slice(&tail);
         }
         self.count += 1;
     }
@@ -159,8 +171,8 @@ impl BlockBuilder {
 
     fn seal(&mut self) {
         if self.count > 0 {
-            let events = Bytes::from(std::mem::take(&mut self.events));
-            self.blocks.push(Block { count: std::mem::take(&mut self.count), events });
+            let bytes = std::mem::take(&mut self.bytes);
+            self.blocks.push(Block { count: std::mem::take(&mut self.count), bytes });
         }
     }
 }
@@ -180,9 +192,7 @@ pub fn encode_single(event: &Event<'_>) -> Vec<u8> {
         metadata: event.metadata,
     });
     let stamp = Stamp { first_id, ingested_at: event.ingested_at };
-    let mut out = Vec::new();
-    builder.finish().into_iter().for_each(|block| Stamped { block, stamp }.write(&mut out));
-    out
+    builder.finish().into_iter().flat_map(|block| block.stamped(stamp).bytes).collect()
 }
 
 // === impl Events ===
@@ -277,11 +287,7 @@ mod tests {
     }
 
     fn payload(blocks: Vec<Block>) -> Vec<u8> {
-        let mut out = Vec::new();
-        for block in blocks {
-            Stamped { block, stamp: stamp() }.write(&mut out);
-        }
-        out
+        blocks.into_iter().flat_map(|block| block.stamped(stamp()).bytes).collect()
     }
 
     /// What was encoded is read back field for field, with ids and times filled in where the client sent none.

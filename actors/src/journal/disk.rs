@@ -49,6 +49,8 @@ struct Writer {
     /// Says how far the journal has come, independent of sled: sled takes a damaged log for a shorter one,
     /// and then positions would be given twice. Not synced: it is a witness against damage, not a log.
     witness: fs::File,
+    /// Where records are compressed.
+    scratch: Vec<u8>,
 }
 
 /// All generations, oldest first, and those of them that are open for reading.
@@ -162,12 +164,15 @@ impl SledJournal {
             fs::File::open(path).and_then(|d| d.sync_all()).map_err(|e| JournalError::io(path, e))?;
         }
         let mut shelf = self.shelf();
+        // The one before is closed: whoever lags opens it again, and nobody else pays for its memory.
+        let before = shelf.entries.back().map(|entry| entry.first);
+        shelf.open.retain(|(open, _)| Some(*open) != before);
         let last_write = self.clock.now();
         shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
         shelf.keep_open(first, generation.clone());
         let path = dir.join(WITNESS);
         let witness = fs::File::create(&path).map_err(|e| JournalError::io(path, e))?;
-        Ok(Writer { generation, stored_bytes: 0, witness })
+        Ok(Writer { generation, stored_bytes: 0, witness, scratch: Vec::new() })
     }
 
     fn forget(&self, first: Position) {
@@ -181,7 +186,7 @@ impl SledJournal {
         let head = Position(self.head.load(Ordering::Acquire));
         let written: Vec<_> = records(blocks, head, now).into_iter().map(Arc::new).collect();
         for record in &written {
-            writer.stored_bytes += writer.generation.append(record)?;
+            writer.stored_bytes += writer.generation.append(record, &mut writer.scratch)?;
         }
         if self.durability == Durability::Fsync {
             writer.generation.sync()?;

@@ -94,10 +94,13 @@ impl Header {
     }
 }
 
-/// The stored form of a record. Compression is kept only where it helps.
-pub(super) fn encode(record: &Record) -> Vec<u8> {
+/// The stored form of a record, in `out`. Compression is kept only where it helps.
+pub(super) fn encode<'a>(record: &Record, out: &'a mut Vec<u8>) -> &'a [u8] {
     let raw = &record.payload;
-    let mut out = vec![0; HEADER_BYTES + lz4_flex::block::get_maximum_output_size(raw.len())];
+    let needed = HEADER_BYTES + lz4_flex::block::get_maximum_output_size(raw.len());
+    if out.len() < needed {
+        out.resize(needed, 0);
+    }
     let packed = lz4_flex::block::compress_into(raw, &mut out[HEADER_BYTES..])
         .expect("the output has the size that lz4 asks for");
     let (codec, body_bytes) = if packed < raw.len() {
@@ -106,7 +109,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
         out[HEADER_BYTES..HEADER_BYTES + raw.len()].copy_from_slice(raw);
         (CODEC_NONE, raw.len())
     };
-    out.truncate(HEADER_BYTES + body_bytes);
+    let out = &mut out[..HEADER_BYTES + body_bytes];
     let bytes = |n: usize| u32::try_from(n).expect("a record is far below 4 GiB").to_be_bytes();
     let fields: [&[u8]; 7] = [
         MAGIC,
@@ -118,7 +121,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
         &bytes(body_bytes),
     ];
     out[..CRC_AT].copy_from_slice(&fields.concat());
-    let crc = checksum(&out);
+    let crc = checksum(out);
     out[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
     out
 }
@@ -166,7 +169,7 @@ mod tests {
         #[test]
         fn records_round_trip(payload in proptest::collection::vec(any::<u8>(), 0..3000), times in 1_usize..50) {
             let record = record(payload.repeat(times));
-            let back = decode(record.first, &encode(&record)).unwrap();
+            let back = decode(record.first, encode(&record, &mut Vec::new())).unwrap();
             prop_assert_eq!(back.payload, record.payload);
             prop_assert_eq!((back.count, back.written_at), (record.count, record.written_at));
         }
@@ -174,7 +177,7 @@ mod tests {
         /// A flipped bit is found wherever it is.
         #[test]
         fn a_flipped_bit_is_found(at in 0_usize..10_000, bit in 0_u8..8) {
-            let mut stored = encode(&record(b"the same again and again".repeat(40)));
+            let mut stored = encode(&record(b"the same again and again".repeat(40)), &mut Vec::new()).to_vec();
             let at = at % stored.len();
             stored[at] ^= 1 << bit;
             prop_assert!(decode(Position(9), &stored).is_none());

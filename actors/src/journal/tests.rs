@@ -23,7 +23,7 @@ fn blocks(messages: &[String]) -> Vec<Stamped> {
     }
     let now = clock().now();
     let stamp = |count| Stamp { first_id: IdSource::new(1).first_of(count, now), ingested_at: now };
-    builder.finish().into_iter().map(|block| Stamped { stamp: stamp(block.count()), block }).collect()
+    builder.finish().into_iter().map(|block| { let count = block.count(); block.stamped(stamp(count)) }).collect()
 }
 
 /// Text that lz4 cannot shrink much.

@@ -7,7 +7,7 @@ use forebay_actors::destination::{Cause, Verdict};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{config::sink::Compression, destination::test_batch};
+use crate::{config::Compression, destination::test_batch};
 
 /// 2026-01-31T08:00:00Z.
 const START_SECONDS: i64 = 1_769_846_400;
