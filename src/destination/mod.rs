@@ -244,7 +244,7 @@ mod tests {
 #[cfg(test)]
 mod test_batch {
     use forebay_actors::{
-        event::{BlockBuilder, Draft, Stamp, Stamped},
+        event::{BlockBuilder, Draft, Stamp},
         record::{Position, Record, Span},
     };
 

@@ -15,7 +15,7 @@ use actix_web::{
     http::{StatusCode, header::HeaderMap},
     web,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt as _;
 
 use crate::api::error::ApiError;
@@ -156,7 +156,7 @@ async fn collect(
     limits: &BodyLimits,
 ) -> Result<(Bytes, Reserved), ApiError> {
     let mut reserved = limits.budget.reserve();
-    let mut whole = BytesMut::new();
+    let mut whole = Vec::new();
     let mut only = Bytes::new();
     while let Some(chunk) = payload.next().await {
         let broken = |e| ApiError::bad_request("incomplete_body", format!("the body broke off: {e}")).closing();
@@ -171,13 +171,62 @@ async fn collect(
             continue;
         }
         if whole.is_empty() {
-            whole.reserve(length.unwrap_or(0));
+            whole = spare::take(length.unwrap_or(0));
             whole.extend_from_slice(&only);
             only = Bytes::new();
         }
         whole.extend_from_slice(&chunk);
     }
-    Ok((if whole.is_empty() { only } else { whole.freeze() }, reserved))
+    let bytes = if whole.is_empty() { only } else { Bytes::from_owner(spare::Spare(whole)) };
+    Ok((bytes, reserved))
+}
+
+/// Buffers of bodies, used again and again by the same thread: at full load they would be a gigabyte a second of
+/// allocations, and a hundred megabytes that the allocator has not given back yet.
+mod spare {
+    use std::cell::RefCell;
+
+    /// Buffers a thread keeps: more bodies are seldom assembled at the same time.
+    const KEPT_MAX: usize = 4;
+
+    /// Larger ones are not worth keeping.
+    const KEPT_BYTES_MAX: usize = 512 * 1024;
+
+    thread_local! {
+        static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// An empty buffer with room for `bytes`.
+    pub(super) fn take(bytes: usize) -> Vec<u8> {
+        let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        buffer.reserve(bytes);
+        buffer
+    }
+
+    /// A buffer that is kept for the next when it is dropped.
+    pub(super) struct Spare(pub(super) Vec<u8>);
+
+    impl AsRef<[u8]> for Spare {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Spare {
+        fn drop(&mut self) {
+            if self.0.capacity() <= KEPT_BYTES_MAX {
+                let mut buffer = std::mem::take(&mut self.0);
+                buffer.clear();
+                // A thread that ends has nowhere to keep it.
+                let _ = SPARE.try_with(|spare| {
+                    let mut spare = spare.borrow_mut();
+                    if spare.len() < KEPT_MAX {
+                        spare.push(buffer);
+                    }
+                });
+            }
+        }
+    }
 }
 
 fn unpack(packed: &[u8], coding: Coding, max_bytes: usize, mut reserved: Reserved) -> Result<Body, ApiError> {

@@ -121,6 +121,8 @@ async fn take(
     let framing = Framing::of(content_type).ok_or_else(|| unsupported(content_type.unwrap_or("")))?;
     let body = body::read(request.headers(), payload, &ingress.body).await?;
     let mut parsed = parse(&body.bytes, framing, ingress.max_event_bytes).map_err(unparsable)?;
+    // Not needed while the commit is waited for.
+    drop(body);
     if parsed.rejected_count > 0 {
         ingress.received.rejected.with_label_values(&["invalid_event"]).inc_by(parsed.rejected_count as u64);
     }

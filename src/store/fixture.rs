@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use forebay_actors::{
-    event::{BlockBuilder, Draft, Stamp, Stamped, Timestamp},
+    event::{BlockBuilder, Draft, Stamp, Timestamp},
     record::{Batch, Position, Record, Span},
 };
 use uuid::Uuid;
