@@ -68,13 +68,18 @@ impl MemoryBudget {
             let store = match sink.kind {
                 SinkKind::Store(_) => {
                     let readers = store::READERS_MAX as u64;
-                    let caches = u64::from(store::WRITER_CACHE_KIB) + readers * u64::from(store::READER_CACHE_KIB);
+                    let caches =
+                        u64::from(store::WRITER_CACHE_KIB) + readers * u64::from(store::READER_CACHE_KIB);
                     caches * 1024 + store::READERS_MAX as u64 * store::PAGE_BYTES_MAX as u64
                 }
                 _ => 0,
             };
             let name = record::SinkName::from(name.as_str());
-            part(&format!("sink {name}"), mailbox + batches + store, "batch.max_bytes, concurrency, mailbox_batches");
+            part(
+                &format!("sink {name}"),
+                mailbox + batches + store,
+                "batch.max_bytes, concurrency, mailbox_batches",
+            );
         }
         Self(parts)
     }

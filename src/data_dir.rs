@@ -17,7 +17,9 @@ pub struct DataDir {
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// Another process works in it.
-    #[error("data_dir {path}: another forebay process is using it; stop that one, or give this one a directory of its own")]
+    #[error(
+        "data_dir {path}: another forebay process is using it; stop that one, or give this one a directory of its own"
+    )]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -45,11 +47,18 @@ impl DataDir {
     /// As [`DataDirError`].
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DataDirError::Full { path: path.into() },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                DataDirError::Full { path: path.into() }
+            }
             _ => DataDirError::Unusable { path: path.into(), source },
         };
         fs::create_dir_all(path).map_err(failed)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join("LOCK")).map_err(failed)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("LOCK"))
+            .map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: path.into() }),

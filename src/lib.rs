@@ -12,4 +12,5 @@ pub mod data_dir;
 pub mod destination;
 pub mod ingress;
 pub mod pipeline;
+mod spare;
 pub mod store;

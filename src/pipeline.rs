@@ -234,7 +234,8 @@ impl Pipeline {
         let sinks = BTreeMap::new();
         let arbiters = [core, house];
         let data_dir = data_dir.to_owned();
-        let mut pipeline = Self { config: config.clone(), parts, children, sinks, receiver, buffer, arbiters, data_dir };
+        let mut pipeline =
+            Self { config: config.clone(), parts, children, sinks, receiver, buffer, arbiters, data_dir };
         for (name, sink) in &config.sinks {
             pipeline.add_sink(SinkName::from(name.as_str()), sink);
         }
@@ -337,8 +338,12 @@ impl Pipeline {
         match saved {
             Ok((Ok(()), Ok(()))) => {}
             Ok((cursors, journal)) => {
-                cursors.err().inspect(|error| tracing::error!(%error, "cursors could not be saved at the end"));
-                journal.err().inspect(|error| tracing::error!(%error, "the journal could not be synced at the end"));
+                cursors
+                    .err()
+                    .inspect(|error| tracing::error!(%error, "cursors could not be saved at the end"));
+                journal
+                    .err()
+                    .inspect(|error| tracing::error!(%error, "the journal could not be synced at the end"));
             }
             Err(_) => tracing::error!("saving at the end panicked"),
         }

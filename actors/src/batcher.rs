@@ -47,7 +47,10 @@ impl BatcherMetrics {
     pub fn new(registry: &Registry) -> Self {
         let misses = "Batches that a sink had no room for; it reads them from the journal";
         Self {
-            batches: registered(registry, IntCounter::new("forebay_batcher_batches_total", "Batches broadcast")),
+            batches: registered(
+                registry,
+                IntCounter::new("forebay_batcher_batches_total", "Batches broadcast"),
+            ),
             misses: registered(registry, IntCounter::new("forebay_batcher_misses_total", misses)),
         }
     }

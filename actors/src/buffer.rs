@@ -131,8 +131,16 @@ impl BufferMetrics {
             waiting_events: gauge("forebay_buffer_waiting_events", "Events that wait for their commit"),
             full: gauge("forebay_buffer_full", "1 while requests are refused for want of room"),
             damaged: gauge("forebay_buffer_damaged_records", "Damaged records met since the start"),
-            commit_seconds: histogram("forebay_buffer_commit_seconds", "Time of one commit, sync included", seconds),
-            commit_requests: histogram("forebay_buffer_commit_requests", "Requests that shared one commit", requests),
+            commit_seconds: histogram(
+                "forebay_buffer_commit_seconds",
+                "Time of one commit, sync included",
+                seconds,
+            ),
+            commit_requests: histogram(
+                "forebay_buffer_commit_requests",
+                "Requests that shared one commit",
+                requests,
+            ),
             dropped: counters(
                 registry,
                 "forebay_buffer_dropped_events_total",
@@ -215,7 +223,8 @@ impl Buffer {
         if let Some(failure) = self.failure.filter(|_| !idle) {
             return Err(failure);
         }
-        let held = limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
+        let held =
+            limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
         // One request is let into an empty journal, whatever its size: else it never could be.
         let too_many = held.is_some_and(|(max, held)| held > 0 && held + events > max);
         if too_many || self.usage.disk_bytes + (waiting_bytes + bytes) as u64 > limits.journal_bytes_max {

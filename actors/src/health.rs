@@ -120,7 +120,8 @@ impl Watched {
 
 impl Default for HealthBoard {
     fn default() -> Self {
-        let nothing = HealthReport { status: Status::Unhealthy, actors: BTreeMap::new(), sinks: BTreeMap::new() };
+        let nothing =
+            HealthReport { status: Status::Unhealthy, actors: BTreeMap::new(), sinks: BTreeMap::new() };
         Self(Arc::new(Mutex::new((Instant::now(), nothing))))
     }
 }

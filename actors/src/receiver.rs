@@ -71,7 +71,8 @@ pub struct ReceiverMetrics {
 impl ReceiverMetrics {
     /// Registers them.
     pub fn new(registry: &Registry) -> Self {
-        let events = IntCounter::new("forebay_receiver_events_total", "Events accepted: durable and acknowledged");
+        let events =
+            IntCounter::new("forebay_receiver_events_total", "Events accepted: durable and acknowledged");
         let help = "Refused: events where one was at fault, else requests; by reason";
         Self {
             events: registered(registry, events),

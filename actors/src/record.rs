@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{DecodeError, Event, Events, Timestamp};
 
 /// The place of an event in the journal: the events accepted before it. Never reused, never reordered.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(pub u64);
 
@@ -127,7 +125,10 @@ impl Batch {
             assert!(record.first <= covered, "a batch has no gaps: {covered} is missing before {record:?}");
             covered = record.end();
         }
-        assert!(covered >= span.end && span.first < span.end, "records end at {covered}, the span is {span:?}");
+        assert!(
+            covered >= span.end && span.first < span.end,
+            "records end at {covered}, the span is {span:?}"
+        );
         Self { span, records }
     }
 

@@ -74,7 +74,8 @@ impl Retention {
             self.due = (self.spec.schedule)(now);
             self.purge(ctx);
         }
-        let wait = self.due.map_or(SLEEP_MAX, |due| Duration::from_secs_f64(due.seconds_since(now)).min(SLEEP_MAX));
+        let wait =
+            self.due.map_or(SLEEP_MAX, |due| Duration::from_secs_f64(due.seconds_since(now)).min(SLEEP_MAX));
         ctx.run_later(wait.max(Duration::from_millis(10)), Self::look);
     }
 

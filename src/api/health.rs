@@ -62,7 +62,10 @@ impl ResourceMeter {
             system.process(pid)
         });
         let disks = Disks::new_with_refreshed_list().ok();
-        let disk = disks.iter().flat_map(|disks| disks.iter()).filter(|disk| data_dir.starts_with(disk.mount_point()));
+        let disk = disks
+            .iter()
+            .flat_map(|disks| disks.iter())
+            .filter(|disk| data_dir.starts_with(disk.mount_point()));
         let disk = disk.max_by_key(|disk| disk.mount_point().as_os_str().len());
         let resources = Resources {
             memory_bytes: process.map_or(0, sysinfo::Process::memory),

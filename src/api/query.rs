@@ -134,7 +134,9 @@ fn page_json(page: &Page) -> Vec<u8> {
         event.write_json(&mut out);
     }
     let cursor = page.next_cursor.as_ref().map(ToString::to_string);
-    out.extend_from_slice(format!("],\"next_cursor\":{},\"partial\":{}}}", json!(cursor), page.partial).as_bytes());
+    out.extend_from_slice(
+        format!("],\"next_cursor\":{},\"partial\":{}}}", json!(cursor), page.partial).as_bytes(),
+    );
     out
 }
 
@@ -176,14 +178,16 @@ fn bucket(text: &str) -> Result<u32, ApiError> {
         "d" => Some(86_400),
         _ => None,
     };
-    let seconds = unit_seconds.zip(number.parse::<u32>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
+    let seconds =
+        unit_seconds.zip(number.parse::<u32>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
     seconds.ok_or_else(|| invalid("bucket", format!("{text:?} is no length; 1m, 5m, 1h and 1d are")))
 }
 
 async fn ask<T: Send + 'static>(
     question: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let answer = web::block(question).await.map_err(|_| ApiError::internal("the question could not be asked"))?;
+    let answer =
+        web::block(question).await.map_err(|_| ApiError::internal("the question could not be asked"))?;
     answer.map_err(|error| match error {
         StoreError::Query(error) => ApiError::bad_request("invalid_parameter", error.to_string()),
         error if error.is_transient() => {

@@ -4,9 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::{
-        Arc, PoisonError, RwLock,
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -109,9 +107,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
         ApiError::bad_request("invalid_parameter", error.to_string()).into()
     };
     app.app_data(web::QueryConfig::default().error_handler(bad_query))
-        .service(
-            get("/events").route(web::post().to(post_events)).route(web::get().to(query::page)),
-        )
+        .service(get("/events").route(web::post().to(post_events)).route(web::get().to(query::page)))
         .service(get("/events/stats").route(web::get().to(query::stats)))
         .service(get("/events/{event_id}").route(web::get().to(query::one)))
         .service(get("/health").route(web::get().to(health::health)))

@@ -124,7 +124,8 @@ pub fn dead_letter(command: &DeadLetterCommand, file: Option<&Path>) -> Done {
 async fn offline(config: &Config, request: Request) -> Result<Value, String> {
     let data_dir = DataDir::open(&config.data_dir).map_err(|e| e.to_string())?;
     let state = StateDb::open(&data_dir::state(data_dir.path())).map_err(|e| e.to_string())?;
-    let letters = DeadLetters::open(Arc::new(state), config.dead_letters.max_bytes).map_err(|e| e.to_string())?;
+    let letters =
+        DeadLetters::open(Arc::new(state), config.dead_letters.max_bytes).map_err(|e| e.to_string())?;
     let destinations = pipeline::destinations(data_dir.path(), Clock::system());
     let factory = |sink: &SinkName| config.sinks.get(sink.as_str()).map(|config| destinations(sink, config));
     carry_out(Arc::new(letters), factory, request).await
@@ -153,9 +154,7 @@ fn answer(letters: &DeadLetters, request: Request) -> Result<Value, String> {
     match request {
         Request::Totals => {
             let totals = letters.all_totals().map_err(words)?;
-            let line = |(sink, totals): (SinkName, forebay_actors::state::Totals)| {
-                json!({"sink": sink, "letters": totals.letters, "bytes": totals.bytes})
-            };
+            let line = |(sink, totals): (SinkName, forebay_actors::state::Totals)| json!({"sink": sink, "letters": totals.letters, "bytes": totals.bytes});
             Ok(totals.into_iter().map(line).collect())
         }
         Request::List(sink, after, limit) => {

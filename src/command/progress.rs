@@ -34,7 +34,8 @@ impl Progress {
         let (total, what) = (self.total, self.what);
         let bar = self.bar.get_or_insert_with(|| {
             let template = "{msg} {wide_bar} {pos}/{len} {elapsed}, {eta} to go";
-            let style = ProgressStyle::with_template(template).expect("the template is a constant that parses");
+            let style =
+                ProgressStyle::with_template(template).expect("the template is a constant that parses");
             ProgressBar::new(total).with_style(style).with_message(what)
         });
         bar.set_position(done);

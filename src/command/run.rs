@@ -17,7 +17,9 @@ use tokio::{
     sync::mpsc,
     time::Instant,
 };
-use tracing_subscriber::{EnvFilter, Registry as Subscribers, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Registry as Subscribers, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 use super::{Done, EXIT_DEADLINE, block_on, dead_letter, load, replay};
 use crate::{
@@ -30,7 +32,7 @@ use crate::{
     config::{Config, LogConfig, LogFormat, SinkKind},
     data_dir::{self, DataDir},
     ingress::{
-        body::{BodyBudget, BodyLimits},
+        body::BodyLimits,
         limits::Limits,
         post::{Ingress, IngressMetrics},
     },
@@ -104,11 +106,11 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
     });
     let ingress = Arc::new(Ingress {
         receiver: pipeline.receiver(),
-        body: BodyLimits {
-            max_bytes: config.http.max_body_bytes,
-            timeout: config.http.request_timeout,
-            budget: BodyBudget::new(config.http.max_inflight_bytes),
-        },
+        body: BodyLimits::new(
+            config.http.max_body_bytes,
+            config.http.request_timeout,
+            config.http.max_inflight_bytes,
+        ),
         max_event_bytes: config.http.max_event_bytes,
         limits,
         received: view.received,
@@ -127,7 +129,8 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
 fn banner(config: &Config, server: &Server, data_dir: &Path, file: Option<&Path>) {
     let address = server.address;
     let file = file.map_or("the embedded defaults".to_owned(), |file| file.display().to_string());
-    let sinks: Vec<_> = config.sinks.iter().map(|(name, sink)| format!("{name} ({})", sink.kind.name())).collect();
+    let sinks: Vec<_> =
+        config.sinks.iter().map(|(name, sink)| format!("{name} ({})", sink.kind.name())).collect();
     let budget = MemoryBudget::of(config);
     let text = format!(
         "forebay {version}, configured by {file}\n\
@@ -247,7 +250,9 @@ impl Running {
                 actix::spawn(async move {
                     let done = match factory {
                         Some(factory) => replay::carry_out(view.journal, factory, request).await,
-                        None => Err(format!("there is no sink {:?} in the configuration", request.sink.as_str())),
+                        None => {
+                            Err(format!("there is no sink {:?} in the configuration", request.sink.as_str()))
+                        }
                     };
                     let _ = reply.send(done.map(|report| json!(report)));
                 });

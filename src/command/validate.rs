@@ -102,7 +102,9 @@ async fn check_destinations(config: &Config, findings: &mut Findings) {
     for (name, sink) in &config.sinks {
         let what = format!("sink {name}");
         // Its probe would make the database; whether it can be written the directory has shown.
-        if matches!(sink.kind, crate::config::SinkKind::Store(_)) && !data_dir::store(&config.data_dir).exists() {
+        if matches!(sink.kind, crate::config::SinkKind::Store(_))
+            && !data_dir::store(&config.data_dir).exists()
+        {
             findings.ok(&what, "the store is not there yet; it will be made");
             continue;
         }

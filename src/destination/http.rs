@@ -36,8 +36,9 @@ use reqwest::{
 };
 use rustls::RootCertStore;
 
-use super::{Framing, chain, encode_batch, encoding, tls, unbuildable, write_batch};
+use super::{Framing, chain, encode_batch_into, encoded_bytes, encoding, tls, unbuildable, write_batch};
 use crate::config::{Compression, HttpEncoding, HttpSink};
+use crate::spare::SparePool;
 
 /// Bytes of an answer's body that are read; a longer one costs its connection.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -86,7 +87,13 @@ struct Endpoint {
     headers: HeaderMap,
     encoding: HttpEncoding,
     compression: Compression,
+    /// Buffers for bodies.
+    spare: SparePool,
 }
+
+/// Bodies whose buffers are kept for the next, and the size up to which they are: twice the usual batch.
+const SPARE_BODIES: usize = 2;
+const SPARE_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 // === impl HttpDestination ===
 
@@ -118,7 +125,10 @@ impl HttpDestination {
         let shown = without_secrets(&url);
         let headers = request_headers(options)?;
         let (encoding, compression) = (options.encoding, options.compression);
-        Ok(Self { endpoint: Arc::new(Endpoint { client, url, shown, headers, encoding, compression }) })
+        let spare = SparePool::new(SPARE_BODIES, SPARE_BODY_BYTES_MAX);
+        Ok(Self {
+            endpoint: Arc::new(Endpoint { client, url, shown, headers, encoding, compression, spare }),
+        })
     }
 }
 
@@ -149,7 +159,8 @@ impl Endpoint {
     async fn post(&self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
         let (id, events) = (batch.id().to_string(), batch.count());
         let (format, compression) = (self.encoding, self.compression);
-        let body = encoding(batch, move |batch| body(batch, format, compression)).await?;
+        let spare = self.spare.clone();
+        let body = encoding(batch, move |batch| body(batch, format, compression, &spare)).await?;
         let bytes = body.len() as u64;
         let request = self
             .client
@@ -282,13 +293,21 @@ fn request_headers(options: &HttpSink) -> Result<HeaderMap, DeliveryError> {
 }
 
 /// The batch as it goes over the wire.
-fn body(batch: &Batch, encoding: HttpEncoding, compression: Compression) -> Result<Bytes, DeliveryError> {
+fn body(
+    batch: &Batch,
+    encoding: HttpEncoding,
+    compression: Compression,
+    spare: &SparePool,
+) -> Result<Bytes, DeliveryError> {
     let framing = match encoding {
         HttpEncoding::Ndjson => Framing::Lines,
         HttpEncoding::Json => Framing::Array,
     };
     match compression {
-        Compression::None => encode_batch(batch, framing).map(Bytes::from),
+        Compression::None => {
+            let buffer = spare.take(encoded_bytes(batch));
+            encode_batch_into(batch, framing, buffer).map(|body| spare.bytes(body))
+        }
         Compression::Gzip => gzip_batch(batch, framing).map(Bytes::from),
     }
 }

@@ -35,7 +35,7 @@ use std::{error::Error, io, path::Path, sync::Arc};
 
 use forebay_actors::{
     destination::{Cause, DeliveryError, Destination, Verdict},
-    event::{Timestamp, write_json},
+    event::{EventWriter, Timestamp},
     record::Batch,
     runtime::clock::Clock,
 };
@@ -116,7 +116,11 @@ async fn encoding<T: Send + 'static>(
 /// # Errors
 /// [`Cause::Encode`] where a record is damaged.
 fn encode_batch(batch: &Batch, framing: Framing) -> Result<Vec<u8>, DeliveryError> {
-    let mut body = Vec::with_capacity(encoded_bytes(batch));
+    encode_batch_into(batch, framing, Vec::with_capacity(encoded_bytes(batch)))
+}
+
+/// The same in an empty buffer of the caller's.
+fn encode_batch_into(batch: &Batch, framing: Framing, mut body: Vec<u8>) -> Result<Vec<u8>, DeliveryError> {
     write_batch(batch, framing, &mut body, |_| Ok(()))?;
     Ok(body)
 }
@@ -132,13 +136,14 @@ fn write_batch(
     mut after_each: impl FnMut(&mut Vec<u8>) -> Result<(), DeliveryError>,
 ) -> Result<(), DeliveryError> {
     let mut count = 0;
+    let mut writer = EventWriter::default();
     for event in batch.events() {
         let event = event.map_err(|e| unreadable(batch, &e.to_string()))?;
         match framing {
             Framing::Array => out.push(if count == 0 { b'[' } else { b',' }),
             Framing::Lines => {}
         }
-        write_json(&event, out);
+        writer.write(&event, out);
         if framing == Framing::Lines {
             out.push(b'\n');
         }

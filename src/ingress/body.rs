@@ -18,7 +18,7 @@ use actix_web::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-use crate::api::error::ApiError;
+use crate::{api::error::ApiError, spare::SparePool};
 
 /// Compressed bytes up to which a body is unpacked on the worker's own thread: below a millisecond.
 const INLINE_BYTES_MAX: usize = 8 * 1024;
@@ -30,6 +30,10 @@ const UNPACK_STEP_BYTES: usize = 64 * 1024;
 /// to support.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// Buffers kept for bodies that come in several pieces, and the size up to which they are.
+const SPARE_BODIES: usize = 8;
+const SPARE_BODY_BYTES_MAX: usize = 512 * 1024;
+
 /// What a body may take.
 #[derive(Debug, Clone)]
 pub struct BodyLimits {
@@ -39,6 +43,16 @@ pub struct BodyLimits {
     pub timeout: Duration,
     /// Shared by all requests.
     pub budget: BodyBudget,
+    /// Buffers in which bodies are put together.
+    spare: SparePool,
+}
+
+impl BodyLimits {
+    /// Bounds of one body, and of all bodies in memory together.
+    pub fn new(max_bytes: usize, timeout: Duration, max_inflight_bytes: usize) -> Self {
+        let spare = SparePool::new(SPARE_BODIES, SPARE_BODY_BYTES_MAX);
+        Self { max_bytes, timeout, budget: BodyBudget::new(max_inflight_bytes), spare }
+    }
 }
 
 /// Bytes of bodies in memory, over all requests.
@@ -159,7 +173,8 @@ async fn collect(
     let mut whole = Vec::new();
     let mut only = Bytes::new();
     while let Some(chunk) = payload.next().await {
-        let broken = |e| ApiError::bad_request("incomplete_body", format!("the body broke off: {e}")).closing();
+        let broken =
+            |e| ApiError::bad_request("incomplete_body", format!("the body broke off: {e}")).closing();
         let chunk = chunk.map_err(broken)?;
         if whole.len() + only.len() + chunk.len() > limits.max_bytes {
             return Err(too_large(limits.max_bytes).closing());
@@ -171,62 +186,14 @@ async fn collect(
             continue;
         }
         if whole.is_empty() {
-            whole = spare::take(length.unwrap_or(0));
+            whole = limits.spare.take(length.unwrap_or(0));
             whole.extend_from_slice(&only);
             only = Bytes::new();
         }
         whole.extend_from_slice(&chunk);
     }
-    let bytes = if whole.is_empty() { only } else { Bytes::from_owner(spare::Spare(whole)) };
+    let bytes = if whole.is_empty() { only } else { limits.spare.bytes(whole) };
     Ok((bytes, reserved))
-}
-
-/// Buffers of bodies, used again and again by the same thread: at full load they would be a gigabyte a second of
-/// allocations, and a hundred megabytes that the allocator has not given back yet.
-mod spare {
-    use std::cell::RefCell;
-
-    /// Buffers a thread keeps: more bodies are seldom assembled at the same time.
-    const KEPT_MAX: usize = 4;
-
-    /// Larger ones are not worth keeping.
-    const KEPT_BYTES_MAX: usize = 512 * 1024;
-
-    thread_local! {
-        static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    }
-
-    /// An empty buffer with room for `bytes`.
-    pub(super) fn take(bytes: usize) -> Vec<u8> {
-        let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        buffer.reserve(bytes);
-        buffer
-    }
-
-    /// A buffer that is kept for the next when it is dropped.
-    pub(super) struct Spare(pub(super) Vec<u8>);
-
-    impl AsRef<[u8]> for Spare {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-
-    impl Drop for Spare {
-        fn drop(&mut self) {
-            if self.0.capacity() <= KEPT_BYTES_MAX {
-                let mut buffer = std::mem::take(&mut self.0);
-                buffer.clear();
-                // A thread that ends has nowhere to keep it.
-                let _ = SPARE.try_with(|spare| {
-                    let mut spare = spare.borrow_mut();
-                    if spare.len() < KEPT_MAX {
-                        spare.push(buffer);
-                    }
-                });
-            }
-        }
-    }
 }
 
 fn unpack(packed: &[u8], coding: Coding, max_bytes: usize, mut reserved: Reserved) -> Result<Body, ApiError> {

@@ -33,7 +33,10 @@ impl Framing {
         let media = content_type.unwrap_or("application/json").split(';').next().unwrap_or("").trim();
         match media.to_ascii_lowercase().as_str() {
             "application/json" | "text/json" => Some(Self::Json),
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines"
             | "application/json-lines" => Some(Self::Ndjson),
             _ => None,
         }

@@ -250,6 +250,11 @@ fn optional<'a, T>(
 }
 
 fn string(value: &RawValue) -> Result<Cow<'_, str>, String> {
+    // Without a backslash a string's text is what stands between its quotes.
+    let plain = value.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    if let Some(plain) = plain.filter(|plain| memchr::memchr(b'\\', plain.as_bytes()).is_none()) {
+        return Ok(Cow::Borrowed(plain));
+    }
     let text: Result<Text<'_>, _> = serde_json::from_str(value.get());
     text.map(|text| text.0).map_err(|_| format!("a string is needed, this is {}", kind(value.get())))
 }
@@ -286,7 +291,9 @@ fn timestamp(value: &RawValue) -> Result<Timestamp, String> {
         Ok(millis) => Timestamp::from_millis(millis).map_err(|e| e.to_string()),
         // JavaScript clocks have fractions of a millisecond; they are kept to the microsecond.
         Err(_) => match text.parse::<f64>() {
-            Ok(millis) if millis.abs() < 9.2e12 => Ok(Timestamp::from_nanos((millis * 1e3).round() as i64 * 1_000)),
+            Ok(millis) if millis.abs() < 9.2e12 => {
+                Ok(Timestamp::from_nanos((millis * 1e3).round() as i64 * 1_000))
+            }
             Ok(_) => Err(range()),
             Err(_) => Err(wrong()),
         },
@@ -315,7 +322,8 @@ fn kind(text: &str) -> &'static str {
 fn depth(text: &str, outer: usize) -> usize {
     let bytes = text.as_bytes();
     // Without more brackets than that it cannot be too deep; counting them is vectorised, following them is not.
-    let opening = memchr::memchr2_iter(b'{', b'[', bytes).take(METADATA_DEPTH_MAX + 1 - outer).count() + outer;
+    let opening =
+        memchr::memchr2_iter(b'{', b'[', bytes).take(METADATA_DEPTH_MAX + 1 - outer).count() + outer;
     if opening <= METADATA_DEPTH_MAX {
         return opening;
     }
@@ -398,7 +406,9 @@ mod tests {
         assert!(errors(r#"{"service":"s","service":"s","message":"m"}"#)[0].1.contains("twice"));
         assert!(errors(r#"{"service":"s","message":null}"#)[0].1.contains("null"));
         assert!(errors(r#"[1]"#)[0].1.contains("an array"));
-        assert!(errors(r#"{"service":"s","message":"m","timestamp":99999999999999999}"#)[0].1.contains("range"));
+        assert!(
+            errors(r#"{"service":"s","message":"m","timestamp":99999999999999999}"#)[0].1.contains("range")
+        );
         assert!(errors(r#"{"service":"s","message":"m","timestamp":1e300}"#)[0].1.contains("range"));
         assert!(errors(r#"{"service":"s","message":"m","timestamp":true}"#)[0].1.contains("a boolean"));
     }
@@ -420,7 +430,11 @@ mod tests {
     #[test]
     fn unknown_fields_are_kept_under_metadata() {
         let text = r#"{"level":"warn","service":"s","message":"m","metadata":{"level":{"a":{}}},"n":[1]}"#;
-        assert!(draft(text).contains(r#"{\"level\":{\"a\":{}},\"level_\":\"warn\",\"n\":[1]}"#), "{}", draft(text));
+        assert!(
+            draft(text).contains(r#"{\"level\":{\"a\":{}},\"level_\":\"warn\",\"n\":[1]}"#),
+            "{}",
+            draft(text)
+        );
         let text = r#"{"service":"s","message":"m","metadata":{ },"n":1}"#;
         assert!(draft(text).contains(r#"{ \"n\":1}"#), "{}", draft(text));
         assert!(draft(r#"{"service":"s","message":"m","n":1}"#).contains(r#"{\"n\":1}"#));

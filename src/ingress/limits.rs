@@ -88,7 +88,8 @@ impl Limit {
     fn new(limit: &RateLimit) -> Self {
         let burst = limit.burst.and_then(NonZeroU32::new);
         let quota = |rate: Option<u32>| {
-            rate.and_then(NonZeroU32::new).map(|rate| Quota::per_second(rate).allow_burst(burst.unwrap_or(rate)))
+            rate.and_then(NonZeroU32::new)
+                .map(|rate| Quota::per_second(rate).allow_burst(burst.unwrap_or(rate)))
         };
         Self {
             global: quota(limit.global_per_second).map(DefaultDirectRateLimiter::direct),
@@ -108,7 +109,10 @@ impl Limit {
         }
         if let Some(global) = &self.global {
             global.check().map_err(|wait| {
-                too_many("all clients together", wait.wait_time_from(governor::clock::DefaultClock::default().now()))
+                too_many(
+                    "all clients together",
+                    wait.wait_time_from(governor::clock::DefaultClock::default().now()),
+                )
             })?;
         }
         Ok(())
@@ -133,7 +137,8 @@ mod tests {
     use super::*;
 
     fn limits(per_client: Option<u32>, global: Option<u32>) -> Limits {
-        let limit = RateLimit { per_client_per_second: per_client, global_per_second: global, burst: Some(2) };
+        let limit =
+            RateLimit { per_client_per_second: per_client, global_per_second: global, burst: Some(2) };
         Limits::new(&LimitsConfig { ingest: Some(limit), query: None, health: None })
     }
 

@@ -25,7 +25,8 @@ use super::{
 use crate::api::error::ApiError;
 
 /// Seconds from the request's head to its answer.
-const REQUEST_BUCKETS_S: &[f64] = &[5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const REQUEST_BUCKETS_S: &[f64] =
+    &[5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// What the ingress stands on; one for all workers.
 #[derive(Debug)]
@@ -116,7 +117,10 @@ async fn take(
     payload: web::Payload,
     ingress: &Ingress,
 ) -> Result<HttpResponse, ApiError> {
-    ingress.limits.check(RouteClass::Ingest, request.peer_addr().map(|peer| peer.ip())).map_err(ApiError::closing)?;
+    ingress
+        .limits
+        .check(RouteClass::Ingest, request.peer_addr().map(|peer| peer.ip()))
+        .map_err(ApiError::closing)?;
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or(""));
     let framing = Framing::of(content_type).ok_or_else(|| unsupported(content_type.unwrap_or("")))?;
     let body = body::read(request.headers(), payload, &ingress.body).await?;
@@ -207,7 +211,9 @@ fn unparsable(error: ParseError) -> ApiError {
     match error {
         ParseError::Syntax(json) => ApiError::bad_request("malformed_json", message)
             .with_details(json!({"line": json.line(), "column": json.column()})),
-        ParseError::Utf8 { at } => ApiError::bad_request("invalid_utf8", message).with_details(json!({"byte": at})),
+        ParseError::Utf8 { at } => {
+            ApiError::bad_request("invalid_utf8", message).with_details(json!({"byte": at}))
+        }
         ParseError::Empty => ApiError::bad_request("empty_body", message),
         ParseError::Kind(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_event", message),
     }

@@ -68,8 +68,7 @@ impl IdSource {
             let mut random = [0; 10];
             random[..8].copy_from_slice(&a);
             random[8..].copy_from_slice(&b[..2]);
-            let uuid =
-                uuid::Builder::from_unix_timestamp_millis(u64::try_from(millis).unwrap_or(0), &random);
+            let uuid = uuid::Builder::from_unix_timestamp_millis(u64::try_from(millis).unwrap_or(0), &random);
             // Half of the counter's range stays free for the events of this millisecond.
             uuid.into_uuid().as_u128() & !(3 << 60)
         };

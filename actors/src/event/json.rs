@@ -1,30 +1,50 @@
 //! An event as JSON: the same text for every reader, be it a sink, a file or `GET /events`.
 
-use super::Event;
+use super::{Event, EventId, Timestamp};
 
-/// Appends the event as one JSON object without a line break. `metadata` stands as the client sent it, less
-/// line breaks between its tokens; `{}` where it sent none.
-pub fn write_json(event: &Event<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"event_id\":");
-    match event.event_id {
-        super::EventId::Given(text) => write_string(text, out),
-        assigned => {
-            out.push(b'"');
-            assigned.write(out);
-            out.push(b'"');
+/// Writes events as JSON, one object each, without a line break. Remembers what it wrote last: all events of a request
+/// have the same time of arrival.
+#[derive(Debug, Default)]
+pub struct EventWriter {
+    ingested_at: Option<Timestamp>,
+    ingested_at_text: Vec<u8>,
+}
+
+impl EventWriter {
+    /// Appends one event. `metadata` stands as the client sent it, less line breaks between its tokens; `{}` where it
+    /// sent none.
+    pub fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        if self.ingested_at != Some(event.ingested_at) {
+            self.ingested_at = Some(event.ingested_at);
+            self.ingested_at_text.clear();
+            event.ingested_at.write_rfc3339(&mut self.ingested_at_text);
         }
+        out.extend_from_slice(b"{\"event_id\":");
+        match event.event_id {
+            EventId::Given(text) => write_string(text, out),
+            assigned @ EventId::Assigned(_) => {
+                out.push(b'"');
+                assigned.write(out);
+                out.push(b'"');
+            }
+        }
+        out.extend_from_slice(b",\"timestamp\":\"");
+        event.timestamp.write_rfc3339(out);
+        out.extend_from_slice(b"\",\"service\":");
+        write_string(event.service, out);
+        out.extend_from_slice(b",\"message\":");
+        write_string(event.message, out);
+        out.extend_from_slice(b",\"metadata\":");
+        write_object(event.metadata.unwrap_or("{}"), out);
+        out.extend_from_slice(b",\"ingested_at\":\"");
+        out.extend_from_slice(&self.ingested_at_text);
+        out.extend_from_slice(b"\"}");
     }
-    out.extend_from_slice(b",\"timestamp\":\"");
-    event.timestamp.write_rfc3339(out);
-    out.extend_from_slice(b"\",\"service\":");
-    write_string(event.service, out);
-    out.extend_from_slice(b",\"message\":");
-    write_string(event.message, out);
-    out.extend_from_slice(b",\"metadata\":");
-    write_object(event.metadata.unwrap_or("{}"), out);
-    out.extend_from_slice(b",\"ingested_at\":\"");
-    event.ingested_at.write_rfc3339(out);
-    out.extend_from_slice(b"\"}");
+}
+
+/// Appends one event, where there is only one.
+pub fn write_json(event: &Event<'_>, out: &mut Vec<u8>) {
+    EventWriter::default().write(event, out);
 }
 
 /// Most strings have nothing to escape. Looking at all bytes without a way out is what the compiler can do many at a
@@ -51,7 +71,6 @@ fn write_object(text: &str, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{EventId, Timestamp};
 
     /// Whatever the client sent becomes one line of valid JSON with the same values.
     #[test]

@@ -151,7 +151,10 @@ mod tests {
 
     #[test]
     fn offsets_become_utc_and_nonsense_is_named() {
-        assert_eq!(Timestamp::parse("2026-01-31T10:00:00+02:00").unwrap().to_string(), "2026-01-31T08:00:00Z");
+        assert_eq!(
+            Timestamp::parse("2026-01-31T10:00:00+02:00").unwrap().to_string(),
+            "2026-01-31T08:00:00Z"
+        );
         assert!(matches!(Timestamp::parse("yesterday"), Err(TimestampError::Format(_))));
         assert!(matches!(Timestamp::parse("9999-01-01T00:00:00Z"), Err(TimestampError::Range(_))));
         assert!(matches!(Timestamp::from_millis(i64::MAX), Err(TimestampError::Range(_))));

@@ -72,7 +72,12 @@ impl SledJournal {
     ///
     /// # Errors
     /// Where the directory cannot be read or written. Damage is no error: it is put aside and reported.
-    pub fn open(dir: &Path, durability: Durability, floor: Position, clock: Clock) -> Result<Self, JournalError> {
+    pub fn open(
+        dir: &Path,
+        durability: Durability,
+        floor: Position,
+        clock: Clock,
+    ) -> Result<Self, JournalError> {
         Self::with_generation_bytes(dir, durability, floor, clock, GENERATION_BYTES)
     }
 

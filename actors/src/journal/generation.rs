@@ -88,7 +88,8 @@ impl Generation {
             .map_err(|_| JournalError::Damaged { path: dir.into(), reason: "sled panicked".into() })?
             .map_err(|e| JournalError::sled(dir, e))?;
         let path = dir.join("db");
-        let log = File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
+        let log =
+            File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
         // A generation that is opened again is read, never appended to, so its trees count as full.
         let mut groups = Vec::new();
         for name in db.tree_names() {
@@ -137,7 +138,8 @@ impl Generation {
     /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there. `end` is where the
     /// next generation begins, or the head: what a failed commit left behind it does not count.
     pub(super) fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
-        let mut reading = Reading { generation: self, pieces: Vec::new(), at: from, end, bytes_max, partial: None };
+        let mut reading =
+            Reading { generation: self, pieces: Vec::new(), at: from, end, bytes_max, partial: None };
         for tree in self.trees_from(from) {
             if reading.is_done() {
                 break;
@@ -248,7 +250,9 @@ impl Reading<'_> {
                 }
                 _ => self.stored(first, &value),
             },
-            (Some((first, chunk)), Some(mut partial)) if partial.first == first && partial.chunk + 1 == chunk => {
+            (Some((first, chunk)), Some(mut partial))
+                if partial.first == first && partial.chunk + 1 == chunk =>
+            {
                 partial.stored.extend_from_slice(&value);
                 partial.chunk = chunk;
                 if partial.stored.len() >= partial.stored_bytes {

@@ -38,7 +38,8 @@ impl MemoryJournal {
 impl Journal for MemoryJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
         let mut state = self.state();
-        let written: Vec<_> = records(blocks, state.head, self.clock.now()).into_iter().map(Arc::new).collect();
+        let written: Vec<_> =
+            records(blocks, state.head, self.clock.now()).into_iter().map(Arc::new).collect();
         for record in &written {
             state.head = record.end();
             state.bytes += record.payload.len() as u64;

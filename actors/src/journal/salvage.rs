@@ -57,7 +57,9 @@ impl Salvage {
         loop {
             let read = read_at(&file, &mut window, start)?;
             for at in memchr::memmem::find_iter(&window[..read], stored::MAGIC) {
-                if at < WINDOW_BYTES && let Some(header) = stored::Header::check(&window[at..read]) {
+                if at < WINDOW_BYTES
+                    && let Some(header) = stored::Header::check(&window[at..read])
+                {
                     records.insert(header.first, Found { offset: start + at as u64, end: header.end() });
                 }
             }

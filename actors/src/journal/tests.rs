@@ -23,7 +23,14 @@ fn blocks(messages: &[String]) -> Vec<Stamped> {
     }
     let now = clock().now();
     let stamp = |count| Stamp { first_id: IdSource::new(1).first_of(count, now), ingested_at: now };
-    builder.finish().into_iter().map(|block| { let count = block.count(); block.stamped(stamp(count)) }).collect()
+    builder
+        .finish()
+        .into_iter()
+        .map(|block| {
+            let count = block.count();
+            block.stamped(stamp(count))
+        })
+        .collect()
 }
 
 /// Text that lz4 cannot shrink much.
@@ -38,7 +45,8 @@ fn noise(seed: u64, bytes: usize) -> String {
 }
 
 fn open(dir: &Path, generation_bytes: u64) -> SledJournal {
-    SledJournal::with_generation_bytes(dir, Durability::Fsync, Position(0), clock(), generation_bytes).unwrap()
+    SledJournal::with_generation_bytes(dir, Durability::Fsync, Position(0), clock(), generation_bytes)
+        .unwrap()
 }
 
 /// Every message from `from` on, with its position; damaged spans as `None`.
@@ -121,7 +129,12 @@ fn p8_a_flipped_bit_costs_one_record_and_reading_goes_on() {
     let journal = open(dir.path(), u64::MAX);
     let found = read_all(&journal, Position(0));
     let whole = found.iter().filter(|(_, message)| message.is_some()).count();
-    assert_eq!(whole, 29, "one record is damaged, all others are read: {:?}", found.iter().map(|(p, m)| (p, m.is_some())).collect::<Vec<_>>());
+    assert_eq!(
+        whole,
+        29,
+        "one record is damaged, all others are read: {:?}",
+        found.iter().map(|(p, m)| (p, m.is_some())).collect::<Vec<_>>()
+    );
     assert_eq!(journal.span().end, Position(30), "no position is given twice");
     assert!(journal.usage().damaged >= 1);
 }

@@ -20,7 +20,8 @@ impl Backoff {
 
     /// Counts a failure, and says how long to wait.
     pub fn failed(&mut self) -> Duration {
-        let step = self.min.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX)).min(self.max);
+        let step =
+            self.min.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX)).min(self.max);
         self.failures = self.failures.saturating_add(1);
         step.mul_f64(0.5 + self.random.f64() / 2.0)
     }

@@ -61,7 +61,12 @@ impl ActorMetrics {
         let actor: &[&str] = &["actor"];
         Self {
             mailbox_messages: gauges(registry, "forebay_actor_mailbox_messages", "Messages waiting", actor),
-            mailbox_capacity: gauges(registry, "forebay_actor_mailbox_capacity", "Messages that may wait", actor),
+            mailbox_capacity: gauges(
+                registry,
+                "forebay_actor_mailbox_capacity",
+                "Messages that may wait",
+                actor,
+            ),
             messages: counters(registry, "forebay_actor_messages_total", "Messages handled", actor),
             refused: counters(
                 registry,

@@ -288,7 +288,13 @@ impl<A: Supervised + Actor<Context = Context<A>>> Supervising<A> {
         match panic {
             Some(panic) => {
                 self.probe.panics.inc();
-                tracing::error!(actor, panic = panic_text(&*panic), ?wait, failed, "an actor panicked; it restarts");
+                tracing::error!(
+                    actor,
+                    panic = panic_text(&*panic),
+                    ?wait,
+                    failed,
+                    "an actor panicked; it restarts"
+                );
             }
             None => {
                 self.probe.stops.inc();

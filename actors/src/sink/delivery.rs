@@ -94,7 +94,9 @@ impl Burial {
         for (index, event) in batch.events().enumerate() {
             let position = self.span.first.plus(index as u64);
             match event {
-                Ok(event) => letters.push(note(DeadLetter::of_event(sink, position, &event, self.reason, at))),
+                Ok(event) => {
+                    letters.push(note(DeadLetter::of_event(sink, position, &event, self.reason, at)))
+                }
                 Err(_) => {
                     let rest = Span { first: position, end: self.span.end };
                     letters.push(note(DeadLetter::of_span(sink, rest, Reason::Damaged, at)));

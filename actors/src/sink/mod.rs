@@ -189,7 +189,9 @@ impl Sink {
             match read {
                 Ok(Ok(pieces)) => sink.take(from, pieces),
                 Ok(Err(error)) => sink.could_not_read(&error),
-                Err(_) => tracing::error!(sink = %sink.spec.name, "reading the journal panicked; it is tried again"),
+                Err(_) => {
+                    tracing::error!(sink = %sink.spec.name, "reading the journal panicked; it is tried again")
+                }
             }
             sink.step(ctx);
         }));
@@ -222,7 +224,10 @@ impl Sink {
         // While the journal has more, a batch that is not full yet will be.
         let partial = idle && !self.reading && !self.lagging && (self.draining || due.is_none());
         let Some(cut) = self.intake.cut(self.spec.policy.cut, self.planned, partial) else {
-            if idle && !self.intake.is_empty() && let Some(due) = due {
+            if idle
+                && !self.intake.is_empty()
+                && let Some(due) = due
+            {
                 self.wake_at(due, ctx);
             }
             return false;
@@ -329,7 +334,8 @@ impl Sink {
     fn show(&mut self) {
         let head = self.spec.journal.span().end;
         let lag_events = head.since(self.next);
-        let oldest = self.ready.front().and_then(Work::written_at).or(self.intake.front().map(|r| r.written_at));
+        let oldest =
+            self.ready.front().and_then(Work::written_at).or(self.intake.front().map(|r| r.written_at));
         let lag_seconds = match oldest {
             Some(oldest) if lag_events > 0 => self.spec.clock.now().seconds_since(oldest),
             // What is on its way was taken in a moment ago, or is being read.

@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// Seconds a delivery may take, from a local file to the usual time-out.
-const DELIVER_BUCKETS_S: &[f64] = &[1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const DELIVER_BUCKETS_S: &[f64] =
+    &[1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// The families of all sinks, label `sink`.
 #[derive(Debug, Clone)]
@@ -42,7 +43,11 @@ impl SinkMetrics {
             sent_events: counter("forebay_sink_sent_events_total", "Events delivered", sink),
             sent_bytes: counter("forebay_sink_sent_bytes_total", "Bytes delivered, as sent", sink),
             errors: counter("forebay_sink_errors_total", "Failed deliveries by cause", &["sink", "cause"]),
-            retries: counter("forebay_sink_retries_total", "Deliveries that were not the first of their batch", sink),
+            retries: counter(
+                "forebay_sink_retries_total",
+                "Deliveries that were not the first of their batch",
+                sink,
+            ),
             dead_letters: counter(
                 "forebay_sink_dead_letters_total",
                 "Events given up on, by reason",

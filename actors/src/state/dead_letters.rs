@@ -83,7 +83,13 @@ pub struct DeadLetters {
 
 impl DeadLetter {
     /// A dead letter of one event.
-    pub fn of_event(sink: &SinkName, position: Position, event: &Event<'_>, reason: Reason, at: Timestamp) -> Self {
+    pub fn of_event(
+        sink: &SinkName,
+        position: Position,
+        event: &Event<'_>,
+        reason: Reason,
+        at: Timestamp,
+    ) -> Self {
         let span = Span { first: position, end: position.plus(1) };
         let event = Some(encode_single(event).into());
         Self { sink: sink.clone(), span, reason, error: String::new(), status: None, attempts: 0, at, event }
@@ -238,7 +244,8 @@ fn change_totals(
 ) -> Result<(), ConflictableTransactionError<String>> {
     let abort = |e: rmp_serde::decode::Error| ConflictableTransactionError::Abort(e.to_string());
     let found = tree.get(sink.as_str())?;
-    let mut totals = found.map(|value| rmp_serde::from_slice(&value)).transpose().map_err(abort)?.unwrap_or_default();
+    let mut totals =
+        found.map(|value| rmp_serde::from_slice(&value)).transpose().map_err(abort)?.unwrap_or_default();
     change(&mut totals);
     tree.insert(sink.as_str(), rmp_serde::to_vec(&totals).expect("a Vec takes every total"))?;
     Ok(())
@@ -284,7 +291,10 @@ mod tests {
         assert!(letters.remove(&sink, found[0].0).unwrap());
         assert!(!letters.remove(&sink, found[0].0).unwrap());
         let totals = letters.all_totals().unwrap();
-        assert_eq!(totals.iter().map(|(s, t)| (s.as_str(), t.letters)).collect::<Vec<_>>(), [("a", 1), ("b", 1)]);
+        assert_eq!(
+            totals.iter().map(|(s, t)| (s.as_str(), t.letters)).collect::<Vec<_>>(),
+            [("a", 1), ("b", 1)]
+        );
     }
 
     /// At the cap the sink is told to wait; an account of what is gone already is still taken.
@@ -293,9 +303,13 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let letters = DeadLetters::open(Arc::new(StateDb::open(dir.path()).unwrap()), 500).unwrap();
         letters.add(&[letter("a", "fits")]).unwrap();
-        assert!(matches!(letters.add(&[letter("a", &"y".repeat(500))]), Err(StateError::DeadLettersFull { .. })));
+        assert!(matches!(
+            letters.add(&[letter("a", &"y".repeat(500))]),
+            Err(StateError::DeadLettersFull { .. })
+        ));
         let span = Span { first: Position(1), end: Position(9) };
-        let range = DeadLetter::of_span(&SinkName::from("a"), span, Reason::DroppedOldest, Timestamp::default());
+        let range =
+            DeadLetter::of_span(&SinkName::from("a"), span, Reason::DroppedOldest, Timestamp::default());
         letters.add(&[range]).unwrap();
     }
 }

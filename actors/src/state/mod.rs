@@ -40,7 +40,9 @@ pub enum StateError {
         reason: String,
     },
     /// The dead letters have reached their cap.
-    #[error("the dead letters have reached {bytes_max} bytes: replay or drop some (`forebay dead-letter list`)")]
+    #[error(
+        "the dead letters have reached {bytes_max} bytes: replay or drop some (`forebay dead-letter list`)"
+    )]
     DeadLettersFull {
         /// The cap.
         bytes_max: u64,

@@ -167,7 +167,7 @@ async fn a_compressed_array_round_trips() {
     assert_eq!(seen.headers["content-type"], "application/json");
     let mut plain = Vec::new();
     flate2::read::GzDecoder::new(&seen.body[..]).read_to_end(&mut plain).unwrap();
-    assert_eq!(plain, encode_batch(&batch, Framing::Array).unwrap());
+    assert_eq!(plain, crate::destination::encode_batch(&batch, Framing::Array).unwrap());
     assert_eq!(serde_json::from_slice::<Vec<serde_json::Value>>(&plain).unwrap().len(), 5_000);
 }
 
