@@ -68,6 +68,13 @@ impl DataDir {
         fs::write(path.join("LOCK"), format!("{}\n", std::process::id())).map_err(failed)?;
         lock.sync_all().map_err(failed)?;
         let path = fs::canonicalize(path).map_err(failed)?;
+        // The names of what is made in it must survive a power loss as well as what is in them.
+        for dir in [journal(&path), state(&path)] {
+            fs::create_dir_all(dir).map_err(failed)?;
+        }
+        for dir in [Some(&*path), path.parent()].into_iter().flatten() {
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        }
         Ok(Self { path, _lock: lock })
     }
 

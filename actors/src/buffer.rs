@@ -276,6 +276,7 @@ impl Buffer {
             }
             None => self.failure = Some(Refusal::JournalFailed),
         }
+        self.spec.metrics.full.set(i64::from(self.failure == Some(Refusal::DiskFull)));
         if let Some(failure) = self.failure {
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
             self.waiting.drain(..).for_each(|waiting| refuse(waiting.append.reply, failure));

@@ -12,7 +12,8 @@ use super::{
     SinkConfig, SinkKind,
 };
 
-/// Two generations of the journal of 64 MiB: one that is written while the other is read and removed.
+/// Some generations of the journal (16 MiB each): the newest is written while the oldest is read and removed, and a
+/// request that is let in must still fit.
 const BUFFER_MAX_BYTES_MIN: u64 = 128 << 20;
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.

@@ -145,7 +145,7 @@ pub enum Durability {
     /// On disk and synced: survives a power failure.
     #[default]
     Fsync,
-    /// Written, synced every `sync_interval`: survives a crash of the process, not always one of the machine.
+    /// Taken, and synced every `sync_interval`: a crash of the process or the machine loses at most that much.
     Interval,
     /// In memory only: survives nothing.
     Memory,
@@ -230,7 +230,8 @@ pub struct SupervisorConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeadLettersConfig {
-    /// Bytes kept on disk, all sinks together; the oldest beyond are removed and counted.
+    /// Bytes kept on disk, all sinks together. At the cap a sink that has another waits until some are replayed or
+    /// dropped: nothing is removed behind anybody's back.
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_bytes: u64,

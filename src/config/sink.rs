@@ -12,7 +12,7 @@ use super::{BatchConfig, units};
 
 /// One request at a time keeps a destination's order.
 const CONCURRENCY: usize = 1;
-/// With the default batch size 32 MiB at most for a sink that is just slow; one that lags reads the journal.
+/// Broadcast batches of 512 KiB: 4 MiB for a sink that is just slow; one that lags reads the journal.
 const MAILBOX_BATCHES: usize = 8;
 /// Longer than a connection's hiccup, shorter than a restart.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(500);

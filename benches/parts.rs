@@ -1,0 +1,182 @@
+//! The parts of the way of an event, each alone: codec, JSON, journal, broadcast. The whole is `end_to_end`.
+
+use std::{fs::File, hint::black_box, io::Read as _, path::PathBuf, time::Duration};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use forebay::{
+    config::{Config, SinkConfig, SinkKind},
+    ingress::events::{Framing, parse},
+    pipeline::{self, Pipeline},
+};
+use forebay_actors::{
+    event::{Block, BlockBuilder, Draft, EventWriter, Events, IdSource, Stamp, Stamped, Timestamp},
+    journal::{Durability, Journal, SledJournal},
+    message::Admit,
+    record::Position,
+    runtime::clock::Clock,
+};
+use prometheus::Registry;
+use tokio::sync::oneshot;
+
+/// Events of a request, as in the end-to-end benchmark.
+const EVENTS: usize = 500;
+
+/// Sinks that are broadcast to.
+const SINKS: [usize; 4] = [1, 2, 4, 8];
+
+/// Lines like the ones a web server logs, about 330 bytes each; the real ones where they are at hand.
+fn lines() -> String {
+    let data =
+        std::env::var_os("FOREBAY_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from);
+    if let Ok(file) = File::open(data.join("access_events.ndjson.gz")) {
+        let mut text = String::new();
+        if flate2::read::GzDecoder::new(file).read_to_string(&mut text).is_ok() {
+            return text.lines().take(EVENTS).flat_map(|line| [line, "\n"]).collect();
+        }
+    }
+    let line = |i: usize| {
+        format!(
+            "{{\"timestamp\":\"2026-01-31T08:00:{:02}Z\",\"service\":\"web\",\"message\":\"GET /item/{i} HTTP/1.1\",\"metadata\":{{\"client\":\"192.0.2.{}\",\"status\":200,\"bytes\":{},\"user_agent\":\"{}\"}}}}\n",
+            i % 60,
+            i % 250,
+            i * 37,
+            "Mozilla/5.0 (X11; Linux x86_64) ".repeat(5),
+        )
+    };
+    (0..EVENTS).map(line).collect()
+}
+
+fn blocks(lines: &str) -> Vec<Block> {
+    parse(lines.as_bytes(), Framing::Ndjson, 1 << 20).expect("the lines are events").blocks
+}
+
+fn stamped(lines: &str) -> Vec<Stamped> {
+    let ingested_at = Timestamp::from_nanos(1_767_000_000_000_000_000);
+    let mut ids = IdSource::new(1);
+    let stamp = |block: Block| {
+        let first_id = ids.first_of(block.count(), ingested_at);
+        block.stamped(Stamp { first_id, ingested_at })
+    };
+    blocks(lines).into_iter().map(stamp).collect()
+}
+
+fn json(c: &mut Criterion) {
+    let lines = lines();
+    let array = format!("[{}]", lines.trim_end().replace('\n', ","));
+    let single = lines.lines().next().expect("there are lines").to_owned();
+    let mut group = c.benchmark_group("json");
+    for (name, body, framing, events) in [
+        ("array of 500", &array, Framing::Json, EVENTS),
+        ("500 lines", &lines, Framing::Ndjson, EVENTS),
+        ("one object", &single, Framing::Json, 1),
+    ] {
+        group.throughput(Throughput::Elements(events as u64));
+        group.bench_function(name, |b| b.iter(|| parse(black_box(body.as_bytes()), framing, 1 << 20)));
+    }
+}
+
+fn codec(c: &mut Criterion) {
+    let payload: Vec<u8> = stamped(&lines()).iter().flat_map(|block| block.bytes().to_vec()).collect();
+    let mut group = c.benchmark_group("codec");
+    group.throughput(Throughput::Elements(EVENTS as u64));
+    group.bench_function("encode 500", |b| {
+        let draft = Draft {
+            event_id: None,
+            timestamp: Some(Timestamp::from_nanos(1)),
+            service: "web",
+            message: "GET /item/1 HTTP/1.1",
+            metadata: Some("{\"client\":\"192.0.2.1\",\"status\":200}"),
+        };
+        b.iter(|| {
+            let mut builder = BlockBuilder::with_capacity(EVENTS * 100);
+            (0..EVENTS).for_each(|_| builder.push(black_box(&draft)));
+            builder.finish()
+        });
+    });
+    group.bench_function("decode 500", |b| {
+        b.iter(|| Events::new(black_box(&payload)).filter(Result::is_ok).count());
+    });
+    group.bench_function("decode 500 and write as JSON", |b| {
+        let mut out = Vec::new();
+        b.iter(|| {
+            out.clear();
+            let mut writer = EventWriter::default();
+            Events::new(black_box(&payload)).flatten().for_each(|event| writer.write(&event, &mut out));
+            out.len()
+        });
+    });
+}
+
+fn journal(c: &mut Criterion) {
+    let blocks = stamped(&lines());
+    let mut group = c.benchmark_group("journal");
+    group.throughput(Throughput::Elements(EVENTS as u64)).measurement_time(Duration::from_secs(5));
+    for (name, durability) in [
+        ("commit 500, fsync", Durability::Fsync),
+        ("commit 500, interval", Durability::Interval(Duration::MAX)),
+    ] {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let journal =
+            SledJournal::open(dir.path(), durability, Position(0), Clock::system()).expect("a journal");
+        let forget = |journal: &SledJournal| {
+            let (upto, ever) = (journal.span().end, Timestamp::from_nanos(i64::MAX));
+            journal.remove(upto, ever).expect("generations can be removed");
+        };
+        group.bench_function(name, |b| {
+            b.iter(|| journal.commit(&blocks).expect("a commit"));
+            forget(&journal);
+        });
+    }
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let journal =
+        SledJournal::open(dir.path(), Durability::Fsync, Position(0), Clock::system()).expect("a journal");
+    (0..200).for_each(|_| drop(journal.commit(&blocks).expect("a commit")));
+    group.bench_function("read 500", |b| {
+        let mut at = journal.span().first;
+        b.iter(|| {
+            let pieces = journal.read(at, 1).expect("a reading");
+            let end = pieces.last().map_or(at, forebay_actors::journal::Piece::end);
+            at = if end >= journal.span().end { journal.span().first } else { end };
+            pieces
+        });
+    });
+}
+
+/// From the ingress' door to the last of so many sinks, without a disk: what each further sink costs.
+fn broadcast(c: &mut Criterion) {
+    let lines = lines();
+    let mut group = c.benchmark_group("broadcast");
+    group.throughput(Throughput::Elements(EVENTS as u64)).sample_size(20);
+    for sinks in SINKS {
+        let blackhole = SinkConfig::new(SinkKind::Blackhole(Default::default()));
+        let mut config = Config { sinks: Default::default(), ..Config::default() };
+        config.buffer.durability = forebay::config::Durability::Memory;
+        config.batch.max_wait = Duration::ZERO;
+        config.sinks.extend((0..sinks).map(|i| (format!("sink{i}"), blackhole.clone())));
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let system = actix::System::new();
+        let pipeline = system.block_on(async {
+            let destinations = pipeline::destinations(dir.path(), Clock::system());
+            Pipeline::start(&config, dir.path(), &Registry::new(), Clock::system(), destinations)
+                .expect("a pipeline")
+        });
+        let (receiver, view) = (pipeline.receiver(), pipeline.view());
+        group.bench_function(BenchmarkId::from_parameter(sinks), |b| {
+            b.iter(|| {
+                system.block_on(async {
+                    let (reply, answer) = oneshot::channel();
+                    let admitted = receiver.offer(Admit { blocks: blocks(&lines), reply });
+                    assert!(admitted.is_ok(), "the mailbox has room for one");
+                    answer.await.expect("an answer").expect("a success");
+                    while view.cursors.lowest() < Some(view.journal.span().end) {
+                        tokio::task::yield_now().await;
+                    }
+                });
+            });
+        });
+        drop(pipeline);
+    }
+}
+
+criterion_group!(parts, json, codec, journal, broadcast);
+criterion_main!(parts);
