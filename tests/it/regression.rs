@@ -1,0 +1,1 @@
+//! What was broken once, each test named after it.
