@@ -281,9 +281,11 @@ impl Pipeline {
     pub async fn apply(&mut self, new: Config) -> Changes {
         let changes = self.config.diff(&new);
         for name in changes.sinks_removed.iter().chain(&changes.sinks_changed) {
-            let name = SinkName::from(name.as_str());
-            self.end_sink(&name).await;
-            self.parts.cursors.deactivate(&name);
+            self.end_sink(&SinkName::from(name.as_str())).await;
+        }
+        // Not one that comes back at once: meanwhile the journal could be trimmed of what it still needs.
+        for name in &changes.sinks_removed {
+            self.parts.cursors.deactivate(&SinkName::from(name.as_str()));
         }
         self.config.sinks.clone_from(&new.sinks);
         activate(&self.parts, &new.sinks);

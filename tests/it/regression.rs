@@ -1,5 +1,7 @@
 //! What was broken once, each test named after it.
 
+use std::time::Duration;
+
 use forebay::config::{};
 use forebay_actors::{
     record::Position,
@@ -25,6 +27,37 @@ fn r0001_a_new_sink_lost_its_beginning_in_a_crash() {
         bed.pipeline.apply(more).await;
         assert_eq!(bed.saved_cursor("b"), Some(Position(5)));
         bed.fake("b").heal();
+        bed.end().await;
+    });
+}
+
+/// Scenario: a reload changes two sinks. The first is behind, by a generation that everybody else has passed; the
+/// second holds its thread, so that its end takes two seconds, in which retention runs.
+/// Guarantee: the journal waits for a sink also while it is replaced: it did not, and the generation was removed.
+#[test]
+fn r0002_retention_removed_what_a_sink_in_reload_still_needed() {
+    run(async {
+        let config = config(&["a", "b", "c"]);
+        let bed = TestBed::start_with(&config, |fake| fake("a").order(|orders| orders.hang = true)).await;
+        bed.post_many(10).await;
+        bed.settled("b").await;
+        bed.settled("c").await;
+        // Every start begins a generation.
+        let mut bed = bed.restart(&config, Duration::from_millis(20)).await;
+        bed.fake("b").order(|orders| orders.hold_thread = true);
+        bed.post_many(1).await;
+        bed.settled("c").await;
+        let mut new = config.clone();
+        for name in ["a", "b"] {
+            new.sinks.get_mut(name).expect("it is configured").mailbox_batches = 3;
+        }
+        bed.pipeline.apply(new).await;
+        ["a", "b"].iter().for_each(|name| bed.fake(name).heal());
+        for name in ["a", "b", "c"] {
+            bed.settled(name).await;
+            bed.assert_delivered(name);
+            assert_eq!(bed.dead_letters(name), []);
+        }
         bed.end().await;
     });
 }
