@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use forebay::config::{};
+use forebay::config::{Durability, WhenFull};
 use forebay_actors::{
     record::Position,
     runtime::supervisor::{},
-    state::
+    state::Reason,
 };
 
-use crate::support::testbed::{TestBed, config, run, sink};
+use crate::support::testbed::{TestBed, config, events_with, run, sink};
 
 /// Scenario: a sink that was never seen before starts with the process, or is added by a reload; the process dies
 /// before the cursors are saved for the first time.
@@ -58,6 +58,35 @@ fn r0002_retention_removed_what_a_sink_in_reload_still_needed() {
             bed.assert_delivered(name);
             assert_eq!(bed.dead_letters(name), []);
         }
+        bed.end().await;
+    });
+}
+
+/// Scenario: the journal is full and a hung sink has to skip its oldest events; then it catches up.
+/// Guarantee: a skipped range is accounted for once, as dropped: it was a second time, as damaged.
+#[test]
+fn r0004_a_skipped_range_was_dead_lettered_twice() {
+    run(async {
+        let mut config = config(&["a"]);
+        config.buffer.durability = Durability::Memory;
+        config.buffer.memory_events_max = 100;
+        let a = config.sinks.get_mut("a").expect("it is configured");
+        a.when_full = WhenFull::DropOldest;
+        let bed = TestBed::start_with(&config, |fake| fake("a").order(|orders| orders.hang = true)).await;
+        bed.post_many(10).await;
+        bed.fake("a").until("the first batch is on its way", |seen| !seen.asked.is_empty()).await;
+        for _ in 0..49 {
+            bed.producer().post_patiently(&["one of ten"; 10]).await;
+        }
+        bed.fake("a").heal();
+        bed.settled("a").await;
+        let letters = bed.dead_letters("a");
+        let dropped = events_with(&letters, Reason::DroppedOldest);
+        assert!(letters.iter().all(|letter| letter.reason == Reason::DroppedOldest), "{letters:?}");
+        // The batch that was on its way when its range was dropped came all the same.
+        let delivered = bed.fake("a").seen().distinct().len() as u64;
+        assert!(dropped >= 350 && (500..=510).contains(&(delivered + dropped)), "{delivered} and {dropped}");
+        bed.assert_outcomes("a");
         bed.end().await;
     });
 }

@@ -198,6 +198,7 @@ impl Sink {
     }
 
     fn take(&mut self, from: Position, pieces: Vec<Piece>) {
+        self.pass_over_skipped();
         // The oldest generations may be gone: a sink that was not configured for a while begins at what is left.
         let begins = pieces.first().map(|piece| match piece {
             Piece::Record(record) => record.first,
@@ -219,6 +220,7 @@ impl Sink {
     /// Cuts the next batch, if there is one; `false` where there is not.
     fn cut(&mut self, ctx: &mut Context<Self>) -> bool {
         let now = Instant::now();
+        self.pass_over_skipped();
         let idle = self.flights.is_empty();
         let due = self.last_cut.map(|last| last + self.spec.policy.max_wait).filter(|due| *due > now);
         // While the journal has more, a batch that is not full yet will be.
@@ -302,18 +304,24 @@ impl Sink {
 
     /// Looks after what nobody tells a sink.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        let kept = self.spec.cursors.get(&self.spec.name);
-        if kept.next > self.next && self.flights.is_empty() {
-            // The journal was full, and this sink's policy is to skip.
-            self.intake = Intake::new(kept.next, self.spec.policy.cut.max_bytes);
-            (self.next, self.planned) = (kept.next, kept.planned);
-        } else if kept.next < self.next {
+        self.pass_over_skipped();
+        if self.spec.cursors.get(&self.spec.name).next < self.next {
             self.tell_buffer(None);
         }
         if self.intake.expected() < self.spec.journal.span().end {
             self.lagging = true;
         }
         self.step(ctx);
+    }
+
+    /// Passes over what `Buffer` made this sink skip because the journal was full: it has its account. What is on its
+    /// way already goes on.
+    fn pass_over_skipped(&mut self) {
+        let kept = self.spec.cursors.get(&self.spec.name).next;
+        self.intake.skip(kept);
+        if kept > self.next && self.flights.is_empty() {
+            self.next = kept;
+        }
     }
 
     /// Steps again at `at`; an earlier alarm that is set already will do.
