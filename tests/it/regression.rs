@@ -9,7 +9,7 @@ use forebay_actors::{
     state::Reason,
 };
 
-use crate::support::testbed::{TestBed, config, events_with, run, sink};
+use crate::support::testbed::{TestBed, config, events_with, eventually, run, sink};
 
 /// Scenario: a sink that was never seen before starts with the process, or is added by a reload; the process dies
 /// before the cursors are saved for the first time.
@@ -87,6 +87,26 @@ fn r0004_a_skipped_range_was_dead_lettered_twice() {
         let delivered = bed.fake("a").seen().distinct().len() as u64;
         assert!(dropped >= 350 && (500..=510).contains(&(delivered + dropped)), "{delivered} and {dropped}");
         bed.assert_outcomes("a");
+        bed.end().await;
+    });
+}
+
+/// Scenario: durability `memory`; a healthy sink takes everything at once; more events come than may be held.
+/// Guarantee: what every sink has is no reason to refuse: it was, until retention came by.
+#[test]
+fn r0005_memory_mode_refused_for_events_that_were_delivered() {
+    run(async {
+        let mut config = config(&["a"]);
+        config.buffer.durability = Durability::Memory;
+        config.buffer.memory_events_max = 100;
+        let bed = TestBed::start(&config).await;
+        for _ in 0..50 {
+            bed.post_many(10).await;
+            bed.settled("a").await;
+        }
+        bed.assert_delivered("a");
+        let view = bed.pipeline.view();
+        eventually("nothing is held", || view.journal.span().count() == 0).await;
         bed.end().await;
     });
 }
