@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay::config::{Durability, WhenFull};
 use forebay_actors::{
     record::Position,
-    runtime::supervisor::{},
+    runtime::supervisor::{ChildState, Fault},
     state::Reason,
 };
 
@@ -107,6 +107,23 @@ fn r0005_memory_mode_refused_for_events_that_were_delivered() {
         bed.assert_delivered("a");
         let view = bed.pipeline.view();
         eventually("nothing is held", || view.journal.span().count() == 0).await;
+        bed.end().await;
+    });
+}
+
+/// Scenario: `Health` and `Retention`, which nobody sends anything, are brought down.
+/// Guarantee: they come back as every actor does: they ended for good, because nobody held their address.
+#[test]
+fn r0006_an_actor_that_is_sent_nothing_never_came_back() {
+    run(async {
+        let bed = TestBed::start(&config(&["a"])).await;
+        for name in ["health", "retention"] {
+            let child =
+                bed.pipeline.children().find(|child| child.name() == name).expect("it is a child").clone();
+            child.inject(Fault::Panic);
+            eventually("it was restarted", || child.restarts() == 1).await;
+            eventually("it runs", || child.state() == ChildState::Running).await;
+        }
         bed.end().await;
     });
 }

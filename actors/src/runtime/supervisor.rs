@@ -186,11 +186,13 @@ where
     let control = Arc::new(Control { state: AtomicU8::new(0), orders: Mutex::default() });
     let child = Child { name: name.into(), control: control.clone(), probe: probe.clone() };
     let (sender, receiver) = channel::channel(mailbox_messages);
-    let supervised = (probe.clone(), child.clone());
+    let addr = Addr::new(sender);
+    let supervised = (addr.clone(), probe.clone(), child.clone());
     arbiter.spawn_fn(move || {
-        let (probe, child) = supervised;
+        let (addr, probe, child) = supervised;
         let actor = build(probe.clone());
         actix::spawn(Supervising {
+            _addr: addr,
             context: Some(Context::with_receiver(receiver).into_future(actor)),
             backoff: Backoff::new(policy.backoff_min, policy.backoff_max, policy.seed),
             restarts: VecDeque::new(),
@@ -201,11 +203,13 @@ where
             probe,
         });
     });
-    (Mailbox::new(Addr::new(sender), probe), child)
+    (Mailbox::new(addr, probe), child)
 }
 
 /// The future that an actor lives in.
 struct Supervising<A: Actor<Context = Context<A>>> {
+    /// actix restarts no actor that nobody can reach, and some are sent nothing: they work by the clock.
+    _addr: Addr<A>,
     /// `None` once ended.
     context: Option<ContextFut<A, Context<A>>>,
     policy: RestartPolicy,
