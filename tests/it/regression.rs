@@ -127,3 +127,21 @@ fn r0006_an_actor_that_is_sent_nothing_never_came_back() {
         bed.end().await;
     });
 }
+
+/// Scenario: an actor is brought down, and again before it is back.
+/// Guarantee: that is two restarts: the second fault was taken while the actor rested, and forgotten.
+#[test]
+fn r0007_a_fault_during_the_rest_was_forgotten() {
+    run(async {
+        let mut config = config(&["a"]);
+        config.supervisor.backoff_min = Duration::from_millis(50);
+        let bed = TestBed::start(&config).await;
+        let child =
+            bed.pipeline.children().find(|child| child.name() == "sink:a").expect("it is a child").clone();
+        child.inject(Fault::Panic);
+        eventually("it rests", || child.state() == ChildState::Restarting).await;
+        child.inject(Fault::Stop);
+        eventually("it was restarted twice", || child.restarts() == 2).await;
+        bed.end().await;
+    });
+}

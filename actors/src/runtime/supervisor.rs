@@ -228,7 +228,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
-            let fault = {
+            {
                 let mut orders = this.control.orders();
                 orders.waker = Some(task.waker().clone());
                 if orders.end {
@@ -236,8 +236,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
                     this.end();
                     return Poll::Ready(());
                 }
-                orders.fault.take()
-            };
+            }
             if let Some(resting) = this.resting.as_mut() {
                 ready!(resting.as_mut().poll(task));
                 this.resting = None;
@@ -257,6 +256,8 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
             }
             this.set_state(ChildState::Running);
             let Some(context) = this.context.as_mut() else { return Poll::Ready(()) };
+            // Taken only now: one that comes while the actor rests is for its next turn.
+            let fault = this.control.orders().fault.take();
             let turn = AssertUnwindSafe(|| match fault {
                 Some(Fault::Panic) => panic!("a panic that was asked for"),
                 Some(Fault::Stop) => Poll::Ready(()),
