@@ -254,7 +254,6 @@ impl Pipeline {
             buffer: self.buffer.clone(),
             clock: parts.clock.clone(),
             probe: probe.clone(),
-            suspects: Default::default(),
         };
         let arbiter = arbiter(SINK_BLOCKING_THREADS);
         let policy = restart_policy(&self.config);

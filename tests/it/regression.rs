@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use forebay::config::{Durability, WhenFull};
+use forebay::config::{Durability, SupervisorConfig, WhenFull};
 use forebay_actors::{
     record::Position,
     runtime::supervisor::{ChildState, Fault},
     state::Reason,
 };
 
-use crate::support::testbed::{TestBed, config, events_with, eventually, run, sink};
+use crate::support::testbed::{TestBed, config, event_id, events_with, eventually, run, sink};
 
 /// Scenario: a sink that was never seen before starts with the process, or is added by a reload; the process dies
 /// before the cursors are saved for the first time.
@@ -58,6 +58,33 @@ fn r0002_retention_removed_what_a_sink_in_reload_still_needed() {
             bed.assert_delivered(name);
             assert_eq!(bed.dead_letters(name), []);
         }
+        bed.end().await;
+    });
+}
+
+/// Scenario: a destination panics whenever one event is in the batch; restarts are budgeted as by default.
+/// Guarantee: the event stands alone after a number of tries that grows with the logarithm of the batch: it grew with
+/// its square and more, because what was known of a batch was forgotten with it, and every try was a restart.
+#[test]
+fn r0003_a_poison_record_that_panics_was_hardly_ever_isolated() {
+    run(async {
+        let mut config = config(&["a"]);
+        config.supervisor = SupervisorConfig::default();
+        let bed = TestBed::start(&config).await;
+        bed.fake("a").order(|orders| orders.panic_on = Some("poison"));
+        let mut messages = vec!["a good one"; 5_000];
+        messages[1_234] = "poison";
+        let mut ids = bed.post(&messages).await;
+        bed.settled("a").await;
+        let letters = bed.dead_letters("a");
+        assert_eq!(letters.iter().filter_map(event_id).collect::<Vec<_>>(), [ids.remove(1_234)]);
+        assert_eq!(letters[0].reason, Reason::Panicked);
+        let seen = bed.fake("a").seen();
+        assert_eq!(seen.events(), ids);
+        assert!(seen.asked.len() < 40, "asked {} times", seen.asked.len());
+        assert!(seen.built > 10, "after a panic the destination is built anew");
+        let child = bed.pipeline.children().find(|child| child.name() == "sink:a").expect("it is a child");
+        assert_eq!(child.state(), ChildState::Running);
         bed.end().await;
     });
 }

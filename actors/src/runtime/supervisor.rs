@@ -340,7 +340,8 @@ impl fmt::Display for ChildState {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// What was said with the panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }

@@ -4,7 +4,8 @@
 //! - Receives: [`Shaped`] from `Batcher`, [`Drain`] at shutdown.
 //! - Sends: [`Delivered`] to `Buffer`.
 //! - On failure: it is built anew and goes on at its cursor; what was on its way is delivered again, in the same
-//!   batches. A batch on which its destination panics again and again is treated as rejected.
+//!   batches. A panic of its destination costs that destination, which is built anew; a batch on which it panics again is
+//!   treated as rejected.
 //! - Limits: its mailbox, its intake (one batch), `concurrency` batches on their way.
 //!
 //! One rule makes restarts, misses and catch-up the same code: a broadcast batch is taken only if it is the next one
@@ -18,12 +19,7 @@ mod delivery;
 mod intake;
 mod report;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    rc::Rc,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
@@ -81,12 +77,7 @@ pub struct SinkSpec {
     pub clock: Clock,
     /// Its own metrics and report.
     pub probe: SinkProbe,
-    /// Batches that its destination panicked on, with the number of panics. Outlives restarts.
-    pub suspects: Suspects,
 }
-
-/// Panics of the destination, by batch.
-pub type Suspects = Arc<Mutex<HashMap<Span, u32>>>;
 
 /// How a sink delivers.
 #[derive(Debug, Clone, Copy)]
