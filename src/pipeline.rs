@@ -412,7 +412,9 @@ fn activate(parts: &Parts, sinks: &BTreeMap<String, SinkConfig>) {
 async fn save_cursors(cursors: Arc<Cursors>) {
     match tokio::task::spawn_blocking(move || cursors.save()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "cursors could not be saved; it is tried again with the next that moves"),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "cursors could not be saved; it is tried again with the next that moves")
+        }
         Err(_) => tracing::error!("saving cursors panicked"),
     }
 }
