@@ -3,11 +3,11 @@
 use std::{collections::HashSet, time::Duration};
 
 use forebay::command::dead_letter::{Request, carry_out};
-use forebay_actors::{record::SinkName, state::Reason};
+use forebay_actors::{record::SinkName, runtime::supervisor::Fault, state::Reason};
 
 use crate::support::{
     destination::REJECTED_STATUS,
-    testbed::{TestBed, config, event_id, events_with, run},
+    testbed::{TestBed, config, event_id, events_with, eventually, run},
 };
 
 /// Scenario: one request after the other with events that the destination refuses, one that it panics on, and
@@ -131,4 +131,95 @@ fn p2_dead_letters_can_be_replayed() {
         assert_eq!(delivered, ids.iter().map(String::as_str).collect());
         bed.end().await;
     });
+}
+
+/// Scenario: the dead letters have reached their cap when events are refused; later the operator drops some.
+/// Guarantee: the sink waits and says so, loses nothing, delays nobody, and goes on by itself when there is room.
+#[test]
+fn p2_full_dead_letters_hold_the_sink_and_lose_nothing() {
+    run(async {
+        let mut config = config(&["a", "b"]);
+        config.dead_letters.max_bytes = 1_000;
+        let bed = TestBed::start(&config).await;
+        bed.fake("a").order(|orders| orders.reject = Some("refuse"));
+        let mut messages = vec!["a good one"; 40];
+        messages[..20].fill("refuse this");
+        let ids = bed.post(&messages).await;
+        bed.settled("b").await;
+        let error =
+            || bed.pipeline.sink_probe("a").and_then(|probe| probe.report().error).unwrap_or_default();
+        eventually("the sink says why it waits", || error().contains("dead letters have reached")).await;
+        let kept = bed.dead_letters("a").len();
+        assert!((1..20).contains(&kept), "{kept} were kept");
+        assert_eq!(bed.cursor("a").0, kept as u64);
+
+        let mut dropped = 0;
+        while bed.fake("a").seen().count() < 20 {
+            let letters = bed.pipeline.view().dead_letters;
+            let answer = carry_out(letters, |_| None, Request::Drop("a".into(), None)).await;
+            let answer = answer.expect("they are dropped");
+            let count = answer.as_str().and_then(|text| text.split(' ').next()).expect("it says how many");
+            dropped += count.parse::<usize>().expect("a number");
+            tokio::task::yield_now().await;
+        }
+        bed.settled("a").await;
+        assert_eq!(bed.fake("a").seen().events(), ids[20..]);
+        assert_eq!(dropped + bed.dead_letters("a").len(), 20);
+        bed.end().await;
+    });
+}
+
+/// Scenario: rounds of everything at once, drawn from a seed: destinations fail, hang, panic and refuse; actors die;
+/// the process restarts in order or crashes.
+/// Guarantee: at the end every event that was ever acknowledged is delivered to each sink, or a dead letter of it.
+#[test]
+fn p2_every_event_has_its_outcome_whatever_happens() {
+    for seed in [1, 2, 3, 4, 5, 6] {
+        println!("seed {seed}");
+        run(chaos(seed));
+    }
+}
+
+async fn chaos(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut config = config(&["a", "b"]);
+    config.batch.max_events = random.usize(5..200);
+    config.sinks.get_mut("b").expect("it is configured").concurrency = random.usize(1..4);
+    let mut bed = TestBed::start(&config).await;
+    for _ in 0..10 {
+        for name in ["a", "b"] {
+            bed.fake(name).order(|orders| {
+                orders.hang = random.u8(..4) == 0;
+                (orders.fail, orders.panic) = (random.u64(..4), random.u64(..2));
+                orders.reject = random.bool().then_some("refuse");
+            });
+        }
+        let producer = bed.producer();
+        for _ in 0..random.usize(1..20) {
+            let mut messages = vec!["a good one"; random.usize(1..60)];
+            if random.u8(..4) == 0 {
+                messages[0] = "refuse this";
+            }
+            let names: Vec<_> = bed.pipeline.children().map(|child| child.name().to_owned()).collect();
+            if random.u8(..4) == 0 {
+                let fault = if random.bool() { Fault::Panic } else { Fault::Stop };
+                bed.pipeline.inject(&names[random.usize(..names.len())], fault);
+            }
+            // What was not acknowledged was not promised.
+            let _ = producer.post(&messages).await;
+        }
+        bed = match random.u8(..3) {
+            0 => bed.crash().await,
+            1 => bed.restart(&config, Duration::from_millis(random.u64(..20))).await,
+            _ => bed,
+        };
+    }
+    for name in ["a", "b"] {
+        bed.fake(name).heal();
+        bed.settled(name).await;
+        bed.assert_outcomes(name);
+        let letters = bed.dead_letters(name);
+        assert!(letters.iter().all(|letter| letter.event.is_some()), "nothing was damaged: {letters:?}");
+    }
+    bed.end().await;
 }
