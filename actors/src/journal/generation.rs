@@ -236,7 +236,10 @@ fn is_locked(error: &JournalError) -> bool {
     matches!(error, JournalError::Io { source, .. } if source.to_string().contains("could not acquire lock"))
 }
 
-#[expect(clippy::disallowed_methods, reason = "opening runs on a blocking thread, and sled has nothing to wait for")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "opening runs on a blocking thread, and sled has nothing to wait for"
+)]
 fn pause() {
     std::thread::sleep(Duration::from_millis(1));
 }
