@@ -177,6 +177,10 @@ impl Pipeline {
             received: ReceiverMetrics::new(registry),
             destinations,
         };
+        // Before anything is taken, every sink must count, or its first events could be trimmed away; and on disk,
+        // or a crash before the first save would make a new sink begin behind events that were acknowledged.
+        activate(&parts, &config.sinks);
+        parts.cursors.save()?;
         let batcher_metrics = BatcherMetrics::new(registry);
         Ok(Self::wire(config.clone(), data_dir, parts, batcher_metrics))
     }
@@ -202,11 +206,6 @@ impl Pipeline {
             metrics: parts.buffer_metrics.clone(),
             received: parts.received.clone(),
         };
-        // Before the buffer takes anything, every sink must count: or its first events could be trimmed away.
-        let start = parts.journal.span().end;
-        for (name, sink) in &config.sinks {
-            parts.cursors.activate(&SinkName::from(name.as_str()), when_full(sink), start);
-        }
         let build = |probe| Buffer::new(spec, probe);
         let (buffer, buffer_child) =
             supervise(&core.handle(), "buffer", buffer::MAILBOX_MESSAGES, policy, metrics, build);
@@ -244,7 +243,6 @@ impl Pipeline {
 
     fn add_sink(&mut self, name: SinkName, config: &SinkConfig) {
         let parts = &self.parts;
-        parts.cursors.activate(&name, when_full(config), parts.journal.span().end);
         let probe = parts.sink_metrics.of(&name);
         let spec = SinkSpec {
             name: name.clone(),
@@ -256,7 +254,6 @@ impl Pipeline {
             buffer: self.buffer.clone(),
             clock: parts.clock.clone(),
             probe: probe.clone(),
-            suspects: Default::default(),
         };
         let arbiter = arbiter(SINK_BLOCKING_THREADS);
         let policy = restart_policy(&self.config);
@@ -283,11 +280,15 @@ impl Pipeline {
     pub async fn apply(&mut self, new: Config) -> Changes {
         let changes = self.config.diff(&new);
         for name in changes.sinks_removed.iter().chain(&changes.sinks_changed) {
-            let name = SinkName::from(name.as_str());
-            self.end_sink(&name).await;
-            self.parts.cursors.deactivate(&name);
+            self.end_sink(&SinkName::from(name.as_str())).await;
+        }
+        // Not one that comes back at once: meanwhile the journal could be trimmed of what it still needs.
+        for name in &changes.sinks_removed {
+            self.parts.cursors.deactivate(&SinkName::from(name.as_str()));
         }
         self.config.sinks.clone_from(&new.sinks);
+        activate(&self.parts, &new.sinks);
+        save_cursors(self.parts.cursors.clone()).await;
         for name in changes.sinks_added.iter().chain(&changes.sinks_changed) {
             self.add_sink(SinkName::from(name.as_str()), &new.sinks[name]);
         }
@@ -397,6 +398,24 @@ impl Pipeline {
     pub fn inject(&self, name: &str, fault: Fault) -> bool {
         let child = self.children().find(|child| child.name() == name);
         child.inspect(|child| child.inject(fault)).is_some()
+    }
+}
+
+/// Counts all these sinks in, with their policies. One that was never seen begins at the head.
+fn activate(parts: &Parts, sinks: &BTreeMap<String, SinkConfig>) {
+    let start = parts.journal.span().end;
+    for (name, sink) in sinks {
+        parts.cursors.activate(&SinkName::from(name.as_str()), when_full(sink), start);
+    }
+}
+
+async fn save_cursors(cursors: Arc<Cursors>) {
+    match tokio::task::spawn_blocking(move || cursors.save()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(%error, "cursors could not be saved; it is tried again with the next that moves")
+        }
+        Err(_) => tracing::error!("saving cursors panicked"),
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     batcher::Batcher,
+    event::Timestamp,
     journal::{Durability, Journal, JournalError, Usage},
     message::{Accepted, Append, CommitDone, Committed, Delivered, Refusal, Trim},
     receiver::{ReceiverMetrics, refuse},
@@ -223,10 +224,8 @@ impl Buffer {
         if let Some(failure) = self.failure.filter(|_| !idle) {
             return Err(failure);
         }
-        let held =
-            limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
-        // One request is let into an empty journal, whatever its size: else it never could be.
-        let too_many = held.is_some_and(|(max, held)| held > 0 && held + events > max);
+        let too_many =
+            limits.journal_events_max.is_some_and(|max| self.holds_too_many(max, events, waiting_events));
         if too_many || self.usage.disk_bytes + (waiting_bytes + bytes) as u64 > limits.journal_bytes_max {
             self.make_room(ctx);
             self.spec.metrics.full.set(1);
@@ -234,6 +233,23 @@ impl Buffer {
         }
         self.spec.metrics.full.set(0);
         Ok(())
+    }
+
+    /// Whether a journal in memory has no room for so many events more.
+    fn holds_too_many(&self, max: u64, events: u64, waiting_events: u64) -> bool {
+        let journal = &self.spec.journal;
+        let held = || journal.span().count() + waiting_events;
+        // One request is let into an empty journal, whatever its size: else it never could be.
+        let too_many = |held| held > 0 && held + events > max;
+        if !too_many(held()) {
+            return false;
+        }
+        // What every sink has is no reason to refuse. In memory this takes no time worth a thread.
+        let passed = self.spec.cursors.lowest().unwrap_or(journal.span().end);
+        if let Err(error) = journal.remove(passed, Timestamp::from_nanos(i64::MAX)) {
+            tracing::error!(%error, "no room could be made in the journal");
+        }
+        too_many(held())
     }
 
     fn commit(&mut self, ctx: &mut Context<Self>) {
@@ -507,7 +523,7 @@ fn make_room(spec: &BufferSpec) -> Result<Usage, RoomError> {
                 skip(spec, &sink, cursor, end)?;
             }
             spec.cursors.save().map_err(RoomError::State)?;
-            journal.remove(end, crate::event::Timestamp::from_nanos(i64::MAX)).map_err(RoomError::Journal)?;
+            journal.remove(end, Timestamp::from_nanos(i64::MAX)).map_err(RoomError::Journal)?;
         }
     }
     Ok(journal.usage())

@@ -93,6 +93,8 @@ pub enum Cause {
     Encode,
     /// The destination could not be built from its configuration.
     Build,
+    /// It panicked: a bug of ours, or of a driver.
+    Panicked,
 }
 
 impl Cause {
@@ -108,6 +110,7 @@ impl Cause {
             Self::Io => "io",
             Self::Encode => "encode",
             Self::Build => "build",
+            Self::Panicked => "panicked",
         }
     }
 }

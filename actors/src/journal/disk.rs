@@ -38,6 +38,8 @@ pub struct SledJournal {
     /// Serialises commits. `None` after a failed one: the next begins a new generation.
     writer: Mutex<Option<Writer>>,
     shelf: Mutex<Shelf>,
+    /// Held while an old generation is opened or removed: never both, and one at a time.
+    opening: Mutex<()>,
     /// The position the next event gets; readers go no further.
     head: AtomicU64,
     damaged: AtomicU64,
@@ -99,6 +101,7 @@ impl SledJournal {
             generation_bytes,
             clock,
             writer: Mutex::new(None),
+            opening: Mutex::new(()),
             shelf: Mutex::new(Shelf { entries: VecDeque::new(), open: VecDeque::new() }),
             head: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -209,18 +212,32 @@ impl SledJournal {
 
     /// The generation that holds `from`, its end, and whether it could be opened.
     fn generation_at(&self, from: Position) -> Result<Option<(Arc<Generation>, Span)>, JournalError> {
-        let mut shelf = self.shelf();
+        if let Some((span, Some(generation))) = self.find(from) {
+            return Ok(Some((generation, span)));
+        }
+        // Not under the shelf's lock: every commit takes that, and opening takes tens of milliseconds.
+        let _opening = self.opening();
+        match self.find(from) {
+            None => Ok(None),
+            // Another reader was faster.
+            Some((span, Some(generation))) => Ok(Some((generation, span))),
+            Some((span, None)) => {
+                let generation = Arc::new(Generation::open(&self.generation_dir(span.first), span)?);
+                self.shelf().keep_open(span.first, generation.clone());
+                Ok(Some((generation, span)))
+            }
+        }
+    }
+
+    /// The span of the generation that holds `from`, and the generation if it is open.
+    fn find(&self, from: Position) -> Option<(Span, Option<Arc<Generation>>)> {
+        let shelf = self.shelf();
         let index = shelf.entries.partition_point(|entry| entry.first <= from).saturating_sub(1);
-        let Some(entry) = shelf.entries.get(index) else { return Ok(None) };
+        let first = shelf.entries.get(index)?.first;
         let head = Position(self.head.load(Ordering::Acquire));
         let end = shelf.entries.get(index + 1).map_or(head, |next| next.first);
-        let span = Span { first: entry.first, end };
-        if let Some((_, generation)) = shelf.open.iter().find(|(open, _)| *open == span.first) {
-            return Ok(Some((generation.clone(), span)));
-        }
-        let generation = Arc::new(Generation::open(&self.generation_dir(span.first), span)?);
-        shelf.keep_open(span.first, generation.clone());
-        Ok(Some((generation, span)))
+        let open = shelf.open.iter().find(|(open, _)| *open == first);
+        Some((Span { first, end }, open.map(|(_, generation)| generation.clone())))
     }
 
     fn generation_dir(&self, first: Position) -> PathBuf {
@@ -229,6 +246,10 @@ impl SledJournal {
 
     fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opening(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -313,6 +334,7 @@ impl Journal for SledJournal {
     fn remove(&self, upto: Position, written_before: Timestamp) -> Result<u64, JournalError> {
         let mut removed = 0;
         loop {
+            let _opening = self.opening();
             let mut shelf = self.shelf();
             let end = shelf.entries.get(1).map(|next| next.first);
             let oldest = shelf.entries.front().map(|entry| (entry.first, entry.last_write));

@@ -186,11 +186,13 @@ where
     let control = Arc::new(Control { state: AtomicU8::new(0), orders: Mutex::default() });
     let child = Child { name: name.into(), control: control.clone(), probe: probe.clone() };
     let (sender, receiver) = channel::channel(mailbox_messages);
-    let supervised = (probe.clone(), child.clone());
+    let addr = Addr::new(sender);
+    let supervised = (addr.clone(), probe.clone(), child.clone());
     arbiter.spawn_fn(move || {
-        let (probe, child) = supervised;
+        let (addr, probe, child) = supervised;
         let actor = build(probe.clone());
         actix::spawn(Supervising {
+            _addr: addr,
             context: Some(Context::with_receiver(receiver).into_future(actor)),
             backoff: Backoff::new(policy.backoff_min, policy.backoff_max, policy.seed),
             restarts: VecDeque::new(),
@@ -201,11 +203,13 @@ where
             probe,
         });
     });
-    (Mailbox::new(Addr::new(sender), probe), child)
+    (Mailbox::new(addr, probe), child)
 }
 
 /// The future that an actor lives in.
 struct Supervising<A: Actor<Context = Context<A>>> {
+    /// actix restarts no actor that nobody can reach, and some are sent nothing: they work by the clock.
+    _addr: Addr<A>,
     /// `None` once ended.
     context: Option<ContextFut<A, Context<A>>>,
     policy: RestartPolicy,
@@ -224,7 +228,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
-            let fault = {
+            {
                 let mut orders = this.control.orders();
                 orders.waker = Some(task.waker().clone());
                 if orders.end {
@@ -232,8 +236,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
                     this.end();
                     return Poll::Ready(());
                 }
-                orders.fault.take()
-            };
+            }
             if let Some(resting) = this.resting.as_mut() {
                 ready!(resting.as_mut().poll(task));
                 this.resting = None;
@@ -253,6 +256,8 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
             }
             this.set_state(ChildState::Running);
             let Some(context) = this.context.as_mut() else { return Poll::Ready(()) };
+            // Taken only now: one that comes while the actor rests is for its next turn.
+            let fault = this.control.orders().fault.take();
             let turn = AssertUnwindSafe(|| match fault {
                 Some(Fault::Panic) => panic!("a panic that was asked for"),
                 Some(Fault::Stop) => Poll::Ready(()),
@@ -335,7 +340,8 @@ impl fmt::Display for ChildState {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// What was said with the panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }

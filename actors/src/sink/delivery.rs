@@ -1,10 +1,6 @@
 //! Delivering, failing, halving, giving up.
 
-use std::{
-    panic::{AssertUnwindSafe, resume_unwind},
-    rc::Rc,
-    sync::{Arc, PoisonError},
-};
+use std::{any::Any, panic::AssertUnwindSafe, rc::Rc, sync::Arc};
 
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use futures::FutureExt as _;
@@ -15,12 +11,12 @@ use crate::{
     destination::{Cause, DeliveryError, Receipt, Verdict},
     event::Timestamp,
     record::{Batch, Span},
-    runtime::metrics::observe,
+    runtime::{metrics::observe, supervisor::panic_text},
     state::{DeadLetter, Reason},
 };
 
 /// Panics of its destination on the same batch after which the batch counts as rejected. One may be chance: a
-/// connection in a bad state, which a restart mends.
+/// connection in a bad state, which a new destination mends. The halves of such a batch have all but the last of them.
 const PANICS_MAX: u32 = 2;
 
 /// One thing to do.
@@ -29,6 +25,8 @@ pub(super) struct Work {
     task: Task,
     /// Deliveries tried.
     attempts: u32,
+    /// Those of them that the destination panicked on.
+    panics: u32,
     /// When the first of them began.
     began: Option<Instant>,
 }
@@ -55,14 +53,17 @@ struct Burial {
 
 impl Work {
     pub(super) fn batch(batch: Arc<Batch>) -> Self {
-        Self { task: Task::Deliver(batch), attempts: 0, began: None }
+        Self::new(Task::Deliver(batch))
     }
 
     pub(super) fn damaged(span: Span) -> Self {
         let error = format!("{} positions of the journal are damaged", span.count());
         let reason = Reason::Damaged;
-        let task = Task::Bury(Burial { span, batch: None, reason, error, status: None, attempts: 0 });
-        Self { task, attempts: 0, began: None }
+        Self::new(Task::Bury(Burial { span, batch: None, reason, error, status: None, attempts: 0 }))
+    }
+
+    fn new(task: Task) -> Self {
+        Self { task, attempts: 0, panics: 0, began: None }
     }
 
     pub(super) fn written_at(&self) -> Option<Timestamp> {
@@ -150,33 +151,21 @@ impl Sink {
 
     fn start(&mut self, mut work: Work, batch: Arc<Batch>, ctx: &mut Context<Self>) {
         let Some(destination) = self.destination.as_ref().map(Rc::clone) else { return };
-        let span = batch.span();
-        if self.panics_on(span) >= PANICS_MAX {
-            let text = format!("the destination panicked {PANICS_MAX} times on this batch");
-            let error = DeliveryError { cause: Cause::Rejected, ..DeliveryError::rejected(text) };
-            self.running -= 1;
-            return self.rejected(work, batch, Reason::Panicked, &error, ctx);
-        }
         let began = Instant::now();
         work.began.get_or_insert(began);
         work.attempts += 1;
         if work.attempts > 1 {
             self.spec.probe.retries.inc();
         }
-        let suspects = self.spec.suspects.clone();
-        let delivery = async move {
-            // The call itself may panic as well as the future.
-            let delivery = async { destination.deliver(batch).await };
-            AssertUnwindSafe(delivery).catch_unwind().await.unwrap_or_else(|panic| {
-                let mut suspects = suspects.lock().unwrap_or_else(PoisonError::into_inner);
-                *suspects.entry(span).or_default() += 1;
-                drop(suspects);
-                resume_unwind(panic)
-            })
-        };
+        // The call itself may panic as well as the future.
+        let delivery = async move { destination.deliver(batch).await };
+        let delivery = AssertUnwindSafe(delivery).catch_unwind();
         ctx.spawn(delivery.into_actor(self).map(move |outcome, sink, ctx| {
             sink.running -= 1;
-            sink.delivered(work, outcome, began, ctx);
+            match outcome {
+                Ok(outcome) => sink.delivered(work, outcome, began, ctx),
+                Err(panic) => sink.panicked(work, &*panic, ctx),
+            }
             sink.step(ctx);
         }));
     }
@@ -190,7 +179,6 @@ impl Sink {
     ) {
         let Task::Deliver(batch) = &work.task else { return };
         let batch = batch.clone();
-        self.forget_panics(batch.span());
         match outcome {
             Ok(receipt) => {
                 self.breaker.succeeded(Instant::now());
@@ -225,6 +213,27 @@ impl Sink {
         }
     }
 
+    /// The destination panicked: nothing of it is used again. A panic is no restart of the sink, so that a poison
+    /// record is isolated without spending the restarts that are there for the sink's own.
+    fn panicked(&mut self, mut work: Work, panic: &(dyn Any + Send), ctx: &mut Context<Self>) {
+        self.destination = None;
+        work.panics += 1;
+        let text = format!("the destination panicked: {}", panic_text(panic));
+        let error = DeliveryError::transient(Cause::Panicked, text);
+        tracing::error!(sink = %self.spec.name, %error, panics = work.panics, "a destination panicked; it is built anew");
+        match &work.task {
+            Task::Deliver(batch) if work.panics >= PANICS_MAX => {
+                let batch = batch.clone();
+                self.spec.probe.failed(error.cause);
+                self.rejected(work, batch, Reason::Panicked, &error, ctx);
+            }
+            _ => {
+                self.fail(&error);
+                self.ready.push_front(work);
+            }
+        }
+    }
+
     /// Counts a failure that may pass, and waits.
     fn fail(&mut self, error: &DeliveryError) {
         let now = Instant::now();
@@ -251,7 +260,6 @@ impl Sink {
         error: &DeliveryError,
         ctx: &mut Context<Self>,
     ) {
-        self.forget_panics(batch.span());
         let Some((first, second)) = batch.halves() else {
             tracing::warn!(sink = %self.spec.name, position = %batch.span().first, %error, "an event becomes a dead letter");
             let burial = Burial::of(batch, reason, error, work.attempts);
@@ -264,8 +272,8 @@ impl Sink {
             self.flights.insert(index + 1, (second.span(), false));
         }
         for half in [second, first] {
-            let task = Task::Deliver(Arc::new(half));
-            self.ready.push_front(Work { task, attempts: work.attempts, began: work.began });
+            let (task, panics) = (Task::Deliver(Arc::new(half)), work.panics.min(PANICS_MAX - 1));
+            self.ready.push_front(Work { task, attempts: work.attempts, panics, began: work.began });
         }
         self.wake_at(Instant::now(), ctx);
     }
@@ -295,14 +303,5 @@ impl Sink {
             }
             sink.step(ctx);
         }));
-    }
-
-    fn panics_on(&self, span: Span) -> u32 {
-        let suspects = self.spec.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        suspects.get(&span).copied().unwrap_or(0)
-    }
-
-    fn forget_panics(&self, span: Span) {
-        self.spec.suspects.lock().unwrap_or_else(PoisonError::into_inner).remove(&span);
     }
 }

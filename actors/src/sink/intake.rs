@@ -144,6 +144,14 @@ impl Intake {
         Some(Cut::Batch(Arc::new(batch)))
     }
 
+    /// Passes over everything before `to`, as far as it is not cut yet.
+    pub fn skip(&mut self, to: Position) {
+        if to > self.from {
+            self.advance(to);
+            self.end = self.end.max(to);
+        }
+    }
+
     fn advance(&mut self, end: Position) {
         self.from = end;
         while let Some(piece) = self.pieces.pop_front_if(|piece| piece.end() <= end) {

@@ -4,7 +4,8 @@
 //! - Receives: [`Shaped`] from `Batcher`, [`Drain`] at shutdown.
 //! - Sends: [`Delivered`] to `Buffer`.
 //! - On failure: it is built anew and goes on at its cursor; what was on its way is delivered again, in the same
-//!   batches. A batch on which its destination panics again and again is treated as rejected.
+//!   batches. A panic of its destination costs that destination, which is built anew; a batch on which it panics again is
+//!   treated as rejected.
 //! - Limits: its mailbox, its intake (one batch), `concurrency` batches on their way.
 //!
 //! One rule makes restarts, misses and catch-up the same code: a broadcast batch is taken only if it is the next one
@@ -18,12 +19,7 @@ mod delivery;
 mod intake;
 mod report;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    rc::Rc,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
@@ -81,12 +77,7 @@ pub struct SinkSpec {
     pub clock: Clock,
     /// Its own metrics and report.
     pub probe: SinkProbe,
-    /// Batches that its destination panicked on, with the number of panics. Outlives restarts.
-    pub suspects: Suspects,
 }
-
-/// Panics of the destination, by batch.
-pub type Suspects = Arc<Mutex<HashMap<Span, u32>>>;
 
 /// How a sink delivers.
 #[derive(Debug, Clone, Copy)]
@@ -198,6 +189,7 @@ impl Sink {
     }
 
     fn take(&mut self, from: Position, pieces: Vec<Piece>) {
+        self.pass_over_skipped();
         // The oldest generations may be gone: a sink that was not configured for a while begins at what is left.
         let begins = pieces.first().map(|piece| match piece {
             Piece::Record(record) => record.first,
@@ -219,6 +211,7 @@ impl Sink {
     /// Cuts the next batch, if there is one; `false` where there is not.
     fn cut(&mut self, ctx: &mut Context<Self>) -> bool {
         let now = Instant::now();
+        self.pass_over_skipped();
         let idle = self.flights.is_empty();
         let due = self.last_cut.map(|last| last + self.spec.policy.max_wait).filter(|due| *due > now);
         // While the journal has more, a batch that is not full yet will be.
@@ -302,18 +295,24 @@ impl Sink {
 
     /// Looks after what nobody tells a sink.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        let kept = self.spec.cursors.get(&self.spec.name);
-        if kept.next > self.next && self.flights.is_empty() {
-            // The journal was full, and this sink's policy is to skip.
-            self.intake = Intake::new(kept.next, self.spec.policy.cut.max_bytes);
-            (self.next, self.planned) = (kept.next, kept.planned);
-        } else if kept.next < self.next {
+        self.pass_over_skipped();
+        if self.spec.cursors.get(&self.spec.name).next < self.next {
             self.tell_buffer(None);
         }
         if self.intake.expected() < self.spec.journal.span().end {
             self.lagging = true;
         }
         self.step(ctx);
+    }
+
+    /// Passes over what `Buffer` made this sink skip because the journal was full: it has its account. What is on its
+    /// way already goes on.
+    fn pass_over_skipped(&mut self) {
+        let kept = self.spec.cursors.get(&self.spec.name).next;
+        self.intake.skip(kept);
+        if kept > self.next && self.flights.is_empty() {
+            self.next = kept;
+        }
     }
 
     /// Steps again at `at`; an earlier alarm that is set already will do.

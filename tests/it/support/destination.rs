@@ -1,0 +1,174 @@
+//! A destination in memory: does as it is told, and remembers everything it was given.
+
+use std::{
+    collections::HashSet,
+    future::ready,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use forebay_actors::{
+    destination::{Cause, Delivery, DeliveryError, Destination, DestinationFactory, Receipt},
+    record::Batch,
+};
+use futures::future::LocalBoxFuture;
+use tokio::{sync::watch, time::timeout};
+
+use super::testbed::PATIENCE;
+
+/// The status that rejected events are answered with.
+pub const REJECTED_STATUS: u16 = 422;
+
+/// The destination of one sink, as the test sees it. It outlives the sink, and the pipeline.
+#[derive(Clone)]
+pub struct Fake(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<(Orders, Seen)>,
+    /// Wakes a thread that is held.
+    released: Condvar,
+    /// Told of every change.
+    changed: watch::Sender<()>,
+}
+
+/// What it is told to do.
+#[derive(Debug, Clone, Default)]
+pub struct Orders {
+    /// Take no batch and answer nothing.
+    pub hang: bool,
+    /// The same, and hold the thread too, as a driver that blocks.
+    pub hold_thread: bool,
+    /// Deliveries that fail, in a way that may pass.
+    pub fail: u64,
+    /// Deliveries that panic.
+    pub panic: u64,
+    /// Refuse batches that hold an event whose message contains this.
+    pub reject: Option<&'static str>,
+    /// Panic on batches that hold an event whose message contains this.
+    pub panic_on: Option<&'static str>,
+}
+
+/// What it was given.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// How often it was built.
+    pub built: u64,
+    /// The id of every batch it was asked to deliver, in order.
+    pub asked: Vec<String>,
+    /// The batches it took: their ids, and the ids of their events.
+    pub taken: Vec<(String, Vec<String>)>,
+}
+
+impl Seen {
+    /// Events in the order they were taken, each as often as it was.
+    pub fn events(&self) -> Vec<&str> {
+        self.taken.iter().flat_map(|(_, ids)| ids).map(String::as_str).collect()
+    }
+
+    /// Events taken.
+    pub fn count(&self) -> usize {
+        self.taken.iter().map(|(_, ids)| ids.len()).sum()
+    }
+
+    /// Events taken, each once, in the order of their first time.
+    pub fn distinct(&self) -> Vec<&str> {
+        let mut known = HashSet::new();
+        self.events().into_iter().filter(|id| known.insert(*id)).collect()
+    }
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        let (changed, _) = watch::channel(());
+        Self(Arc::new(Shared { state: Mutex::default(), released: Condvar::new(), changed }))
+    }
+}
+
+impl Fake {
+    /// Makes the destination, as often as the sink asks for it.
+    pub fn factory(&self) -> DestinationFactory {
+        let fake = self.clone();
+        Arc::new(move || {
+            fake.change(|_, seen| seen.built += 1);
+            Ok(Box::new(fake.clone()))
+        })
+    }
+
+    /// Changes what it does, also with what it has at hand.
+    pub fn order(&self, change: impl FnOnce(&mut Orders)) {
+        self.change(|orders, _| change(orders));
+        self.0.released.notify_all();
+    }
+
+    /// From now on it takes everything.
+    pub fn heal(&self) {
+        self.order(|orders| *orders = Orders::default());
+    }
+
+    /// What it was given so far.
+    pub fn seen(&self) -> Seen {
+        self.state().1.clone()
+    }
+
+    /// Waits until what it was given is as wanted.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+        let mut changed = self.0.changed.subscribe();
+        let held = timeout(PATIENCE, changed.wait_for(|()| holds(&self.state().1))).await;
+        if held.is_err() {
+            let seen = self.seen();
+            panic!("not until now: {what}; asked {} times, took {} events", seen.asked.len(), seen.count());
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Orders, &mut Seen) -> T) -> T {
+        let mut state = self.state();
+        let (orders, seen) = &mut *state;
+        let result = change(orders, seen);
+        drop(state);
+        self.0.changed.send_replace(());
+        result
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Orders, Seen)> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take(self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
+        let id = batch.id().to_string();
+        self.change(|_, seen| seen.asked.push(id.clone()));
+        drop(self.0.released.wait_while(self.state(), |(orders, _)| orders.hold_thread));
+        let mut changed = self.0.changed.subscribe();
+        // The sender lives as long as this.
+        let _ = changed.wait_for(|()| !self.state().0.hang).await;
+        let spend = |count: &mut u64| count.checked_sub(1).map(|less| *count = less).is_some();
+        let (fail, panic) = self.change(|orders, _| (spend(&mut orders.fail), spend(&mut orders.panic)));
+        assert!(!panic, "the destination was told to panic");
+        if fail {
+            return Err(DeliveryError::transient(Cause::Connect, "the destination was told to fail"));
+        }
+        let orders = self.state().0.clone();
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        for event in batch.events() {
+            let event = event.map_err(|e| DeliveryError::rejected(e.to_string()))?;
+            let has = |marker: Option<&str>| marker.is_some_and(|marker| event.message.contains(marker));
+            assert!(!has(orders.panic_on), "the destination cannot bear this event");
+            if has(orders.reject) {
+                let error = DeliveryError::rejected("the destination does not like this event");
+                return Err(DeliveryError { status: Some(REJECTED_STATUS), ..error });
+            }
+            ids.push(event.event_id.to_string());
+            bytes += event.message.len() as u64;
+        }
+        self.change(|_, seen| seen.taken.push((id, ids)));
+        Ok(Receipt { bytes })
+    }
+}
+
+impl Destination for Fake {
+    fn deliver(&self, batch: Arc<Batch>) -> Delivery {
+        Box::pin(self.clone().take(batch))
+    }
+
+    fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
+        Box::pin(ready(Ok(())))
+    }
+}

@@ -1,0 +1,4 @@
+//! What the integration tests stand on.
+
+pub mod destination;
+pub mod testbed;

@@ -1,0 +1,450 @@
+//! A whole pipeline on a directory of its own, with destinations in memory.
+//!
+//! It keeps the ids of all acknowledged events, whatever becomes of the pipeline: what is promised is promised for
+//! these. [`TestBed::end`] fails where a child is left alive.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use forebay::{
+    config::{BlackholeSink, BreakerConfig, Config, RetryConfig, SinkConfig, SinkKind, SupervisorConfig},
+    data_dir,
+    pipeline::{Destinations, Drained, Pipeline},
+};
+use forebay_actors::{
+    event::{BlockBuilder, Draft, Events},
+    message::{Admit, Refusal},
+    receiver::Receiver,
+    record::{Position, SinkName},
+    runtime::{clock::Clock, mailbox::Mailbox, mailbox::NotTaken, supervisor::ChildState},
+    state::{Cursors, DeadLetter, Reason, StateDb, WhenFull},
+};
+use prometheus::{Registry, TextEncoder};
+use tempfile::TempDir;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+use super::destination::Fake;
+
+/// How long anything may take that should come at once: two busy cores and a slow disk included.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a test on an actix system of its own thread, and ends it where it hangs.
+pub fn run(test: impl Future<Output = ()>) {
+    let limited = async { timeout(2 * PATIENCE, test).await.expect("the test comes to an end") };
+    actix::System::new().block_on(limited);
+}
+
+/// Waits until it holds, looking every millisecond.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let look = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("not until now: {what}"));
+}
+
+/// A configuration with these sinks, which restarts and retries at once.
+pub fn config(sinks: &[&str]) -> Config {
+    let sinks = sinks.iter().map(|name| ((*name).to_owned(), sink())).collect();
+    let mut config = Config { sinks, ..Config::default() };
+    config.supervisor = SupervisorConfig {
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(5),
+        restarts_max: 1_000_000,
+        ..SupervisorConfig::default()
+    };
+    config.batch.max_wait = Duration::from_millis(2);
+    config
+}
+
+/// A sink as [`config`] makes it. Its type does not matter: the test bed brings its own destinations.
+pub fn sink() -> SinkConfig {
+    let (backoff_min, backoff_max) = (Duration::from_millis(1), Duration::from_millis(5));
+    SinkConfig {
+        retry: RetryConfig { backoff_min, backoff_max, max_age: None },
+        breaker: BreakerConfig { failures: 1_000_000, open_for: Duration::from_millis(1), successes: 1 },
+        ..SinkConfig::new(SinkKind::Blackhole(BlackholeSink::default()))
+    }
+}
+
+/// A message that cannot be compressed: `bytes` of letters and digits, the same for the same index.
+pub fn incompressible(index: usize) -> &'static str {
+    static POOL: OnceLock<Vec<String>> = OnceLock::new();
+    let pool = POOL.get_or_init(|| {
+        let mut random = fastrand::Rng::with_seed(7);
+        (0..16).map(|_| (0..INCOMPRESSIBLE_BYTES).map(|_| random.alphanumeric()).collect()).collect()
+    });
+    &pool[index % pool.len()]
+}
+
+/// Bytes of an [`incompressible`] message.
+pub const INCOMPRESSIBLE_BYTES: usize = 60_000;
+
+/// The pipeline and its surroundings.
+pub struct TestBed {
+    pub pipeline: Pipeline,
+    dir: TempDir,
+    surroundings: Surroundings,
+    registry: Registry,
+}
+
+/// What outlives a pipeline.
+#[derive(Clone, Default)]
+struct Surroundings {
+    fakes: Arc<Mutex<BTreeMap<SinkName, Fake>>>,
+    acknowledged: Arc<Mutex<Vec<String>>>,
+}
+
+/// Posts events to a pipeline.
+#[derive(Clone)]
+pub struct Producer {
+    receiver: Mailbox<Receiver>,
+    acknowledged: Arc<Mutex<Vec<String>>>,
+}
+
+/// Why events were not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAcknowledged {
+    /// Nothing of them was kept.
+    Refused(Refusal),
+    /// An actor died with the question.
+    Unanswered,
+}
+
+/// Producers that post one request after the other until they are stopped.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    producers: Vec<tokio::task::JoinHandle<Vec<NotAcknowledged>>>,
+}
+
+// === impl TestBed ===
+
+impl TestBed {
+    /// A pipeline on an empty directory.
+    pub async fn start(config: &Config) -> Self {
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        Self::start_in(dir, config, Surroundings::default()).await
+    }
+
+    /// A pipeline whose destinations have their orders before it starts.
+    pub async fn start_with(config: &Config, order: impl Fn(&dyn Fn(&str) -> Fake)) -> Self {
+        let surroundings = Surroundings::default();
+        order(&|name| surroundings.fake(&name.into()));
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        Self::start_in(dir, config, surroundings).await
+    }
+
+    async fn start_in(dir: TempDir, config: &Config, surroundings: Surroundings) -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let registry = Registry::new();
+            let fakes = surroundings.clone();
+            let destinations: Destinations = Arc::new(move |name, _| fakes.fake(name).factory());
+            match Pipeline::start(config, dir.path(), &registry, Clock::system(), destinations) {
+                Ok(pipeline) => return Self { pipeline, dir, surroundings, registry },
+                // A thread of the pipeline before may hold its files for a moment.
+                Err(error) => assert!(Instant::now() < deadline, "the pipeline does not start: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// The destination of this sink.
+    pub fn fake(&self, name: &str) -> Fake {
+        self.surroundings.fake(&name.into())
+    }
+
+    /// The data directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Who posts to this pipeline.
+    pub fn producer(&self) -> Producer {
+        let acknowledged = self.surroundings.acknowledged.clone();
+        Producer { receiver: self.pipeline.receiver(), acknowledged }
+    }
+
+    /// Posts one request, which has to be acknowledged, and returns the ids of its events.
+    pub async fn post(&self, messages: &[&str]) -> Vec<String> {
+        self.producer().post(messages).await.expect("the request is acknowledged")
+    }
+
+    /// Posts one request of so many small events.
+    pub async fn post_many(&self, events: usize) -> Vec<String> {
+        self.post(&vec!["a small event"; events]).await
+    }
+
+    /// Begins to post from several producers.
+    pub fn load(&self) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let spawn = |_| actix::spawn(self.producer().post_until(stop.clone()));
+        let producers = (0..4).map(spawn).collect();
+        Load { stop, producers }
+    }
+
+    /// The ids of all acknowledged events, in no special order where there were several producers.
+    pub fn acknowledged(&self) -> Vec<String> {
+        self.surroundings.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Config {
+        self.pipeline.config().clone()
+    }
+
+    /// The sink's dead letters.
+    pub fn dead_letters(&self, sink: &str) -> Vec<DeadLetter> {
+        let letters = self.pipeline.view().dead_letters.list(&sink.into(), None, usize::MAX);
+        letters.expect("dead letters can be read").into_iter().map(|(_, letter)| letter).collect()
+    }
+
+    /// The sum of a metric over all label sets that have these labels; 0 where there is none.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather()).expect("metrics are text");
+        let wanted: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let of = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let is_it =
+                series.split('{').next() == Some(name) && wanted.iter().all(|label| series.contains(label));
+            is_it.then(|| value.parse::<f64>().expect("a sample is a number"))
+        };
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(of).sum()
+    }
+
+    /// Waits until the sink has an outcome for everything that is in the journal now.
+    pub async fn settled(&self, sink: &str) {
+        let (view, name) = (self.pipeline.view(), SinkName::from(sink));
+        let head = view.journal.span().end;
+        let what = format!("{sink} has an outcome for everything up to {head}");
+        eventually(&what, || view.cursors.get(&name).next >= head).await;
+    }
+
+    /// How far the sink has come.
+    pub fn cursor(&self, sink: &str) -> Position {
+        self.pipeline.view().cursors.get(&sink.into()).next
+    }
+
+    /// Where the sink would go on if the process died now.
+    pub fn saved_cursor(&self, sink: &str) -> Option<Position> {
+        let copy = TempDir::new().expect("a temporary directory can be made");
+        copy_dir(&data_dir::state(self.path()), copy.path());
+        let state = StateDb::open(copy.path()).expect("the copy can be opened");
+        let cursors = Cursors::open(Arc::new(state)).expect("the copy can be read");
+        let nowhere = Position(u64::MAX);
+        let found = cursors.activate(&sink.into(), WhenFull::Block, nowhere).next;
+        (found != nowhere).then_some(found)
+    }
+
+    /// Every acknowledged event is delivered to the sink, or is one of its dead letters; or, where ranges of
+    /// positions are, may be in one of these.
+    pub fn assert_outcomes(&self, sink: &str) {
+        let seen = self.fake(sink).seen();
+        let letters = self.dead_letters(sink);
+        let dead: Vec<_> = letters.iter().filter_map(event_id).collect();
+        let found: HashSet<_> = seen.distinct().into_iter().chain(dead.iter().map(String::as_str)).collect();
+        let acknowledged = self.acknowledged();
+        let without: Vec<_> = acknowledged.iter().filter(|id| !found.contains(id.as_str())).collect();
+        let ranges = letters.iter().filter(|letter| letter.event.is_none());
+        let accounted: u64 = ranges.map(|letter| letter.span.count()).sum();
+        assert!(
+            without.len() as u64 <= accounted,
+            "{} of {} acknowledged events have no outcome at {sink} ({accounted} are in ranges); the first is {:?}",
+            without.len(),
+            acknowledged.len(),
+            without.first()
+        );
+    }
+
+    /// Every acknowledged event was delivered to the sink.
+    pub fn assert_delivered(&self, sink: &str) {
+        let seen = self.fake(sink).seen();
+        let found: HashSet<_> = seen.events().into_iter().collect();
+        let acknowledged = self.acknowledged();
+        let without = acknowledged.iter().filter(|id| !found.contains(id.as_str())).count();
+        assert_eq!(without, 0, "of {} acknowledged events, so many never came to {sink}", acknowledged.len());
+    }
+
+    /// The process dies now, and starts again: all that is left of it is what stands on the disk at this moment.
+    pub async fn crash(self) -> Self {
+        let config = self.config();
+        self.crash_into(&config).await
+    }
+
+    /// The same, with another configuration for what starts.
+    pub async fn crash_into(self, config: &Config) -> Self {
+        let copy = TempDir::new().expect("a temporary directory can be made");
+        copy_dir(self.path(), copy.path());
+        let surroundings = self.surroundings.clone();
+        self.stop(Duration::ZERO).await;
+        Self::start_in(copy, config, surroundings).await
+    }
+
+    /// An orderly end after so long at most, and a new start in the same directory.
+    pub async fn restart(self, config: &Config, patience: Duration) -> Self {
+        self.restart_after(config, patience, |_| {}).await
+    }
+
+    /// The same; meanwhile something is done to the data directory.
+    pub async fn restart_after(
+        self,
+        config: &Config,
+        patience: Duration,
+        meanwhile: impl FnOnce(&Path),
+    ) -> Self {
+        let surroundings = self.surroundings.clone();
+        let (dir, _) = self.stop(patience).await;
+        meanwhile(dir.path());
+        Self::start_in(dir, config, surroundings).await
+    }
+
+    /// Ends the pipeline, with everything delivered.
+    pub async fn end(self) {
+        let (_, drained) = self.stop(PATIENCE).await;
+        assert_eq!(drained.left, BTreeMap::new(), "everything is delivered at the end");
+    }
+
+    /// Ends the pipeline after so long at most.
+    ///
+    /// # Panics
+    /// Where a child is left alive.
+    pub async fn stop(self, patience: Duration) -> (TempDir, Drained) {
+        let children: Vec<_> = self.pipeline.children().cloned().collect();
+        let drained = self.pipeline.drain(Instant::now() + patience).await;
+        for child in children {
+            assert_eq!(child.state(), ChildState::Ended, "{} is left alive", child.name());
+        }
+        (self.dir, drained)
+    }
+}
+
+impl Surroundings {
+    fn fake(&self, name: &SinkName) -> Fake {
+        self.fakes.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
+    }
+}
+
+// === impl Producer ===
+
+impl Producer {
+    /// Posts one request.
+    pub async fn post(&self, messages: &[&str]) -> Result<Vec<String>, NotAcknowledged> {
+        self.offer(messages).await
+    }
+
+    /// Posts one request at once; the future is its answer.
+    pub fn offer(
+        &self,
+        messages: &[&str],
+    ) -> impl Future<Output = Result<Vec<String>, NotAcknowledged>> + use<> {
+        let mut builder = BlockBuilder::default();
+        for message in messages {
+            builder.push(&Draft {
+                event_id: None,
+                timestamp: None,
+                service: "test",
+                message,
+                metadata: None,
+            });
+        }
+        let (reply, answer) = oneshot::channel();
+        let offered = self.receiver.offer(Admit { blocks: builder.finish(), reply });
+        let acknowledged = self.acknowledged.clone();
+        async move {
+            match offered {
+                Ok(()) => {}
+                Err(NotTaken::Full(_)) => return Err(NotAcknowledged::Refused(Refusal::Overloaded)),
+                Err(NotTaken::Ended(_)) => return Err(NotAcknowledged::Refused(Refusal::ShuttingDown)),
+            }
+            let answer = answer.await.map_err(|_| NotAcknowledged::Unanswered)?;
+            let accepted = answer.map_err(NotAcknowledged::Refused)?;
+            let of_block = |(stamp, count): &(forebay_actors::event::Stamp, u32)| {
+                let stamp = *stamp;
+                (0..*count).map(move |index| stamp.id_at(index).to_string())
+            };
+            let ids: Vec<_> = accepted.stamps.iter().flat_map(of_block).collect();
+            acknowledged.lock().unwrap_or_else(PoisonError::into_inner).extend(ids.iter().cloned());
+            Ok(ids)
+        }
+    }
+
+    /// Posts the request until it is acknowledged, and returns how often it was not.
+    pub async fn post_patiently(&self, messages: &[&str]) -> usize {
+        let mut refused = 0;
+        let post = async {
+            while self.post(messages).await.is_err() {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, post).await.expect("the request is acknowledged at last");
+        refused
+    }
+
+    async fn post_until(self, stop: Arc<AtomicBool>) -> Vec<NotAcknowledged> {
+        let mut failures = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            if let Err(failure) = self.post(&["an event of the load"; 25]).await {
+                failures.push(failure);
+                tokio::task::yield_now().await;
+            }
+        }
+        failures
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    /// Ends the posting, and returns why what was not acknowledged was not.
+    pub async fn stop(self) -> Vec<NotAcknowledged> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for producer in self.producers {
+            failures.extend(producer.await.expect("a producer does not panic"));
+        }
+        failures
+    }
+}
+
+/// The id of the letter's event; `None` where its bytes are gone.
+pub fn event_id(letter: &DeadLetter) -> Option<String> {
+    let payload = letter.event.as_deref()?;
+    let event = Events::new(payload).next()?.expect("the event of a dead letter can be read");
+    Some(event.event_id.to_string())
+}
+
+/// Events of the letters that have this reason.
+pub fn events_with(letters: &[DeadLetter], reason: Reason) -> u64 {
+    letters.iter().filter(|letter| letter.reason == reason).map(|letter| letter.span.count()).sum()
+}
+
+/// The journal's directory of a data directory.
+pub fn journal_dir(data_dir: &Path) -> std::path::PathBuf {
+    data_dir::journal(data_dir)
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory can be made");
+    for entry in fs::read_dir(from).expect("the directory can be read") {
+        let (from, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).expect("it is there");
+        if from.is_dir() {
+            copy_dir(&from, &to);
+        } else {
+            // A file of sled's may be renamed while we look.
+            let _ = fs::copy(&from, &to);
+        }
+    }
+}
