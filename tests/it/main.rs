@@ -1,0 +1,6 @@
+//! The tests of the whole: the real binary, over HTTP, signals and its command line.
+
+mod binary;
+mod cli;
+mod http_api;
+mod support;
