@@ -175,6 +175,8 @@ pub struct Buffer {
     gathering: Option<SpawnHandle>,
     usage: Usage,
     making_room: bool,
+    /// Events and bytes of the request that was last refused for want of room, until there is room for it.
+    refused: Option<(u64, usize)>,
     /// Why the last commit failed; while set, one request at a time is let through to try again.
     failure: Option<Refusal>,
     cursors_changed: bool,
@@ -187,6 +189,7 @@ impl Buffer {
     pub fn new(spec: BufferSpec, probe: Probe) -> Self {
         let usage = spec.journal.usage();
         spec.metrics.max_bytes.set(gauge_value(spec.limits.journal_bytes_max));
+        spec.metrics.full.set(0);
         Self {
             spec,
             probe,
@@ -200,6 +203,7 @@ impl Buffer {
             gathering: None,
             usage,
             making_room: false,
+            refused: None,
             failure: None,
             cursors_changed: true,
             saving: false,
@@ -223,17 +227,26 @@ impl Buffer {
         if let Some(failure) = self.failure.filter(|_| !idle) {
             return Err(failure);
         }
-        let held =
-            limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
-        // One request is let into an empty journal, whatever its size: else it never could be.
-        let too_many = held.is_some_and(|(max, held)| held > 0 && held + events > max);
-        if too_many || self.usage.disk_bytes + (waiting_bytes + bytes) as u64 > limits.journal_bytes_max {
+        if !self.has_room_for(events, bytes) {
             self.make_room(ctx);
+            self.refused = Some((events, bytes));
             self.spec.metrics.full.set(1);
             return Err(Refusal::JournalFull);
         }
+        self.refused = None;
         self.spec.metrics.full.set(0);
         Ok(())
+    }
+
+    /// Whether the journal has room for a request of this size.
+    fn has_room_for(&self, events: u64, bytes: usize) -> bool {
+        let limits = self.spec.limits;
+        let waiting_events = self.waiting_events + self.committing_events;
+        let waiting_bytes = self.waiting_bytes + self.committing_bytes;
+        let held = limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
+        // One request is let into an empty journal, whatever its size: else it never could be.
+        let too_many = held.is_some_and(|(max, held)| held > 0 && held + events > max);
+        !too_many && self.usage.disk_bytes + (waiting_bytes + bytes) as u64 <= limits.journal_bytes_max
     }
 
     fn commit(&mut self, ctx: &mut Context<Self>) {
@@ -344,7 +357,14 @@ impl Buffer {
         ctx.spawn(job);
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
+        // Whoever is told that nothing is taken sends nothing, so no request would come to find the room there is.
+        if let Some((events, bytes)) = self.refused
+            && self.has_room_for(events, bytes)
+        {
+            self.refused = None;
+            self.spec.metrics.full.set(0);
+        }
         let metrics = &self.spec.metrics;
         let span = self.spec.journal.span();
         let lowest = self.spec.cursors.lowest().unwrap_or(span.end);

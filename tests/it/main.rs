@@ -3,4 +3,5 @@
 mod binary;
 mod cli;
 mod http_api;
+mod regression;
 mod support;

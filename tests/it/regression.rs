@@ -1,0 +1,3 @@
+//! What was broken once.
+
+mod binary;
