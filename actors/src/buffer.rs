@@ -17,7 +17,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
 };
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Registry};
 use tokio::{
     sync::oneshot,
     task::spawn_blocking,
@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     batcher::Batcher,
-    journal::{Durability, Journal, JournalError, Usage},
+    journal::{Durability, Journal, JournalError, Piece, Usage},
     message::{Accepted, Append, CommitDone, Committed, Delivered, Refusal, Trim},
     receiver::{ReceiverMetrics, refuse},
     record::{Position, Span},
@@ -53,6 +53,9 @@ const GATHER_FROM: usize = 16;
 
 /// How long cursors gather before they are written: what a crash can make a sink deliver twice.
 const CURSOR_SAVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the oldest event that is needed is looked up: it costs the reading of one record.
+const AGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bounds of what is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +104,8 @@ pub struct BufferMetrics {
     pub disk_bytes: IntGauge,
     /// The cap.
     pub max_bytes: IntGauge,
+    /// Age of the oldest event that at least one sink still needs, in seconds.
+    pub oldest_age_seconds: Gauge,
     /// Events that wait for their commit.
     pub waiting_events: IntGauge,
     /// 1 while requests are refused for want of room.
@@ -128,6 +133,13 @@ impl BufferMetrics {
             bytes: gauge("forebay_buffer_bytes", "Bytes of the journal's records as stored"),
             disk_bytes: gauge("forebay_buffer_disk_bytes", "Bytes of the journal's files on the device"),
             max_bytes: gauge("forebay_buffer_max_bytes", "Bytes the journal may take up on the device"),
+            oldest_age_seconds: registered(
+                registry,
+                Gauge::new(
+                    "forebay_buffer_oldest_age_seconds",
+                    "Age of the oldest event that at least one sink has not delivered yet",
+                ),
+            ),
             waiting_events: gauge("forebay_buffer_waiting_events", "Events that wait for their commit"),
             full: gauge("forebay_buffer_full", "1 while requests are refused for want of room"),
             damaged: gauge("forebay_buffer_damaged_records", "Damaged records met since the start"),
@@ -357,6 +369,21 @@ impl Buffer {
         ctx.spawn(job);
     }
 
+    /// Looks up how old the oldest event is that a sink still needs.
+    fn look_at_age(&mut self, ctx: &mut Context<Self>) {
+        let journal = self.spec.journal.clone();
+        let Some(oldest) = self.spec.cursors.lowest().filter(|lowest| *lowest < journal.span().end) else {
+            return self.spec.metrics.oldest_age_seconds.set(0.0);
+        };
+        let (clock, gauge) = (self.spec.clock.clone(), self.spec.metrics.oldest_age_seconds.clone());
+        let look = spawn_blocking(move || match journal.read(oldest, 1).as_deref() {
+            Ok([Piece::Record(record), ..]) => gauge.set(clock.now().seconds_since(record.written_at)),
+            // Its bytes are damaged, or cannot be read now: the sinks say so, and the last age stays.
+            _ => {}
+        });
+        ctx.spawn(look.into_actor(self).map(|_, _, _| ()));
+    }
+
     fn show(&mut self) {
         // Whoever is told that nothing is taken sends nothing, so no request would come to find the room there is.
         if let Some((events, bytes)) = self.refused
@@ -386,6 +413,7 @@ impl Actor for Buffer {
             buffer.save_cursors(ctx);
             buffer.show();
         });
+        ctx.run_interval(AGE_INTERVAL, Self::look_at_age);
         if let Durability::Interval(every) = self.spec.durability {
             let journal = self.spec.journal.clone();
             // Beside the commits, not between them: a slow device must not hold up what needs no sync.

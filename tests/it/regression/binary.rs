@@ -19,3 +19,15 @@ fn r0101_readiness_comes_back_without_a_post() {
     until("it is ready", || forebay.get("/ready").status == 200);
     forebay.post_json(&event).ok(202);
 }
+
+/// `forebay_buffer_oldest_age_seconds` was promised and not there.
+#[test]
+fn r0102_the_age_of_the_oldest_event_is_shown() {
+    let destination = Destination::start();
+    destination.answer(503);
+    let forebay = Place::empty().sink("up", &destination.sink()).start();
+    forebay.post_json(r#"{"service":"s","message":"m"}"#).ok(202);
+    until("it gets older", || forebay.metric("forebay_buffer_oldest_age_seconds", "") > 0.5);
+    destination.answer(200);
+    until("nothing is needed", || forebay.metric("forebay_buffer_oldest_age_seconds", "") == 0.0);
+}
