@@ -57,6 +57,32 @@ struct Running {
     data_dir: DataDir,
 }
 
+/// What somebody may tell the process from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on they are heard; until now each of them would have ended the process.
+    fn hear() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be heard: {e}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn second(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
+    }
+}
+
 /// Runs until a signal ends it.
 ///
 /// # Errors
@@ -65,8 +91,10 @@ pub fn run(file: Option<&Path>) -> Done {
     let config = load(file).map_err(|e| e.to_string())?;
     let log = start_log(&config.log)?;
     block_on(async {
+        // Before anybody can know that the process is there: a signal that comes during the start waits for its end.
+        let signals = Signals::hear()?;
         let running = start(config, file, log).await?;
-        running.serve().await
+        running.serve(signals).await
     })
 }
 
@@ -153,16 +181,12 @@ fn store_reader(config: &Config, data_dir: &Path) -> Option<Reader> {
 }
 
 impl Running {
-    async fn serve(mut self) -> Done {
-        let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be heard: {e}"));
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut hangup = listen(SignalKind::hangup())?;
+    async fn serve(mut self, mut signals: Signals) -> Done {
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => match self.reload().await {
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.hangup.recv() => match self.reload().await {
                     Ok(changes) => tracing::info!(%changes, "the configuration was read again"),
                     Err(error) => tracing::error!("the configuration stays as it was: {error}"),
                 },
@@ -173,7 +197,7 @@ impl Running {
         tracing::info!(?timeout, "shutting down; a second signal ends at once");
         tokio::select! {
             code = self.shut_down(timeout) => code,
-            signal = second_signal(&mut terminate, &mut interrupt) => {
+            signal = signals.second() => {
                 tracing::warn!("a second signal: ending at once; what was not delivered stays in the journal");
                 std::process::exit(EXIT_SIGNAL_BASE + signal.as_raw_value())
             }
@@ -258,12 +282,5 @@ impl Running {
                 });
             }
         }
-    }
-}
-
-async fn second_signal(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
-    tokio::select! {
-        _ = terminate.recv() => SignalKind::terminate(),
-        _ = interrupt.recv() => SignalKind::interrupt(),
     }
 }

@@ -31,3 +31,16 @@ fn r0102_the_age_of_the_oldest_event_is_shown() {
     destination.answer(200);
     until("nothing is needed", || forebay.metric("forebay_buffer_oldest_age_seconds", "") == 0.0);
 }
+
+/// A signal that came while the process was starting ended it as if it had been killed; SIGHUP, too.
+#[test]
+fn r0103_a_signal_during_the_start_is_heard() {
+    let place = Place::new();
+    place.write();
+    let lock = place.data_dir().join("LOCK");
+    let mut forebay = place.spawn();
+    until("it has begun to start", || lock.exists());
+    forebay.signal("HUP");
+    until("it reads its configuration", || forebay.log().contains("the configuration was read again"));
+    assert_eq!(forebay.stop(), Some(0));
+}
