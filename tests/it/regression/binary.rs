@@ -44,3 +44,12 @@ fn r0103_a_signal_during_the_start_is_heard() {
     until("it reads its configuration", || forebay.log().contains("the configuration was read again"));
     assert_eq!(forebay.stop(), Some(0));
 }
+
+/// Messages about a sink that is not configured showed the name's type instead of its name.
+#[test]
+fn r0104_a_sink_is_called_by_its_name() {
+    let place = Place::new();
+    place.write();
+    let said = place.run(&["dead-letter", "replay", "nobody"]).failed(1);
+    assert!(said.contains("there is no sink \"nobody\" in the configuration"), "{said}");
+}
