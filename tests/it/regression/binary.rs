@@ -53,3 +53,12 @@ fn r0104_a_sink_is_called_by_its_name() {
     let said = place.run(&["dead-letter", "replay", "nobody"]).failed(1);
     assert!(said.contains("there is no sink \"nobody\" in the configuration"), "{said}");
 }
+
+/// Two letters the wrong way round in a short key were taken for another word, so nothing was proposed.
+#[test]
+fn r0105_swapped_letters_find_their_key() {
+    let place = Place::empty().sink("up", "{ type: http, ulr: \"http://127.0.0.1:1/\" }");
+    place.write();
+    let said = place.run(&["validate", "--offline"]).failed(1);
+    assert!(said.contains("sinks.up.ulr: is not a key of `sinks.up`; did you mean `url`?"), "{said}");
+}
