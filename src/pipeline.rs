@@ -285,7 +285,11 @@ impl Pipeline {
         for name in changes.sinks_removed.iter().chain(&changes.sinks_changed) {
             let name = SinkName::from(name.as_str());
             self.end_sink(&name).await;
-            self.parts.cursors.deactivate(&name);
+            // A sink that is only replaced counts on: or the journal could lose what it has not delivered, between now
+            // and when it is back.
+            if !new.sinks.contains_key(name.as_str()) {
+                self.parts.cursors.deactivate(&name);
+            }
         }
         self.config.sinks.clone_from(&new.sinks);
         for name in changes.sinks_added.iter().chain(&changes.sinks_changed) {

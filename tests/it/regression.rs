@@ -1,3 +1,4 @@
 //! What was broken once.
 
 mod binary;
+mod replaced_sinks;
