@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     error::{ApiError, method_not_allowed, not_found},
     health::{self, ResourceMeter},
-    query,
+    query, unread,
 };
 use crate::{
     config::HttpConfig,
@@ -82,7 +82,8 @@ pub fn start(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { cores } else { config.workers };
     let server = HttpServer::new(move || {
-        App::new().app_data(shared.clone()).app_data(ingress.clone()).configure(routes)
+        let app = App::new().app_data(shared.clone()).app_data(ingress.clone());
+        app.wrap_fn(unread::hold).configure(routes)
     })
     .workers(workers)
     .worker_max_blocking_threads(BLOCKING_THREADS)

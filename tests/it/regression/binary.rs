@@ -54,6 +54,34 @@ fn r0104_a_sink_is_called_by_its_name() {
     assert!(said.contains("there is no sink \"nobody\" in the configuration"), "{said}");
 }
 
+/// A client that began a chunked body and never ended it kept its connection for ever once it was answered, at whatever
+/// path: a few thousand of these, and nobody else could connect.
+#[test]
+fn r0107_an_endless_body_ends_its_connection() {
+    let forebay = Place::new().http("request_timeout: 200ms").start();
+    for (head, status) in [
+        ("POST /events", 408),
+        ("GET /live", 200),
+        ("POST /nothing", 404),
+        ("DELETE /events", 405),
+        ("POST /events?x=1", 400),
+    ] {
+        let mut connection = forebay.connect();
+        let request = format!("{head} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{{\"ser");
+        connection.write(request.as_bytes()).unwrap();
+        assert_eq!(connection.response().unwrap().status, status, "{head}");
+        assert!(connection.is_at_end(), "{head}");
+    }
+    // One that does end may go on.
+    let mut connection = forebay.connect();
+    for _ in 0..2 {
+        let body = r#"{"service":"s","message":"m"}"#;
+        let request = "POST /events HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n";
+        connection.write(format!("{request}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes()).unwrap();
+        connection.response().unwrap().ok(202);
+    }
+}
+
 /// Two letters the wrong way round in a short key were taken for another word, so nothing was proposed.
 #[test]
 fn r0105_swapped_letters_find_their_key() {
