@@ -30,6 +30,10 @@ use crate::{
 /// Threads of each worker for questions to the store and for unpacking.
 const BLOCKING_THREADS: usize = 4;
 
+/// actix-http counts a request's time from a clock that it reads twice a second: without this, a client could have had
+/// half a second less than it should, or no time at all.
+const CLOCK_STEP: Duration = Duration::from_millis(500);
+
 /// What the handlers share.
 pub struct Shared {
     /// What runs.
@@ -88,7 +92,7 @@ pub fn start(
     .workers(workers)
     .worker_max_blocking_threads(BLOCKING_THREADS)
     .max_connections(config.max_connections.div_ceil(workers))
-    .client_request_timeout(config.header_timeout)
+    .client_request_timeout(config.header_timeout + CLOCK_STEP)
     .keep_alive(config.keep_alive)
     .shutdown_timeout(shutdown_timeout.as_secs())
     .disable_signals()

@@ -82,6 +82,16 @@ fn r0107_an_endless_body_ends_its_connection() {
     }
 }
 
+/// The clock behind `http.header_timeout` is half a second coarse: clients with a shorter time had none.
+#[test]
+fn r0108_a_short_header_timeout_is_no_shorter_than_it_says() {
+    let forebay = Place::new().http("header_timeout: 200ms").start();
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < std::time::Duration::from_secs(1) {
+        forebay.get("/live").ok(200);
+    }
+}
+
 /// Two letters the wrong way round in a short key were taken for another word, so nothing was proposed.
 #[test]
 fn r0105_swapped_letters_find_their_key() {
