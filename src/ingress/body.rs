@@ -252,7 +252,7 @@ mod tests {
     fn a_bomb_stops_at_the_bound() {
         let budget = BodyBudget::new(2 << 20);
         let bomb = gzip(&vec![0; 100_000_000]);
-        assert!(bomb.len() < 500_000);
+        assert!(bomb.len() < 1_000_000, "{}", bomb.len());
         let error = unpack(&bomb, Coding::Gzip, 1 << 20, budget.reserve()).unwrap_err();
         assert_eq!(error.code(), "body_too_large");
         let zeros = vec![0; 100_000_000];
