@@ -144,7 +144,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         received: view.received,
         metrics: IngressMetrics::new(&registry),
     });
-    let server = server::start(&config.http, shared.clone(), ingress, config.shutdown_timeout);
+    let server = server::start(&config.http, shared.clone(), ingress, ingress_share(config.shutdown_timeout));
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
     let socket = data_dir::control_socket(data_dir.path());
     let (control, orders) = control::listen(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;
@@ -173,6 +173,11 @@ fn banner(config: &Config, server: &Server, data_dir: &Path, file: Option<&Path>
     );
     // Whoever started it may not listen.
     let _ = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
+}
+
+/// What clients that are still sending may take of the time to shut down: the rest is for delivering.
+fn ingress_share(shutdown_timeout: Duration) -> Duration {
+    shutdown_timeout / 2
 }
 
 fn store_reader(config: &Config, data_dir: &Path) -> Option<Reader> {
@@ -206,10 +211,10 @@ impl Running {
 
     /// Ingress first, then the pipeline in its own order.
     async fn shut_down(self, timeout: Duration) -> Done {
-        let deadline = Instant::now() + timeout;
+        let (began, deadline) = (Instant::now(), Instant::now() + timeout);
         self.control.stop(false).await;
         // New connections are refused at once; requests that are in get their answers.
-        if tokio::time::timeout_at(deadline, self.server.handle.stop(true)).await.is_err() {
+        if tokio::time::timeout_at(began + ingress_share(timeout), self.server.handle.stop(true)).await.is_err() {
             self.server.handle.stop(false).await;
         }
         let memory = self.pipeline.config().buffer.durability == crate::config::Durability::Memory;

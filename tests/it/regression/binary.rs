@@ -110,6 +110,26 @@ fn r0109_half_a_character_is_refused() {
     assert_eq!(forebay.stored("w")["metadata"]["a"], "\u{1f600}");
 }
 
+/// One client that was sending slowly took all of `shutdown_timeout`, so that nothing was left for delivering: the process
+/// ended with 3 though its destination was well, and `durability: memory` lost events for it.
+#[test]
+fn r0110_a_slow_client_does_not_take_the_time_to_deliver() {
+    let destination = Destination::start();
+    let place = Place::empty().sink("up", &destination.sink());
+    let place = place.section("batch: { max_wait: 1h }").section("shutdown_timeout: 4s");
+    let mut forebay = place.start();
+    let event = |id: &str| json!({"service": "s", "message": "m", "event_id": id}).to_string();
+    forebay.post_json(event("one")).ok(202);
+    until("the first goes at once", || destination.has("one"));
+    forebay.post_json(event("two")).ok(202);
+    let mut slow = forebay.connect();
+    slow.write(b"POST /events HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n{").unwrap();
+    // Its head is in: another connection's answer comes later.
+    forebay.get("/live").ok(200);
+    assert_eq!(forebay.stop(), Some(0));
+    assert!(destination.has("two"));
+}
+
 /// Two letters the wrong way round in a short key were taken for another word, so nothing was proposed.
 #[test]
 fn r0105_swapped_letters_find_their_key() {
