@@ -376,10 +376,11 @@ impl Buffer {
             return self.spec.metrics.oldest_age_seconds.set(0.0);
         };
         let (clock, gauge) = (self.spec.clock.clone(), self.spec.metrics.oldest_age_seconds.clone());
-        let look = spawn_blocking(move || match journal.read(oldest, 1).as_deref() {
-            Ok([Piece::Record(record), ..]) => gauge.set(clock.now().seconds_since(record.written_at)),
-            // Its bytes are damaged, or cannot be read now: the sinks say so, and the last age stays.
-            _ => {}
+        let look = spawn_blocking(move || {
+            // Where its bytes are damaged or cannot be read now, the sinks say so, and the last age stays.
+            if let Ok([Piece::Record(record), ..]) = journal.read(oldest, 1).as_deref() {
+                gauge.set(clock.now().seconds_since(record.written_at));
+            }
         });
         ctx.spawn(look.into_actor(self).map(|_, _, _| ()));
     }
