@@ -255,7 +255,8 @@ impl Buffer {
         let limits = self.spec.limits;
         let waiting_events = self.waiting_events + self.committing_events;
         let waiting_bytes = self.waiting_bytes + self.committing_bytes;
-        let held = limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
+        let held =
+            limits.journal_events_max.map(|max| (max, self.spec.journal.span().count() + waiting_events));
         // One request is let into an empty journal, whatever its size: else it never could be.
         let too_many = held.is_some_and(|(max, held)| held > 0 && held + events > max);
         !too_many && self.usage.disk_bytes + (waiting_bytes + bytes) as u64 <= limits.journal_bytes_max

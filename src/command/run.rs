@@ -214,7 +214,10 @@ impl Running {
         let (began, deadline) = (Instant::now(), Instant::now() + timeout);
         self.control.stop(false).await;
         // New connections are refused at once; requests that are in get their answers.
-        if tokio::time::timeout_at(began + ingress_share(timeout), self.server.handle.stop(true)).await.is_err() {
+        if tokio::time::timeout_at(began + ingress_share(timeout), self.server.handle.stop(true))
+            .await
+            .is_err()
+        {
             self.server.handle.stop(false).await;
         }
         let memory = self.pipeline.config().buffer.durability == crate::config::Durability::Memory;

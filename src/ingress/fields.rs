@@ -496,7 +496,8 @@ mod tests {
             assert_eq!(found[0].0, field);
             assert!(found[0].1.contains("half of a character"), "{found:?}");
         }
-        let whole = r#"{"service":"s","message":"m","metadata":{"\\ud800":"\ud83d\ude00\\\ud83d\ude00\u00e9\"é"}}"#;
+        let whole =
+            r#"{"service":"s","message":"m","metadata":{"\\ud800":"\ud83d\ude00\\\ud83d\ude00\u00e9\"é"}}"#;
         draft(whole);
     }
 

@@ -67,7 +67,7 @@ fn health_has_its_shape() {
     let forebay = Place::new().start();
     forebay.post_json(event("one").to_string()).ok(202);
     forebay.stored("one");
-    until("everything is healthy", || forebay.json("/health")["status"] == "healthy");
+    until("everything is healthy", || forebay.get("/health").json()["status"] == "healthy");
     until("the sink reports", || {
         forebay.json("/health")["checks"]["sinks"]["events"]["last_successful_send"].is_string()
     });
