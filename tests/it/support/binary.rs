@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::{
     eventually,
     http::{Connection, Response, request},
+    until,
 };
 
 /// A place of its own for a process: a directory, and a configuration in it.
@@ -102,11 +103,12 @@ impl Place {
         file
     }
 
-    /// Starts the process and waits until it listens.
+    /// Starts the process and waits until it is ready.
     pub fn start(&self) -> Forebay {
         self.write();
         let mut process = self.spawn();
         process.wait_until_it_listens();
+        until("the process is ready", || process.get("/ready").status == 200);
         process
     }
 
