@@ -17,7 +17,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
 };
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Registry};
 use tokio::{
     sync::oneshot,
     task::spawn_blocking,
@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     batcher::Batcher,
     event::Timestamp,
-    journal::{Durability, Journal, JournalError, Usage},
+    journal::{Durability, Journal, JournalError, Piece, Usage},
     message::{Accepted, Append, CommitDone, Committed, Delivered, Refusal, Trim},
     receiver::{ReceiverMetrics, refuse},
     record::{Position, Span},
@@ -54,6 +54,9 @@ const GATHER_FROM: usize = 16;
 
 /// How long cursors gather before they are written: what a crash can make a sink deliver twice.
 const CURSOR_SAVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the oldest event that is needed is looked up: it costs the reading of one record.
+const AGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bounds of what is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +105,8 @@ pub struct BufferMetrics {
     pub disk_bytes: IntGauge,
     /// The cap.
     pub max_bytes: IntGauge,
+    /// Age of the oldest event that at least one sink still needs, in seconds.
+    pub oldest_age_seconds: Gauge,
     /// Events that wait for their commit.
     pub waiting_events: IntGauge,
     /// 1 while requests are refused for want of room.
@@ -129,6 +134,13 @@ impl BufferMetrics {
             bytes: gauge("forebay_buffer_bytes", "Bytes of the journal's records as stored"),
             disk_bytes: gauge("forebay_buffer_disk_bytes", "Bytes of the journal's files on the device"),
             max_bytes: gauge("forebay_buffer_max_bytes", "Bytes the journal may take up on the device"),
+            oldest_age_seconds: registered(
+                registry,
+                Gauge::new(
+                    "forebay_buffer_oldest_age_seconds",
+                    "Age of the oldest event that at least one sink has not delivered yet",
+                ),
+            ),
             waiting_events: gauge("forebay_buffer_waiting_events", "Events that wait for their commit"),
             full: gauge("forebay_buffer_full", "1 while requests are refused for want of room"),
             damaged: gauge("forebay_buffer_damaged_records", "Damaged records met since the start"),
@@ -176,6 +188,8 @@ pub struct Buffer {
     gathering: Option<SpawnHandle>,
     usage: Usage,
     making_room: bool,
+    /// Events and bytes of the request that was last refused for want of room, until there is room for it.
+    refused: Option<(u64, usize)>,
     /// Why the last commit failed; while set, one request at a time is let through to try again.
     failure: Option<Refusal>,
     cursors_changed: bool,
@@ -188,6 +202,7 @@ impl Buffer {
     pub fn new(spec: BufferSpec, probe: Probe) -> Self {
         let usage = spec.journal.usage();
         spec.metrics.max_bytes.set(gauge_value(spec.limits.journal_bytes_max));
+        spec.metrics.full.set(0);
         Self {
             spec,
             probe,
@@ -201,6 +216,7 @@ impl Buffer {
             gathering: None,
             usage,
             making_room: false,
+            refused: None,
             failure: None,
             cursors_changed: true,
             saving: false,
@@ -224,15 +240,25 @@ impl Buffer {
         if let Some(failure) = self.failure.filter(|_| !idle) {
             return Err(failure);
         }
-        let too_many =
-            limits.journal_events_max.is_some_and(|max| self.holds_too_many(max, events, waiting_events));
-        if too_many || self.usage.disk_bytes + (waiting_bytes + bytes) as u64 > limits.journal_bytes_max {
+        if !self.has_room_for(events, bytes) {
             self.make_room(ctx);
+            self.refused = Some((events, bytes));
             self.spec.metrics.full.set(1);
             return Err(Refusal::JournalFull);
         }
+        self.refused = None;
         self.spec.metrics.full.set(0);
         Ok(())
+    }
+
+    /// Whether the journal has room for a request of this size.
+    fn has_room_for(&self, events: u64, bytes: usize) -> bool {
+        let limits = self.spec.limits;
+        let waiting_events = self.waiting_events + self.committing_events;
+        let waiting_bytes = self.waiting_bytes + self.committing_bytes;
+        let too_many =
+            limits.journal_events_max.is_some_and(|max| self.holds_too_many(max, events, waiting_events));
+        !too_many && self.usage.disk_bytes + (waiting_bytes + bytes) as u64 <= limits.journal_bytes_max
     }
 
     /// Whether a journal in memory has no room for so many events more.
@@ -361,7 +387,30 @@ impl Buffer {
         ctx.spawn(job);
     }
 
-    fn show(&self) {
+    /// Looks up how old the oldest event is that a sink still needs.
+    fn look_at_age(&mut self, ctx: &mut Context<Self>) {
+        let journal = self.spec.journal.clone();
+        let Some(oldest) = self.spec.cursors.lowest().filter(|lowest| *lowest < journal.span().end) else {
+            return self.spec.metrics.oldest_age_seconds.set(0.0);
+        };
+        let (clock, gauge) = (self.spec.clock.clone(), self.spec.metrics.oldest_age_seconds.clone());
+        let look = spawn_blocking(move || {
+            // Where its bytes are damaged or cannot be read now, the sinks say so, and the last age stays.
+            if let Ok([Piece::Record(record), ..]) = journal.read(oldest, 1).as_deref() {
+                gauge.set(clock.now().seconds_since(record.written_at));
+            }
+        });
+        ctx.spawn(look.into_actor(self).map(|_, _, _| ()));
+    }
+
+    fn show(&mut self) {
+        // Whoever is told that nothing is taken sends nothing, so no request would come to find the room there is.
+        if let Some((events, bytes)) = self.refused
+            && self.has_room_for(events, bytes)
+        {
+            self.refused = None;
+            self.spec.metrics.full.set(0);
+        }
         let metrics = &self.spec.metrics;
         let span = self.spec.journal.span();
         let lowest = self.spec.cursors.lowest().unwrap_or(span.end);
@@ -383,6 +432,7 @@ impl Actor for Buffer {
             buffer.save_cursors(ctx);
             buffer.show();
         });
+        ctx.run_interval(AGE_INTERVAL, Self::look_at_age);
         if let Durability::Interval(every) = self.spec.durability {
             let journal = self.spec.journal.clone();
             // Beside the commits, not between them: a slow device must not hold up what needs no sync.

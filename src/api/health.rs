@@ -196,6 +196,9 @@ fn not_ready(shared: &Shared) -> Option<&'static str> {
         Some("the process is shutting down")
     } else if stuck {
         Some("the actors do not get on")
+    } else if report.actors.is_empty() {
+        // `Health` has not looked yet.
+        Some("the process is starting")
     } else if unusable("receiver") || unusable("buffer") {
         Some("the receiver or the buffer has failed")
     } else if shared.view.buffer.full.get() > 0 {

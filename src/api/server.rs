@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     error::{ApiError, method_not_allowed, not_found},
     health::{self, ResourceMeter},
-    query,
+    query, unread,
 };
 use crate::{
     config::HttpConfig,
@@ -29,6 +29,10 @@ use crate::{
 
 /// Threads of each worker for questions to the store and for unpacking.
 const BLOCKING_THREADS: usize = 4;
+
+/// actix-http counts a request's time from a clock that it reads twice a second: without this, a client could have had
+/// half a second less than it should, or no time at all.
+const CLOCK_STEP: Duration = Duration::from_millis(500);
 
 /// What the handlers share.
 pub struct Shared {
@@ -82,12 +86,13 @@ pub fn start(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { cores } else { config.workers };
     let server = HttpServer::new(move || {
-        App::new().app_data(shared.clone()).app_data(ingress.clone()).configure(routes)
+        let app = App::new().app_data(shared.clone()).app_data(ingress.clone());
+        app.wrap_fn(unread::hold).configure(routes)
     })
     .workers(workers)
     .worker_max_blocking_threads(BLOCKING_THREADS)
     .max_connections(config.max_connections.div_ceil(workers))
-    .client_request_timeout(config.header_timeout)
+    .client_request_timeout(config.header_timeout + CLOCK_STEP)
     .keep_alive(config.keep_alive)
     .shutdown_timeout(shutdown_timeout.as_secs())
     .disable_signals()

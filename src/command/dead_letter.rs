@@ -142,7 +142,8 @@ pub async fn carry_out(
 ) -> Result<Value, String> {
     if let Request::Replay(sink, ids) = request {
         let factory = factory(&sink);
-        let factory = factory.ok_or_else(|| format!("there is no sink {sink:?} in the configuration"))?;
+        let factory =
+            factory.ok_or_else(|| format!("there is no sink {:?} in the configuration", sink.as_str()))?;
         return replay(letters, factory, sink, ids).await;
     }
     let answer = tokio::task::spawn_blocking(move || answer(&letters, request)).await;

@@ -57,6 +57,32 @@ struct Running {
     data_dir: DataDir,
 }
 
+/// What somebody may tell the process from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on they are heard; until now each of them would have ended the process.
+    fn hear() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be heard: {e}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn second(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
+    }
+}
+
 /// Runs until a signal ends it.
 ///
 /// # Errors
@@ -65,8 +91,10 @@ pub fn run(file: Option<&Path>) -> Done {
     let config = load(file).map_err(|e| e.to_string())?;
     let log = start_log(&config.log)?;
     block_on(async {
+        // Before anybody can know that the process is there: a signal that comes during the start waits for its end.
+        let signals = Signals::hear()?;
         let running = start(config, file, log).await?;
-        running.serve().await
+        running.serve(signals).await
     })
 }
 
@@ -116,7 +144,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         received: view.received,
         metrics: IngressMetrics::new(&registry),
     });
-    let server = server::start(&config.http, shared.clone(), ingress, config.shutdown_timeout);
+    let server = server::start(&config.http, shared.clone(), ingress, ingress_share(config.shutdown_timeout));
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
     let socket = data_dir::control_socket(data_dir.path());
     let (control, orders) = control::listen(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;
@@ -147,22 +175,23 @@ fn banner(config: &Config, server: &Server, data_dir: &Path, file: Option<&Path>
     let _ = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
 }
 
+/// What clients that are still sending may take of the time to shut down: the rest is for delivering.
+fn ingress_share(shutdown_timeout: Duration) -> Duration {
+    shutdown_timeout / 2
+}
+
 fn store_reader(config: &Config, data_dir: &Path) -> Option<Reader> {
     let has_store = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Store(_)));
     has_store.then(|| Reader::new(data_dir::store(data_dir)))
 }
 
 impl Running {
-    async fn serve(mut self) -> Done {
-        let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be heard: {e}"));
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut hangup = listen(SignalKind::hangup())?;
+    async fn serve(mut self, mut signals: Signals) -> Done {
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => match self.reload().await {
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.hangup.recv() => match self.reload().await {
                     Ok(changes) => tracing::info!(%changes, "the configuration was read again"),
                     Err(error) => tracing::error!("the configuration stays as it was: {error}"),
                 },
@@ -173,7 +202,7 @@ impl Running {
         tracing::info!(?timeout, "shutting down; a second signal ends at once");
         tokio::select! {
             code = self.shut_down(timeout) => code,
-            signal = second_signal(&mut terminate, &mut interrupt) => {
+            signal = signals.second() => {
                 tracing::warn!("a second signal: ending at once; what was not delivered stays in the journal");
                 std::process::exit(EXIT_SIGNAL_BASE + signal.as_raw_value())
             }
@@ -182,10 +211,13 @@ impl Running {
 
     /// Ingress first, then the pipeline in its own order.
     async fn shut_down(self, timeout: Duration) -> Done {
-        let deadline = Instant::now() + timeout;
+        let (began, deadline) = (Instant::now(), Instant::now() + timeout);
         self.control.stop(false).await;
         // New connections are refused at once; requests that are in get their answers.
-        if tokio::time::timeout_at(deadline, self.server.handle.stop(true)).await.is_err() {
+        if tokio::time::timeout_at(began + ingress_share(timeout), self.server.handle.stop(true))
+            .await
+            .is_err()
+        {
             self.server.handle.stop(false).await;
         }
         let memory = self.pipeline.config().buffer.durability == crate::config::Durability::Memory;
@@ -258,12 +290,5 @@ impl Running {
                 });
             }
         }
-    }
-}
-
-async fn second_signal(terminate: &mut Signal, interrupt: &mut Signal) -> SignalKind {
-    tokio::select! {
-        _ = terminate.recv() => SignalKind::terminate(),
-        _ = interrupt.recv() => SignalKind::interrupt(),
     }
 }

@@ -84,7 +84,10 @@ const SIMILAR: f64 = 0.75;
 
 /// What would be right in the place of `word`: the nearest, or else all there are.
 pub(super) fn near(word: &str, known: &[&str]) -> String {
-    let similarity = |k: &&str| strsim::jaro_winkler(word, k);
+    // Two letters of `url` the wrong way round are most of it to Jaro-Winkler, and one mistake to a typist.
+    let similarity = |k: &&str| {
+        if strsim::osa_distance(word, k) <= 1 { 1.0 } else { strsim::jaro_winkler(word, k) }
+    };
     match known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b))) {
         Some(nearest) if similarity(&nearest) >= SIMILAR => format!("did you mean `{nearest}`?"),
         Some(_) => format!("there are {}", known.join(", ")),

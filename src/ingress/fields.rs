@@ -68,6 +68,17 @@ impl<'a> Fields<'a> {
                 "metadata",
                 format!("it nests {depth} levels deep; {METADATA_DEPTH_MAX} are allowed"),
             )),
+            None => self.whole_characters(),
+        }
+    }
+
+    /// What is kept as the client wrote it must be what every reader of it can read. Service and message are: they
+    /// have been read.
+    fn whole_characters(self) -> Result<Self, FieldError> {
+        let key = |(key, text): &(Cow<'_, str>, &str)| has_half_character(text).then(|| key.to_string());
+        let wrong = self.metadata.filter(|text| has_half_character(text)).map(|_| "metadata".to_owned());
+        match wrong.or_else(|| self.others.iter().find_map(key)) {
+            Some(name) => Err(field(&name, format!("it {HALF_CHARACTER}"))),
             None => Ok(self),
         }
     }
@@ -84,8 +95,11 @@ impl<'a> Fields<'a> {
     /// All that is wrong with it, in the order of its fields.
     pub fn explain(text: &'a str, max_event_bytes: usize) -> Result<Self, Vec<FieldError>> {
         let Ok(Entries(entries)) = serde_json::from_str(text) else {
-            let found = kind(text);
-            return Err(vec![field("", format!("an event is a JSON object, this is {found}"))]);
+            let error = match kind(text) {
+                "an object" => format!("a key of it {HALF_CHARACTER}"),
+                found => format!("an event is a JSON object, this is {found}"),
+            };
+            return Err(vec![field("", error)]);
         };
         let mut fields = Self::default();
         let mut errors = Vec::new();
@@ -256,7 +270,33 @@ fn string(value: &RawValue) -> Result<Cow<'_, str>, String> {
         return Ok(Cow::Borrowed(plain));
     }
     let text: Result<Text<'_>, _> = serde_json::from_str(value.get());
-    text.map(|text| text.0).map_err(|_| format!("a string is needed, this is {}", kind(value.get())))
+    text.map(|text| text.0).map_err(|_| match kind(value.get()) {
+        "a string" => format!("it {HALF_CHARACTER}"),
+        found => format!("a string is needed, this is {found}"),
+    })
+}
+
+/// Why a text that is JSON to the letter is none to most of its readers.
+const HALF_CHARACTER: &str = "has half of a character: a \\ud800 to \\udfff that is not one of a pair";
+
+/// Whether an escape in valid JSON text is a surrogate without its other half.
+fn has_half_character(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let unit = |at: usize| {
+        let escape = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(escape, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &bytes[at..]) {
+        let escape = at + found;
+        at = match unit(escape) {
+            Some(0xd800..=0xdbff) if matches!(unit(escape + 6), Some(0xdc00..=0xdfff)) => escape + 12,
+            Some(0xd800..=0xdfff) => return true,
+            Some(_) => escape + 6,
+            None => escape + 2,
+        };
+    }
+    false
 }
 
 fn service(name: Cow<'_, str>) -> Result<Cow<'_, str>, String> {
@@ -438,6 +478,27 @@ mod tests {
         let text = r#"{"service":"s","message":"m","metadata":{ },"n":1}"#;
         assert!(draft(text).contains(r#"{ \"n\":1}"#), "{}", draft(text));
         assert!(draft(r#"{"service":"s","message":"m","n":1}"#).contains(r#"{\"n\":1}"#));
+    }
+
+    /// Half a character is JSON to the letter, but a reader of what is delivered may refuse it with all that stands
+    /// beside it.
+    #[test]
+    fn half_characters_are_refused() {
+        for (field, half) in [
+            ("message", r#""service":"s","message":"\ud800""#),
+            ("service", r#""service":"\udc00\ud800","message":"m""#),
+            ("metadata", r#""service":"s","message":"m","metadata":{"a":["\ud83d\ud83d\ude00"]}"#),
+            ("metadata", r#""service":"s","message":"m","metadata":{"\uDC00":1}"#),
+            ("x", r#""service":"s","message":"m","x":"\ud83d\n""#),
+            ("", r#""service":"s","message":"m","\ud800":1"#),
+        ] {
+            let found = errors(&format!("{{{half}}}"));
+            assert_eq!(found[0].0, field);
+            assert!(found[0].1.contains("half of a character"), "{found:?}");
+        }
+        let whole =
+            r#"{"service":"s","message":"m","metadata":{"\\ud800":"\ud83d\ude00\\\ud83d\ude00\u00e9\"é"}}"#;
+        draft(whole);
     }
 
     /// Times may be text or milliseconds; null is absent.

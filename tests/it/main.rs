@@ -1,5 +1,11 @@
-//! The integration tests, in one binary.
+//! The integration tests, in one binary: the promises against a pipeline within the test, and the real binary over HTTP,
+//! signals and its command line.
 
+#![allow(clippy::unwrap_used, reason = "what is unexpected here has to fail the test")]
+
+mod binary;
+mod cli;
+mod http_api;
 mod promises;
 mod regression;
 mod support;

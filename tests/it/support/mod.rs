@@ -1,4 +1,40 @@
-//! What the integration tests stand on.
+//! What the tests stand on: a running binary and an HTTP client that may misbehave; a pipeline within the test and
+//! destinations in memory.
 
+pub mod binary;
 pub mod destination;
+pub mod http;
 pub mod testbed;
+
+use std::{io::Write as _, time::Duration};
+
+use tokio::time::Instant;
+
+/// How long anything may take on a machine that does something else besides.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says that a test did nothing. Not by `eprintln`, which the test harness keeps to itself where a test passes.
+pub fn skipped(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
+/// Waits until the condition gives a value; the condition is what is waited for, never a time.
+///
+/// # Panics
+/// After [`PATIENCE`], saying what did not come.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        // A spurious wake-up is one look more.
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// As [`eventually`], for conditions that are only true or not.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually(what, || condition().then_some(()));
+}

@@ -1,4 +1,4 @@
-//! What was broken once, each test named after it.
+//! What was broken in a pipeline.
 
 use std::time::Duration;
 

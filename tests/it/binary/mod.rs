@@ -1,0 +1,7 @@
+//! The process: crashes, real input, its start, its end, its reload.
+
+mod crash;
+mod disk;
+mod lifecycle;
+mod real_data;
+mod reload;

@@ -1,0 +1,139 @@
+//! `forebay validate`, and what a wrong configuration is answered with at the start.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use crate::support::{binary::Place, http::Destination, until};
+
+/// Everything that is right is said to be, sink by sink; the journal is looked through, also while a process runs.
+#[test]
+fn what_is_right_is_said_to_be() {
+    let destination = Destination::start();
+    let place = Place::new().sink("up", &destination.sink());
+    place.write();
+    let said = place.run(&["validate"]).ok();
+    for line in ["ok    configuration", "ok    data_dir", "ok    sink up: reachable", "ok    sink events"] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(!place.data_dir().exists(), "it changes nothing");
+    destination.answer(503);
+    let mut forebay = place.start();
+    forebay.post_json(json!({"service": "s", "message": "m", "event_id": "one"}).to_string()).ok(202);
+    forebay.stored("one");
+    let said = place.run(&["validate"]).ok();
+    assert!(said.contains("ok    journal") && said.contains("ok    sink events: reachable"), "{said}");
+    forebay.kill();
+    let said = place.run(&["validate", place.config_file().to_str().unwrap()]).ok();
+    assert!(said.contains("ok    journal: 1 events"), "{said}");
+}
+
+/// A destination that cannot be reached is a failure, unless nobody wants to know.
+#[test]
+fn a_destination_that_is_not_there_is_named() {
+    let gone = Destination::start().sink();
+    let place = Place::new().sink("up", &gone);
+    place.write();
+    let said = place.run(&["validate"]).failed(1);
+    assert!(said.contains("FAIL  sink up") && said.contains("no connection"), "{said}");
+    let said = place.run(&["validate", "--offline"]).ok();
+    assert!(!said.contains("sink up"), "{said}");
+}
+
+/// Every mistake in a file is named with file, line, key and the nearest key there is, by `validate` and at the start.
+#[test]
+fn mistakes_are_named_with_file_line_and_nearest_key() {
+    let place = Place::new();
+    let file = place.write();
+    let text = "data_dir: ./data\nhttp:\n  listen: here\n  max_body_byte: 1MiB\nbuffer: { durability: fsnc }\nsinks:\n  \
+                up: { type: http }\n  events: { type: store, batch: { max_events: 0 } }\n";
+    fs::write(&file, text).unwrap();
+    for command in ["validate", "run", "reload"] {
+        let said = place.run(&[command]).failed(1);
+        for wanted in [
+            "forebay.yaml:3: http.listen",
+            "forebay.yaml:4: http.max_body_byte: is not a key of `http`; did you mean `max_body_bytes`?",
+            "forebay.yaml:5: buffer.durability",
+            "did you mean `fsync`?",
+            "forebay.yaml:7: sinks.up.url: is missing",
+            "forebay.yaml:8: sinks.events.batch.max_events: is 0",
+        ] {
+            assert!(said.contains(wanted), "{command}: {wanted}\n{said}");
+        }
+    }
+    let said = place.run(&["validate", "nowhere.yaml"]).failed(1);
+    assert!(said.contains("nowhere.yaml: cannot be read"), "{said}");
+    fs::write(place.file("forebay.ini"), "a = b").unwrap();
+    let said = place.run(&["validate", "forebay.ini"]).failed(1);
+    assert!(said.contains("forebay.ini"), "{said}");
+}
+
+/// The three formats say the same.
+#[test]
+fn toml_and_json_are_taken_by_their_names() {
+    let place = Place::new();
+    place.write();
+    for (name, text) in [
+        ("f.toml", "data_dir = \"d\"\n[sinks.events]\ntype = \"store\"\n"),
+        ("f.json", r#"{"data_dir": "d", "sinks": {"events": {"type": "store"}}}"#),
+    ] {
+        fs::write(place.file(name), text).unwrap();
+        place.run(&["validate", "--offline", place.file(name).to_str().unwrap()]).ok();
+    }
+}
+
+fn files(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, into) } else { into.push(path) }
+    }
+}
+
+/// Damage in the journal is found by `validate`, which changes nothing; the process starts all the same, puts the
+/// damaged record aside, counts it, and delivers every other event.
+#[test]
+fn damage_in_the_journal_is_found_and_put_aside() {
+    let destination = Destination::start();
+    destination.answer(503);
+    let place = Place::empty().sink("up", &destination.sink());
+    let mut forebay = place.start();
+    // One commit each, with text that cannot be compressed away.
+    for i in 0..20 {
+        let noise: String = (0..20_000).map(|_| fastrand::alphanumeric()).collect();
+        let message = format!("{noise} marker-{i:02}-here");
+        forebay
+            .post_json(
+                json!({"service": "s", "message": message, "event_id": format!("e{i:02}")}).to_string(),
+            )
+            .ok(202);
+    }
+    forebay.kill();
+    let mut found = Vec::new();
+    files(&place.data_dir().join("journal"), &mut found);
+    let mut hits = 0;
+    for path in found {
+        let mut bytes = fs::read(&path).unwrap();
+        if let Some(at) = memchr::memmem::find(&bytes, b"marker-07") {
+            bytes[at..at + 6].copy_from_slice(b"rotten");
+            fs::write(&path, bytes).unwrap();
+            hits += 1;
+        }
+    }
+    assert_eq!(hits, 1);
+    let said = place.run(&["validate", "--offline"]).failed(1);
+    assert!(said.contains("FAIL  journal") && said.contains("damaged"), "{said}");
+    place.run(&["validate", "--offline"]).failed(1);
+    destination.answer(200);
+    let forebay = place.start();
+    until("all others are delivered", || {
+        destination.count() >= 19 && forebay.metric("forebay_buffer_events", "") == 0.0
+    });
+    assert_eq!(destination.count(), 19);
+    assert!(!destination.has("e07"));
+    until("the damage is counted", || forebay.metric("forebay_buffer_damaged_records", "") >= 1.0);
+    forebay.post_json(json!({"service": "s", "message": "m", "event_id": "later"}).to_string()).ok(202);
+    until("it goes on", || destination.has("later"));
+}
