@@ -12,8 +12,10 @@ use crate::{
 /// The sinks that are told of batches. Shared by `Batcher`, which sends, and the pipeline, which adds and removes.
 #[derive(Debug, Clone, Default)]
 pub struct Broadcast {
-    sinks: Arc<RwLock<Vec<(SinkName, Mailbox<Sink>)>>>,
+    sinks: Arc<RwLock<Listeners>>,
 }
+
+type Listeners = Vec<(SinkName, Mailbox<Sink>)>;
 
 impl Broadcast {
     /// From now on the sink is told.

@@ -48,7 +48,10 @@ pub struct HealthSpec {
 
 /// The children and sinks that are looked at.
 #[derive(Debug, Clone, Default)]
-pub struct Watched(Arc<Mutex<BTreeMap<String, (Child, Option<SinkProbe>)>>>);
+pub struct Watched(Arc<Mutex<Members>>);
+
+/// Children by name, and what those of them show that are sinks.
+type Members = BTreeMap<String, (Child, Option<SinkProbe>)>;
 
 /// The last word of `Health`.
 #[derive(Debug, Clone)]
@@ -111,7 +114,7 @@ impl Watched {
         self.lock().remove(name);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Child, Option<SinkProbe>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Members> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

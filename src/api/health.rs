@@ -38,12 +38,18 @@ pub struct Resources {
 
 /// Looks at the machine, at most every [`RESOURCES_FRESH`].
 #[derive(Debug)]
-pub struct ResourceMeter(Mutex<(Option<System>, Option<(Instant, Resources)>)>);
+pub struct ResourceMeter(Mutex<Meter>);
+
+#[derive(Debug)]
+struct Meter {
+    /// Absent without /proc: then there is nothing to tell, and nothing to fail for.
+    system: Option<System>,
+    last: Option<(Instant, Resources)>,
+}
 
 impl Default for ResourceMeter {
     fn default() -> Self {
-        // Without /proc there is nothing to tell, and nothing to fail for.
-        Self(Mutex::new((System::new().ok(), None)))
+        Self(Mutex::new(Meter { system: System::new().ok(), last: None }))
     }
 }
 
@@ -51,13 +57,13 @@ impl ResourceMeter {
     /// What the process takes now, or took a moment ago. Blocks for a few milliseconds.
     pub fn read(&self, data_dir: &Path) -> Resources {
         let mut meter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, resources)) = meter.1
+        if let Some((at, resources)) = meter.last
             && at.elapsed() < RESOURCES_FRESH
         {
             return resources;
         }
         let pid = Pid::from_u32(std::process::id());
-        let process = meter.0.as_mut().and_then(|system| {
+        let process = meter.system.as_mut().and_then(|system| {
             let _ = system.refresh_processes(ProcessesToUpdate::Some(&[pid]), true);
             system.process(pid)
         });
@@ -73,7 +79,7 @@ impl ResourceMeter {
             disk_free_bytes: disk.map(sysinfo::Disk::available_space),
             open_files: process.and_then(sysinfo::Process::open_files),
         };
-        meter.1 = Some((Instant::now(), resources));
+        meter.last = Some((Instant::now(), resources));
         resources
     }
 }
