@@ -130,6 +130,23 @@ fn r0110_a_slow_client_does_not_take_the_time_to_deliver() {
     assert!(destination.has("two"));
 }
 
+/// A sink's first cursor was written some time after the start. A crash before that, and the sink was new once more: it
+/// began behind what had been acknowledged meanwhile, and that was lost.
+#[test]
+fn r0111_a_crash_right_after_the_first_event_loses_nothing() {
+    for _ in 0..5 {
+        let destination = Destination::start();
+        destination.answer(503);
+        let place = Place::empty().sink("up", &destination.sink());
+        let mut forebay = place.start();
+        forebay.post_json(r#"{"service":"s","message":"m","event_id":"first"}"#).ok(202);
+        forebay.kill();
+        destination.answer(200);
+        let _forebay = place.start();
+        until("it comes", || destination.has("first"));
+    }
+}
+
 /// Two letters the wrong way round in a short key were taken for another word, so nothing was proposed.
 #[test]
 fn r0105_swapped_letters_find_their_key() {
