@@ -162,6 +162,13 @@ impl Pipeline {
             journal::Durability::Memory => Arc::new(MemoryJournal::new(clock.clone(), floor)),
             _ => Arc::new(SledJournal::open(&data_dir::journal(data_dir), durability, floor, clock.clone())?),
         };
+        // Before anything is taken in, every sink must count, or its first events could be trimmed away; and it must count
+        // on disk, or a sink that is new would be new again after a crash, and begin behind what was acknowledged.
+        let end = journal.span().end;
+        for (name, sink) in &config.sinks {
+            cursors.activate(&SinkName::from(name.as_str()), when_full(sink), end);
+        }
+        cursors.save()?;
         let parts = Parts {
             journal,
             cursors,
@@ -292,6 +299,9 @@ impl Pipeline {
         for name in changes.sinks_added.iter().chain(&changes.sinks_changed) {
             self.add_sink(SinkName::from(name.as_str()), &new.sinks[name]);
         }
+        if !changes.sinks_added.is_empty() {
+            self.save_cursors().await;
+        }
         if self.config.retention != new.retention || !changes.is_empty() {
             self.config.retention = new.retention;
             self.restart_retention().await;
@@ -299,6 +309,17 @@ impl Pipeline {
         self.config.log = new.log;
         self.config.limits = new.limits;
         changes
+    }
+
+    /// A sink that was added begins where it was added, after a crash, too: from the moment on that its adding is told.
+    async fn save_cursors(&self) {
+        let cursors = self.parts.cursors.clone();
+        match tokio::task::spawn_blocking(move || cursors.save()).await {
+            Ok(Ok(())) => {}
+            // `Buffer` tries again soon.
+            Ok(Err(error)) => tracing::error!(%error, "the cursors of new sinks could not be saved"),
+            Err(_) => tracing::error!("saving the cursors of new sinks panicked"),
+        }
     }
 
     /// Retention keeps no state but its schedule, and it has to know whether there is a store: a new one is the

@@ -20,7 +20,7 @@ use super::{
 
 /// A place of its own for a process: a directory, and a configuration in it.
 pub struct Place {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     data_dir: PathBuf,
     http: Vec<String>,
     sections: Vec<String>,
@@ -41,7 +41,7 @@ impl Place {
 
     /// Without any sink.
     pub fn empty() -> Self {
-        let dir = TempDir::with_prefix("forebay-it-").unwrap();
+        let dir = Arc::new(TempDir::with_prefix("forebay-it-").unwrap());
         let data_dir = dir.path().join("data");
         Self { dir, data_dir, http: Vec::new(), sections: Vec::new(), sinks: Vec::new() }
     }
@@ -126,7 +126,7 @@ impl Place {
         let (output, log) = (Lines::default(), Lines::default());
         output.collect(child.stdout.take().unwrap());
         log.collect(child.stderr.take().unwrap());
-        Forebay { child, output, log, address: SocketAddr::from(([127, 0, 0, 1], 0)) }
+        Forebay { child, output, log, _dir: self.dir.clone(), address: SocketAddr::from(([127, 0, 0, 1], 0)) }
     }
 
     /// Runs a command with this configuration.
@@ -208,6 +208,8 @@ pub struct Forebay {
     child: Child,
     output: Lines,
     log: Lines,
+    /// Goes when nobody uses it any more.
+    _dir: Arc<TempDir>,
     pub address: SocketAddr,
 }
 
