@@ -4,6 +4,8 @@
 //! `Buffer`, `Batcher`), one for the house (`Retention`, `Health`), and one for every sink, so that a destination that
 //! holds its thread holds nobody else's.
 
+mod spec;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -15,30 +17,31 @@ use actix::Arbiter;
 use forebay_actors::{
     batcher::{self, Batcher, BatcherMetrics, BatcherSpec},
     broadcast::Broadcast,
-    buffer::{self, Buffer, BufferMetrics, BufferSpec, Limits},
+    buffer::{self, Buffer, BufferMetrics, BufferSpec},
     destination::DestinationFactory,
-    event::Timestamp,
     health::{self, Health, HealthBoard, HealthSpec, Watched},
     journal::{self, Journal, JournalError, MemoryJournal, SledJournal},
     message::Drain,
     receiver::{self, Gate, Receiver, ReceiverMetrics, ReceiverSpec},
     record::SinkName,
-    retention::{self, Purge, Retention, RetentionSpec},
+    retention::{self, Retention, RetentionSpec},
     runtime::{
-        clock::{Clock, seed},
+        clock::Clock,
         mailbox::Mailbox,
         metrics::ActorMetrics,
         supervisor::{Child, ChildState, Fault, RestartPolicy, supervise},
     },
-    sink::{BreakerPolicy, CutPolicy, Sink, SinkMetrics, SinkPolicy, SinkProbe, SinkSpec},
-    state::{Cursors, DeadLetters, StateDb, StateError, WhenFull},
+    sink::{Sink, SinkMetrics, SinkProbe, SinkSpec},
+    state::{Cursors, DeadLetters, StateDb, StateError},
 };
 use prometheus::Registry;
 use tokio::time::Instant;
 
+pub use self::spec::destinations;
+use self::spec::{durability, limits, restart_policy, retention_spec, sink_policy, when_full};
 use crate::{
-    config::{self, Changes, Config, SinkConfig, SinkKind},
-    data_dir, destination, store,
+    config::{Changes, Config, SinkConfig},
+    data_dir,
 };
 
 /// Blocking threads of the way in: a commit, a trim, a save of cursors, an interval's sync, and one to spare.
@@ -47,13 +50,13 @@ const CORE_BLOCKING_THREADS: usize = 5;
 /// Blocking threads of a sink: reading the journal, delivering, and dead letters.
 const SINK_BLOCKING_THREADS: usize = 3;
 
-/// Rows that retention deletes at a time: tens of milliseconds of the store's writer.
-const PURGE_SLICE_ROWS: usize = 5_000;
-
 /// How often the drain looks whether everything is delivered.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 const RETENTION: &str = "retention";
+
+/// The first children are those that take events in: receiver and buffer.
+const WAY_IN: usize = 2;
 
 /// The place of the house's thread among the arbiters.
 const HOUSE: usize = 1;
@@ -162,13 +165,6 @@ impl Pipeline {
             journal::Durability::Memory => Arc::new(MemoryJournal::new(clock.clone(), floor)),
             _ => Arc::new(SledJournal::open(&data_dir::journal(data_dir), durability, floor, clock.clone())?),
         };
-        // Before anything is taken in, every sink must count, or its first events could be trimmed away; and it must count
-        // on disk, or a sink that is new would be new again after a crash, and begin behind what was acknowledged.
-        let end = journal.span().end;
-        for (name, sink) in &config.sinks {
-            cursors.activate(&SinkName::from(name.as_str()), when_full(sink), end);
-        }
-        cursors.save()?;
         let parts = Parts {
             journal,
             cursors,
@@ -227,7 +223,7 @@ impl Pipeline {
         let (receiver, receiver_child) =
             supervise(&core.handle(), "receiver", receiver::MAILBOX_REQUESTS, policy, metrics, build);
 
-        let spec = retention_spec(&config, data_dir, &parts, buffer.clone());
+        let spec = retention_spec(&config, data_dir, parts.clock.clone(), buffer.clone());
         let retention_child = start_retention(&house, spec, policy, metrics);
 
         let spec = HealthSpec { watched: parts.watched.clone(), board: parts.board.clone() };
@@ -299,9 +295,6 @@ impl Pipeline {
         for name in changes.sinks_added.iter().chain(&changes.sinks_changed) {
             self.add_sink(SinkName::from(name.as_str()), &new.sinks[name]);
         }
-        if !changes.sinks_added.is_empty() {
-            self.save_cursors().await;
-        }
         if self.config.retention != new.retention || !changes.is_empty() {
             self.config.retention = new.retention;
             self.restart_retention().await;
@@ -311,24 +304,14 @@ impl Pipeline {
         changes
     }
 
-    /// A sink that was added begins where it was added, after a crash, too: from the moment on that its adding is told.
-    async fn save_cursors(&self) {
-        let cursors = self.parts.cursors.clone();
-        match tokio::task::spawn_blocking(move || cursors.save()).await {
-            Ok(Ok(())) => {}
-            // `Buffer` tries again soon.
-            Ok(Err(error)) => tracing::error!(%error, "the cursors of new sinks could not be saved"),
-            Err(_) => tracing::error!("saving the cursors of new sinks panicked"),
-        }
-    }
-
     /// Retention keeps no state but its schedule, and it has to know whether there is a store: a new one is the
     /// simplest way to both.
     async fn restart_retention(&mut self) {
         let Some(index) = self.children.iter().position(|child| child.name() == RETENTION) else { return };
         self.children[index].end();
         ended(&self.children[index..=index], Duration::from_secs(2)).await;
-        let spec = retention_spec(&self.config, &self.data_dir, &self.parts, self.buffer.clone());
+        let spec =
+            retention_spec(&self.config, &self.data_dir, self.parts.clock.clone(), self.buffer.clone());
         let policy = restart_policy(&self.config);
         let child = start_retention(&self.arbiters[HOUSE], spec, policy, &self.parts.actor_metrics);
         self.parts.watched.add(child.clone(), None);
@@ -339,6 +322,14 @@ impl Pipeline {
     /// events must have stopped doing so.
     pub async fn drain(mut self, deadline: Instant) -> Drained {
         self.parts.gate.close();
+        // What passed the gate before is committed first, and counts.
+        let taking_in = |pipeline: &Self| {
+            let door = pipeline.children.iter().take(WAY_IN);
+            pipeline.parts.buffer_metrics.waiting_events.get() > 0 || door.map(Child::waiting).any(|n| n > 0)
+        };
+        while taking_in(&self) && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
         let head = self.parts.journal.span().end;
         for member in self.sinks.values() {
             // A full mailbox means that the sink is at work; it drains when it comes to the message or not at all.
@@ -466,91 +457,4 @@ fn arbiter(blocking_threads: usize) -> Arbiter {
             .build()
             .expect("a runtime needs a thread and an event queue, without which nothing runs")
     })
-}
-
-// === from configuration to specification ===
-
-/// The factories of the destinations that configurations name.
-pub fn destinations(data_dir: &Path, clock: Clock) -> Destinations {
-    let store_path = data_dir::store(data_dir);
-    Arc::new(move |_, sink| {
-        let (kind, store_path) = (sink.kind.clone(), store_path.clone());
-        let clock = clock.clone();
-        Arc::new(move || destination::build(&kind, &store_path, &clock))
-    })
-}
-
-fn durability(buffer: &config::BufferConfig) -> journal::Durability {
-    match buffer.durability {
-        config::Durability::Fsync => journal::Durability::Fsync,
-        config::Durability::Interval => journal::Durability::Interval(buffer.sync_interval),
-        config::Durability::Memory => journal::Durability::Memory,
-    }
-}
-
-fn limits(buffer: &config::BufferConfig) -> Limits {
-    Limits {
-        waiting_events_max: buffer.memory_events_max as u64,
-        waiting_bytes_max: buffer.memory_bytes_max,
-        journal_bytes_max: buffer.max_bytes,
-        journal_events_max: (buffer.durability == config::Durability::Memory)
-            .then_some(buffer.memory_events_max as u64),
-    }
-}
-
-fn when_full(sink: &SinkConfig) -> WhenFull {
-    match sink.when_full {
-        config::WhenFull::Block => WhenFull::Block,
-        config::WhenFull::DropOldest => WhenFull::DropOldest,
-    }
-}
-
-fn restart_policy(config: &Config) -> RestartPolicy {
-    let supervisor = &config.supervisor;
-    RestartPolicy {
-        backoff_min: supervisor.backoff_min,
-        backoff_max: supervisor.backoff_max,
-        restarts_max: supervisor.restarts_max as usize,
-        window: supervisor.restarts_window,
-        seed: seed(),
-    }
-}
-
-fn sink_policy(sink: &SinkConfig, all: &config::BatchConfig) -> SinkPolicy {
-    let batch = sink.batch(all);
-    SinkPolicy {
-        cut: CutPolicy { max_events: batch.max_events as u64, max_bytes: batch.max_bytes },
-        max_wait: batch.max_wait,
-        concurrency: sink.concurrency,
-        backoff_min: sink.retry.backoff_min,
-        backoff_max: sink.retry.backoff_max,
-        max_age: sink.retry.max_age,
-        breaker: BreakerPolicy {
-            failures: sink.breaker.failures,
-            open_for: sink.breaker.open_for,
-            successes: sink.breaker.successes,
-        },
-    }
-}
-
-fn retention_spec(config: &Config, data_dir: &Path, parts: &Parts, buffer: Mailbox<Buffer>) -> RetentionSpec {
-    let schedule = config.retention.schedule.parse::<croner::Cron>().ok();
-    let schedule = move |now: Timestamp| {
-        let next = schedule.as_ref()?.find_next_occurrence(&now.to_chrono(), false).ok()?;
-        next.timestamp_nanos_opt().map(Timestamp::from_nanos)
-    };
-    let has_store = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Store(_)));
-    let path = data_dir::store(data_dir);
-    let purge: Purge = Arc::new(move |cutoff| {
-        let purge = || store::Writer::open(&path)?.delete_before(cutoff, PURGE_SLICE_ROWS);
-        purge().map_err(|e| e.to_string())
-    });
-    RetentionSpec {
-        buffer,
-        journal_keep: config.retention.journal_keep,
-        rows_keep: Duration::from_secs(u64::from(config.retention.days) * 24 * 3600),
-        schedule: Arc::new(schedule),
-        purge: has_store.then_some(purge),
-        clock: parts.clock.clone(),
-    }
 }

@@ -12,31 +12,31 @@
 //! [`GATHER_MAX`] for half as many: those that were just answered are about to send again, and every commit less is a
 //! sync and a dozen thread wake-ups less.
 
+mod blocking;
+mod metrics;
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
 };
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, Registry};
 use tokio::{
     sync::oneshot,
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior},
 };
 
+use self::blocking::{RoomError, commit, make_room};
+pub use self::metrics::BufferMetrics;
 use crate::{
     batcher::Batcher,
     event::Timestamp,
-    journal::{Durability, Journal, JournalError, Piece, Usage},
-    message::{Accepted, Append, CommitDone, Committed, Delivered, Refusal, Trim},
+    journal::{Durability, Journal, Piece, Usage},
+    message::{Append, CommitDone, Delivered, Refusal, Trim},
     receiver::{ReceiverMetrics, refuse},
-    record::{Position, Span},
-    runtime::{
-        clock::Clock,
-        mailbox::Mailbox,
-        metrics::{Probe, counters, observe, registered},
-    },
-    state::{Cursor, Cursors, DeadLetter, DeadLetters, Reason, StateError, WhenFull},
+    record::Position,
+    runtime::{clock::Clock, mailbox::Mailbox, metrics::Probe},
+    state::{Cursors, DeadLetters},
 };
 
 /// Messages that may wait in its mailbox: as many as `Receiver` can have taken, and the sinks' reports.
@@ -55,8 +55,11 @@ const GATHER_FROM: usize = 16;
 /// How long cursors gather before they are written: what a crash can make a sink deliver twice.
 const CURSOR_SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the oldest event that is needed is looked up: it costs the reading of one record.
-const AGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the oldest event that is needed is looked up where it has changed: it costs the reading of one record.
+const AGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a full device is told of after it was found: whether there is space again only the next commit shows.
+const DISK_FULL_SHOWN: Duration = Duration::from_secs(5);
 
 /// Bounds of what is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -94,76 +97,6 @@ pub struct BufferSpec {
     pub received: ReceiverMetrics,
 }
 
-/// What the journal holds and does.
-#[derive(Debug, Clone)]
-pub struct BufferMetrics {
-    /// Events that at least one sink still needs.
-    pub events: IntGauge,
-    /// Stored bytes of records.
-    pub bytes: IntGauge,
-    /// Bytes of the journal's files on the device.
-    pub disk_bytes: IntGauge,
-    /// The cap.
-    pub max_bytes: IntGauge,
-    /// Age of the oldest event that at least one sink still needs, in seconds.
-    pub oldest_age_seconds: Gauge,
-    /// Events that wait for their commit.
-    pub waiting_events: IntGauge,
-    /// 1 while requests are refused for want of room.
-    pub full: IntGauge,
-    /// Records or generations found damaged.
-    pub damaged: IntGauge,
-    commit_seconds: Histogram,
-    commit_requests: Histogram,
-    /// Events that sinks were made to skip.
-    pub dropped: IntCounterVec,
-}
-
-impl BufferMetrics {
-    /// Registers them.
-    pub fn new(registry: &Registry) -> Self {
-        let gauge = |name: &str, help: &str| registered(registry, IntGauge::new(name, help));
-        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
-            registered(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
-        };
-        // From a fast device's sync to a stalled one's.
-        let seconds = vec![1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
-        let requests = vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
-        Self {
-            events: gauge("forebay_buffer_events", "Events that at least one sink has not delivered yet"),
-            bytes: gauge("forebay_buffer_bytes", "Bytes of the journal's records as stored"),
-            disk_bytes: gauge("forebay_buffer_disk_bytes", "Bytes of the journal's files on the device"),
-            max_bytes: gauge("forebay_buffer_max_bytes", "Bytes the journal may take up on the device"),
-            oldest_age_seconds: registered(
-                registry,
-                Gauge::new(
-                    "forebay_buffer_oldest_age_seconds",
-                    "Age of the oldest event that at least one sink has not delivered yet",
-                ),
-            ),
-            waiting_events: gauge("forebay_buffer_waiting_events", "Events that wait for their commit"),
-            full: gauge("forebay_buffer_full", "1 while requests are refused for want of room"),
-            damaged: gauge("forebay_buffer_damaged_records", "Damaged records met since the start"),
-            commit_seconds: histogram(
-                "forebay_buffer_commit_seconds",
-                "Time of one commit, sync included",
-                seconds,
-            ),
-            commit_requests: histogram(
-                "forebay_buffer_commit_requests",
-                "Requests that shared one commit",
-                requests,
-            ),
-            dropped: counters(
-                registry,
-                "forebay_buffer_dropped_events_total",
-                "Events that a sink skipped because the journal was full (policy drop_oldest)",
-                &["sink"],
-            ),
-        }
-    }
-}
-
 /// A request that waits for its commit.
 struct Waiting {
     append: Append,
@@ -190,6 +123,10 @@ pub struct Buffer {
     making_room: bool,
     /// Events and bytes of the request that was last refused for want of room, until there is room for it.
     refused: Option<(u64, usize)>,
+    /// The oldest event that a sink needs, and when it was written.
+    oldest: Option<(Position, Timestamp)>,
+    /// When a commit last found no space.
+    disk_full_at: Option<Instant>,
     /// Why the last commit failed; while set, one request at a time is let through to try again.
     failure: Option<Refusal>,
     cursors_changed: bool,
@@ -217,6 +154,8 @@ impl Buffer {
             usage,
             making_room: false,
             refused: None,
+            oldest: None,
+            disk_full_at: None,
             failure: None,
             cursors_changed: true,
             saving: false,
@@ -243,11 +182,10 @@ impl Buffer {
         if !self.has_room_for(events, bytes) {
             self.make_room(ctx);
             self.refused = Some((events, bytes));
-            self.spec.metrics.full.set(1);
+            self.show_full();
             return Err(Refusal::JournalFull);
         }
         self.refused = None;
-        self.spec.metrics.full.set(0);
         Ok(())
     }
 
@@ -318,7 +256,9 @@ impl Buffer {
             }
             None => self.failure = Some(Refusal::JournalFailed),
         }
-        self.spec.metrics.full.set(i64::from(self.failure == Some(Refusal::DiskFull)));
+        if self.failure == Some(Refusal::DiskFull) {
+            self.disk_full_at = Some(Instant::now());
+        }
         if let Some(failure) = self.failure {
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
             self.waiting.drain(..).for_each(|waiting| refuse(waiting.append.reply, failure));
@@ -387,33 +327,44 @@ impl Buffer {
         ctx.spawn(job);
     }
 
-    /// Looks up how old the oldest event is that a sink still needs.
-    fn look_at_age(&mut self, ctx: &mut Context<Self>) {
+    /// Looks up when the oldest event was written that a sink still needs.
+    fn look_for_oldest(&mut self, ctx: &mut Context<Self>) {
         let journal = self.spec.journal.clone();
-        let Some(oldest) = self.spec.cursors.lowest().filter(|lowest| *lowest < journal.span().end) else {
-            return self.spec.metrics.oldest_age_seconds.set(0.0);
-        };
-        let (clock, gauge) = (self.spec.clock.clone(), self.spec.metrics.oldest_age_seconds.clone());
-        let look = spawn_blocking(move || {
-            // Where its bytes are damaged or cannot be read now, the sinks say so, and the last age stays.
-            if let Ok([Piece::Record(record), ..]) = journal.read(oldest, 1).as_deref() {
-                gauge.set(clock.now().seconds_since(record.written_at));
+        let lowest = self.spec.cursors.lowest().filter(|lowest| *lowest < journal.span().end);
+        if lowest == self.oldest.map(|(position, _)| position) {
+            return;
+        }
+        self.oldest = None;
+        let Some(lowest) = lowest else { return };
+        let look = spawn_blocking(move || journal.read(lowest, 1)).into_actor(self);
+        ctx.spawn(look.map(move |read, buffer, _| {
+            // Where its bytes are damaged or cannot be read now, the sinks say so.
+            if let Ok(Ok([Piece::Record(record), ..])) = read.as_ref().map(|read| read.as_deref()) {
+                buffer.oldest = Some((lowest, record.written_at));
             }
-        });
-        ctx.spawn(look.into_actor(self).map(|_, _, _| ()));
+        }));
     }
 
-    fn show(&mut self) {
-        // Whoever is told that nothing is taken sends nothing, so no request would come to find the room there is.
+    /// Whoever is told that nothing is taken sends nothing, so no request would come to find the room there is: it is
+    /// looked for.
+    fn show_full(&mut self) {
         if let Some((events, bytes)) = self.refused
             && self.has_room_for(events, bytes)
         {
             self.refused = None;
-            self.spec.metrics.full.set(0);
         }
+        let disk_full = self.disk_full_at.is_some_and(|at| at.elapsed() < DISK_FULL_SHOWN);
+        self.spec.metrics.full.set(i64::from(self.refused.is_some() || disk_full));
+    }
+
+    fn show(&mut self) {
+        self.show_full();
         let metrics = &self.spec.metrics;
         let span = self.spec.journal.span();
         let lowest = self.spec.cursors.lowest().unwrap_or(span.end);
+        let age =
+            self.oldest.filter(|_| lowest < span.end).map(|(_, at)| self.spec.clock.now().seconds_since(at));
+        metrics.oldest_age_seconds.set(age.unwrap_or(0.0));
         metrics.events.set(gauge_value(span.end.since(lowest)));
         metrics.bytes.set(gauge_value(self.usage.stored_bytes));
         metrics.disk_bytes.set(gauge_value(self.usage.disk_bytes));
@@ -432,7 +383,7 @@ impl Actor for Buffer {
             buffer.save_cursors(ctx);
             buffer.show();
         });
-        ctx.run_interval(AGE_INTERVAL, Self::look_at_age);
+        ctx.run_interval(AGE_INTERVAL, Self::look_for_oldest);
         if let Durability::Interval(every) = self.spec.durability {
             let journal = self.spec.journal.clone();
             // Beside the commits, not between them: a slow device must not hold up what needs no sync.
@@ -471,6 +422,7 @@ impl Handler<Append> for Buffer {
         self.waiting_events += events;
         self.waiting_bytes += bytes;
         self.waiting.push_back(Waiting { append, events, bytes });
+        self.spec.metrics.waiting_events.set(gauge_value(self.waiting_events + self.committing_events));
         if self.gathering.is_none() || self.has_company() {
             self.commit(ctx);
         }
@@ -515,83 +467,6 @@ impl Handler<Trim> for Buffer {
         });
         ctx.spawn(job);
     }
-}
-
-// === on blocking threads ===
-
-/// Commits, answers, and tells `Batcher`; needs nothing of the actor, so that it can outlive it.
-fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64, bytes: usize) -> CommitDone {
-    let began = Instant::now();
-    let (mut blocks, mut replies) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
-    for Waiting { append: Append { blocks: request, reply }, .. } in requests {
-        let stamps = request.iter().map(|stamped| (stamped.stamp(), stamped.count())).collect();
-        blocks.extend(request);
-        replies.push((reply, Accepted { stamps }));
-    }
-    let result = spec.journal.commit(&blocks);
-    drop(blocks);
-    observe(&spec.metrics.commit_seconds, began.elapsed());
-    spec.metrics.commit_requests.observe(replies.len() as f64);
-    let failure = match result {
-        Ok(records) => {
-            spec.received.events.inc_by(events);
-            replies.into_iter().for_each(|(reply, accepted)| {
-                let _ = reply.send(Ok(accepted));
-            });
-            // Where Batcher is behind or gone, sinks read the journal.
-            let _ = spec.batcher.offer(Committed { records });
-            None
-        }
-        Err(error) => {
-            let refusal = match error {
-                JournalError::Full { .. } => Refusal::DiskFull,
-                _ => Refusal::JournalFailed,
-            };
-            tracing::error!(%error, events, "a commit failed; nothing of it was acknowledged");
-            replies.into_iter().for_each(|(reply, _)| refuse(reply, refusal));
-            Some(refusal)
-        }
-    };
-    CommitDone { usage: spec.journal.usage(), events, bytes, failure }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum RoomError {
-    #[error(transparent)]
-    State(StateError),
-    #[error(transparent)]
-    Journal(JournalError),
-}
-
-fn make_room(spec: &BufferSpec) -> Result<Usage, RoomError> {
-    let journal = &spec.journal;
-    if let Some(end) = journal.oldest_end() {
-        let behind = spec.cursors.behind(end);
-        let blocked = behind.iter().any(|(_, _, policy)| *policy == WhenFull::Block);
-        if !blocked {
-            for (sink, cursor, _) in behind {
-                skip(spec, &sink, cursor, end)?;
-            }
-            spec.cursors.save().map_err(RoomError::State)?;
-            journal.remove(end, Timestamp::from_nanos(i64::MAX)).map_err(RoomError::Journal)?;
-        }
-    }
-    Ok(journal.usage())
-}
-
-fn skip(
-    spec: &BufferSpec,
-    sink: &crate::record::SinkName,
-    cursor: Cursor,
-    end: Position,
-) -> Result<(), RoomError> {
-    let span = Span { first: cursor.next, end };
-    let letter = DeadLetter::of_span(sink, span, Reason::DroppedOldest, spec.clock.now());
-    spec.dead_letters.add(&[letter]).map_err(RoomError::State)?;
-    spec.metrics.dropped.with_label_values(&[sink.as_str()]).inc_by(span.count());
-    spec.cursors.advance(sink, Cursor { next: end, planned: None });
-    tracing::warn!(%sink, from = %span.first, to = %span.end, "the journal is full: the sink skips its oldest events");
-    Ok(())
 }
 
 fn gauge_value(number: u64) -> i64 {

@@ -16,6 +16,8 @@ pub struct ApiError {
     message: String,
     details: Value,
     retry_after: Option<Duration>,
+    /// The methods that a path has, in an answer to another.
+    allowed: Option<&'static str>,
     /// The connection cannot be used again: its body was not read to the end.
     close: bool,
 }
@@ -23,7 +25,15 @@ pub struct ApiError {
 impl ApiError {
     /// An error with this status, a code for programs and a message for people.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: Value::Null, retry_after: None, close: false }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            details: Value::Null,
+            retry_after: None,
+            allowed: None,
+            close: false,
+        }
     }
 
     /// 400.
@@ -81,6 +91,9 @@ impl ResponseError for ApiError {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1).to_string()));
         }
+        if let Some(allowed) = self.allowed {
+            response.insert_header((header::ALLOW, allowed));
+        }
         if self.close {
             response.force_close();
         }
@@ -98,11 +111,16 @@ pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message))
 }
 
-/// For a path that is something, but not by this method.
+/// For a path that is something, but not by this method; `allowed` are those it has.
 ///
 /// # Errors
 /// 405, always.
-pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let message = format!("{} does not know the method {}", request.path(), request.method());
-    Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+pub async fn method_not_allowed(
+    request: HttpRequest,
+    allowed: &'static str,
+) -> Result<HttpResponse, ApiError> {
+    let message =
+        format!("{} does not know the method {}; {allowed} it does", request.path(), request.method());
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+    Err(ApiError { allowed: Some(allowed), ..error })
 }

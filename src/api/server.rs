@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::ServerHandle, web};
+use actix_web::{
+    App, FromRequest, Handler, HttpRequest, HttpServer, Resource, Responder, dev::ServerHandle, web,
+};
 use prometheus::Registry;
 use tokio::time::Instant;
 
@@ -106,22 +108,38 @@ pub fn start(
 
 /// The paths, and who answers.
 pub fn routes(app: &mut web::ServiceConfig) {
-    let wrong_method = || web::to(method_not_allowed);
-    let get = |path: &str| web::resource(path.to_owned()).default_service(wrong_method());
-    let bad_query = |error: actix_web::error::QueryPayloadError, _: &actix_web::HttpRequest| {
+    let bad_query = |error: actix_web::error::QueryPayloadError, _: &HttpRequest| {
         ApiError::bad_request("invalid_parameter", error.to_string()).into()
     };
+    let events = web::resource("/events")
+        .route(web::post().to(post_events))
+        .route(web::get().to(query::page))
+        .route(web::head().to(query::page))
+        .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
     app.app_data(web::QueryConfig::default().error_handler(bad_query))
-        .service(get("/events").route(web::post().to(post_events)).route(web::get().to(query::page)))
-        .service(get("/events/stats").route(web::get().to(query::stats)))
-        .service(get("/events/{event_id}").route(web::get().to(query::one)))
-        .service(get("/health").route(web::get().to(health::health)))
-        .service(get("/metrics").route(web::get().to(health::metrics)));
+        .service(events)
+        .service(read_only("/events/stats", query::stats))
+        .service(read_only("/events/{event_id}", query::one))
+        .service(read_only("/health", health::health))
+        .service(read_only("/metrics", health::metrics));
     for path in ["/health/live", "/live"] {
-        app.service(get(path).route(web::get().to(health::live)));
+        app.service(read_only(path, health::live));
     }
     for path in ["/health/ready", "/ready"] {
-        app.service(get(path).route(web::get().to(health::ready)));
+        app.service(read_only(path, health::ready));
     }
     app.default_service(web::to(not_found));
+}
+
+/// A path that can be asked, and not changed. Load balancers like to ask by HEAD.
+fn read_only<H, Args>(path: &str, handler: H) -> Resource
+where
+    H: Handler<Args> + Clone,
+    Args: FromRequest + 'static,
+    H::Output: Responder + 'static,
+{
+    web::resource(path)
+        .route(web::get().to(handler.clone()))
+        .route(web::head().to(handler))
+        .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD")))
 }

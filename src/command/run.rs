@@ -50,7 +50,7 @@ struct Running {
     pipeline: Pipeline,
     shared: web::Data<Shared>,
     server: Server,
-    control: ServerHandle,
+    control: Option<ServerHandle>,
     orders: mpsc::Receiver<Ordered>,
     file: Option<PathBuf>,
     log: LogHandle,
@@ -147,7 +147,14 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
     let server = server::start(&config.http, shared.clone(), ingress, ingress_share(config.shutdown_timeout));
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
     let socket = data_dir::control_socket(data_dir.path());
-    let (control, orders) = control::listen(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;
+    // A path may be too long for a socket. Events matter more than commands: those can wait for a restart.
+    let (control, orders) = match control::listen(&socket) {
+        Ok((handle, orders)) => (Some(handle), orders),
+        Err(error) => {
+            tracing::warn!(socket = %socket.display(), %error, "no control socket: reload by SIGHUP, other commands when stopped");
+            (None, mpsc::channel(1).1)
+        }
+    };
     banner(&config, &server, data_dir.path(), file);
     let file = file.map(Path::to_owned);
     Ok(Running { pipeline, shared, server, control, orders, file, log, data_dir })
@@ -191,10 +198,10 @@ impl Running {
             tokio::select! {
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
-                _ = signals.hangup.recv() => match self.reload().await {
-                    Ok(changes) => tracing::info!(%changes, "the configuration was read again"),
-                    Err(error) => tracing::error!("the configuration stays as it was: {error}"),
-                },
+                _ = signals.hangup.recv() => {
+                    // The log says how it went; a signal has nobody to answer.
+                    let _ = self.reload().await;
+                }
                 Some(order) = self.orders.recv() => self.carry_out(order).await,
             }
         }
@@ -212,7 +219,9 @@ impl Running {
     /// Ingress first, then the pipeline in its own order.
     async fn shut_down(self, timeout: Duration) -> Done {
         let (began, deadline) = (Instant::now(), Instant::now() + timeout);
-        self.control.stop(false).await;
+        if let Some(control) = &self.control {
+            control.stop(false).await;
+        }
         // New connections are refused at once; requests that are in get their answers.
         if tokio::time::timeout_at(began + ingress_share(timeout), self.server.handle.stop(true))
             .await
@@ -237,8 +246,17 @@ impl Running {
         Ok(ExitCode::from(EXIT_DEADLINE))
     }
 
-    /// Reads the configuration again and brings the process to it.
+    /// Reads the configuration again and brings the process to it, or leaves everything as it was.
     async fn reload(&mut self) -> Result<Value, String> {
+        let reloaded = self.read_again().await;
+        match &reloaded {
+            Ok(changes) => tracing::info!(%changes, "the configuration was read again"),
+            Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+        }
+        reloaded
+    }
+
+    async fn read_again(&mut self) -> Result<Value, String> {
         let new = load(self.file.as_deref()).map_err(|e| e.to_string())?;
         let filter = EnvFilter::try_new(&new.log.level).map_err(|e| format!("log.level: {e}"))?;
         let before = self.pipeline.config().clone();

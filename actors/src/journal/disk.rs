@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -14,17 +14,14 @@ use std::{
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
     generation::{Generation, QUARANTINE, Tail},
+    inspect::{Entry, WITNESS, find_generations, read_witness},
     records,
-    salvage::Salvage,
 };
 use crate::{
     event::{Stamped, Timestamp},
     record::{Position, Record, Span},
     runtime::clock::Clock,
 };
-
-/// The file in a generation that holds the position after its last event, 8 bytes big-endian.
-const WITNESS: &str = "head";
 
 /// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
 const UNKNOWN_POSITIONS: u64 = 1 << 32;
@@ -59,13 +56,6 @@ struct Writer {
 struct Shelf {
     entries: VecDeque<Entry>,
     open: VecDeque<(Position, Arc<Generation>)>,
-}
-
-struct Entry {
-    first: Position,
-    disk_bytes: u64,
-    stored_bytes: u64,
-    last_write: Timestamp,
 }
 
 impl SledJournal {
@@ -378,60 +368,4 @@ impl SledJournal {
         let index = shelf.entries.partition_point(|entry| entry.first <= at);
         shelf.entries.get(index).map_or(Position(u64::MAX), |entry| entry.first)
     }
-}
-
-fn find_generations(dir: &Path) -> Result<Vec<Entry>, JournalError> {
-    let io = |e| JournalError::io(dir, e);
-    let mut entries = Vec::new();
-    for item in fs::read_dir(dir).map_err(io)? {
-        let item = item.map_err(io)?;
-        let name = item.file_name();
-        let Some(first) = name.to_str().and_then(|name| name.parse().ok()).map(Position) else { continue };
-        let log = fs::metadata(item.path().join("db")).ok();
-        let disk_bytes = log.as_ref().map_or(0, |m| m.blocks() * 512);
-        let last_write = Timestamp::from_nanos(log.map_or(0, |m| m.mtime()).saturating_mul(1_000_000_000));
-        entries.push(Entry { first, disk_bytes, stored_bytes: disk_bytes, last_write });
-    }
-    entries.sort_by_key(|entry| entry.first);
-    Ok(entries)
-}
-
-fn read_witness(generation: &Path) -> Option<Position> {
-    let bytes = fs::read(generation.join(WITNESS)).ok()?;
-    Some(Position(u64::from_be_bytes(bytes.try_into().ok()?)))
-}
-
-/// What a look at a journal found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// Generations there are.
-    pub generations: usize,
-    /// Events that are whole.
-    pub events: u64,
-    /// Positions that should be there and are not whole.
-    pub damaged: u64,
-    /// Bytes of the files.
-    pub disk_bytes: u64,
-}
-
-/// Looks through every record of the journal in `dir` and changes nothing, not even what opening it would mend. A
-/// process that is writing to it may do so meanwhile.
-///
-/// # Errors
-/// Where a file cannot be read.
-pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
-    let entries = find_generations(dir)?;
-    let mut verified = Verified { generations: entries.len(), ..Verified::default() };
-    for (index, entry) in entries.iter().enumerate() {
-        let generation = dir.join(format!("{:020}", entry.first.0));
-        let next = entries.get(index + 1).map(|next| next.first);
-        let end = next.or_else(|| read_witness(&generation)).unwrap_or(entry.first);
-        let span = Span { first: entry.first, end: end.max(entry.first) };
-        let log = generation.join("db");
-        let whole = Salvage::count_whole(&log, span).map_err(|e| JournalError::io(log, e))?;
-        verified.events += whole;
-        verified.damaged += span.count().saturating_sub(whole);
-        verified.disk_bytes += entry.disk_bytes;
-    }
-    Ok(verified)
 }

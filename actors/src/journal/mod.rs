@@ -13,6 +13,7 @@
 
 mod disk;
 mod generation;
+mod inspect;
 mod memory;
 mod salvage;
 mod stored;
@@ -21,7 +22,8 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-pub use disk::{SledJournal, Verified, verify};
+pub use disk::SledJournal;
+pub use inspect::{Verified, verify};
 pub use memory::MemoryJournal;
 
 use crate::{

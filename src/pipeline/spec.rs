@@ -1,0 +1,116 @@
+//! From what a configuration says to what the actors are built from.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use forebay_actors::{
+    buffer::{Buffer, Limits},
+    event::Timestamp,
+    journal,
+    retention::{Purge, RetentionSpec},
+    runtime::{
+        clock::{Clock, seed},
+        mailbox::Mailbox,
+        supervisor::RestartPolicy,
+    },
+    sink::{BreakerPolicy, CutPolicy, SinkPolicy},
+    state::WhenFull,
+};
+
+use super::Destinations;
+use crate::{
+    config::{self, Config, SinkConfig, SinkKind},
+    data_dir, destination, store,
+};
+
+/// Rows that retention deletes at a time: tens of milliseconds of the store's writer.
+const PURGE_SLICE_ROWS: usize = 5_000;
+
+/// The factories of the destinations that configurations name.
+pub fn destinations(data_dir: &Path, clock: Clock) -> Destinations {
+    let store_path = data_dir::store(data_dir);
+    Arc::new(move |_, sink| {
+        let (kind, store_path) = (sink.kind.clone(), store_path.clone());
+        let clock = clock.clone();
+        Arc::new(move || destination::build(&kind, &store_path, &clock))
+    })
+}
+
+pub(super) fn durability(buffer: &config::BufferConfig) -> journal::Durability {
+    match buffer.durability {
+        config::Durability::Fsync => journal::Durability::Fsync,
+        config::Durability::Interval => journal::Durability::Interval(buffer.sync_interval),
+        config::Durability::Memory => journal::Durability::Memory,
+    }
+}
+
+pub(super) fn limits(buffer: &config::BufferConfig) -> Limits {
+    Limits {
+        waiting_events_max: buffer.memory_events_max as u64,
+        waiting_bytes_max: buffer.memory_bytes_max,
+        journal_bytes_max: buffer.max_bytes,
+        journal_events_max: (buffer.durability == config::Durability::Memory)
+            .then_some(buffer.memory_events_max as u64),
+    }
+}
+
+pub(super) fn when_full(sink: &SinkConfig) -> WhenFull {
+    match sink.when_full {
+        config::WhenFull::Block => WhenFull::Block,
+        config::WhenFull::DropOldest => WhenFull::DropOldest,
+    }
+}
+
+pub(super) fn restart_policy(config: &Config) -> RestartPolicy {
+    let supervisor = &config.supervisor;
+    RestartPolicy {
+        backoff_min: supervisor.backoff_min,
+        backoff_max: supervisor.backoff_max,
+        restarts_max: supervisor.restarts_max as usize,
+        window: supervisor.restarts_window,
+        seed: seed(),
+    }
+}
+
+pub(super) fn sink_policy(sink: &SinkConfig, all: &config::BatchConfig) -> SinkPolicy {
+    let batch = sink.batch(all);
+    SinkPolicy {
+        cut: CutPolicy { max_events: batch.max_events as u64, max_bytes: batch.max_bytes },
+        max_wait: batch.max_wait,
+        concurrency: sink.concurrency,
+        backoff_min: sink.retry.backoff_min,
+        backoff_max: sink.retry.backoff_max,
+        max_age: sink.retry.max_age,
+        breaker: BreakerPolicy {
+            failures: sink.breaker.failures,
+            open_for: sink.breaker.open_for,
+            successes: sink.breaker.successes,
+        },
+    }
+}
+
+pub(super) fn retention_spec(
+    config: &Config,
+    data_dir: &Path,
+    clock: Clock,
+    buffer: Mailbox<Buffer>,
+) -> RetentionSpec {
+    let schedule = config.retention.schedule.parse::<croner::Cron>().ok();
+    let schedule = move |now: Timestamp| {
+        let next = schedule.as_ref()?.find_next_occurrence(&now.to_chrono(), false).ok()?;
+        next.timestamp_nanos_opt().map(Timestamp::from_nanos)
+    };
+    let has_store = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Store(_)));
+    let path = data_dir::store(data_dir);
+    let purge: Purge = Arc::new(move |cutoff| {
+        let purge = || store::Writer::open(&path)?.delete_before(cutoff, PURGE_SLICE_ROWS);
+        purge().map_err(|e| e.to_string())
+    });
+    RetentionSpec {
+        buffer,
+        journal_keep: config.retention.journal_keep,
+        rows_keep: Duration::from_secs(u64::from(config.retention.days) * 24 * 3600),
+        schedule: Arc::new(schedule),
+        purge: has_store.then_some(purge),
+        clock,
+    }
+}
