@@ -165,7 +165,7 @@ fn broadcast(c: &mut Criterion) {
             b.iter(|| {
                 system.block_on(async {
                     let (reply, answer) = oneshot::channel();
-                    let admitted = receiver.offer(Admit { blocks: blocks(&lines), reply });
+                    let admitted = receiver.offer(Admit::one(blocks(&lines), reply));
                     assert!(admitted.is_ok(), "the mailbox has room for one");
                     answer.await.expect("an answer").expect("a success");
                     while view.cursors.lowest() < Some(view.journal.span().end) {

@@ -32,7 +32,7 @@ use crate::{
     batcher::Batcher,
     event::Timestamp,
     journal::{Durability, Journal, Piece, Usage},
-    message::{Append, CommitDone, Delivered, Refusal, Trim},
+    message::{Append, CommitDone, Delivered, Refusal, StampedRequest, Trim},
     receiver::{ReceiverMetrics, refuse},
     record::Position,
     runtime::{clock::Clock, mailbox::Mailbox, metrics::Probe},
@@ -99,7 +99,7 @@ pub struct BufferSpec {
 
 /// A request that waits for its commit.
 struct Waiting {
-    append: Append,
+    request: StampedRequest,
     events: u64,
     bytes: usize,
 }
@@ -261,7 +261,7 @@ impl Buffer {
         }
         if let Some(failure) = self.failure {
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
-            self.waiting.drain(..).for_each(|waiting| refuse(waiting.append.reply, failure));
+            self.waiting.drain(..).for_each(|waiting| refuse(waiting.request.reply, failure));
             (self.waiting_events, self.waiting_bytes) = (0, 0);
         }
         self.show();
@@ -412,16 +412,19 @@ impl Supervised for Buffer {
 impl Handler<Append> for Buffer {
     type Result = ();
 
-    fn handle(&mut self, append: Append, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Append { requests }: Append, ctx: &mut Context<Self>) {
         let _handling = self.probe.handling();
-        let events = append.blocks.iter().map(|stamped| u64::from(stamped.count())).sum();
-        let bytes = append.blocks.iter().map(|stamped| stamped.bytes().len()).sum();
-        if let Err(refusal) = self.admit(events, bytes, ctx) {
-            return refuse(append.reply, refusal);
+        for request in requests {
+            let events = request.blocks.iter().map(|stamped| u64::from(stamped.count())).sum();
+            let bytes = request.blocks.iter().map(|stamped| stamped.bytes().len()).sum();
+            if let Err(refusal) = self.admit(events, bytes, ctx) {
+                refuse(request.reply, refusal);
+                continue;
+            }
+            self.waiting_events += events;
+            self.waiting_bytes += bytes;
+            self.waiting.push_back(Waiting { request, events, bytes });
         }
-        self.waiting_events += events;
-        self.waiting_bytes += bytes;
-        self.waiting.push_back(Waiting { append, events, bytes });
         self.spec.metrics.waiting_events.set(gauge_value(self.waiting_events + self.committing_events));
         if self.gathering.is_none() || self.has_company() {
             self.commit(ctx);

@@ -15,24 +15,47 @@ use crate::{
     state::Cursor,
 };
 
-/// Ingress → `Receiver`: take this request, whole or not at all.
+/// Ingress → `Receiver`: take these requests, each whole or not at all. Several, because those that arrive at the same
+/// moment share one message: under load, waking another thread costs more than what it is told.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Admit {
+    /// The requests.
+    pub requests: Vec<Request>,
+}
+
+/// One request.
+pub struct Request {
     /// Its events.
     pub blocks: Vec<Block>,
     /// Answered when they are durable, or refused.
-    pub reply: oneshot::Sender<Result<Accepted, Refusal>>,
+    pub reply: Reply,
 }
 
 /// `Receiver` → `Buffer`: make these durable, then answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Append {
-    /// The events, with ids and time.
+    /// The requests.
+    pub requests: Vec<StampedRequest>,
+}
+
+/// One request, with ids and time.
+pub struct StampedRequest {
+    /// Its events.
     pub blocks: Vec<Stamped>,
     /// The ingress' own reply.
-    pub reply: oneshot::Sender<Result<Accepted, Refusal>>,
+    pub reply: Reply,
+}
+
+/// Where the answer to a request goes.
+pub type Reply = oneshot::Sender<Result<Accepted, Refusal>>;
+
+impl Admit {
+    /// A single request.
+    pub fn one(blocks: Vec<Block>, reply: Reply) -> Self {
+        Self { requests: vec![Request { blocks, reply }] }
+    }
 }
 
 /// `Buffer` → `Batcher`: these are durable.

@@ -1,9 +1,9 @@
 //! `Receiver`: the door.
 //!
 //! - Owns: the source of event ids.
-//! - Receives: [`Admit`], a whole request, from any ingress.
-//! - Sends: [`Append`] to `Buffer`, with the request's own reply.
-//! - On failure: the request at hand is dropped unanswered, which its sender takes for "not acknowledged"; ids go
+//! - Receives: [`Admit`], whole requests, from any ingress.
+//! - Sends: [`Append`] to `Buffer`, with the requests' own replies.
+//! - On failure: the requests at hand are dropped unanswered, which their senders take for "not acknowledged"; ids go
 //!   on from a new seed, so none is given twice.
 //! - Limits: its mailbox; what `Buffer` refuses it refuses.
 
@@ -14,12 +14,11 @@ use std::sync::{
 
 use actix::{Actor, Context, Handler, Supervised};
 use prometheus::{IntCounter, IntCounterVec, Registry};
-use tokio::sync::oneshot;
 
 use crate::{
     buffer::Buffer,
     event::{Block, IdSource, Stamp, Stamped},
-    message::{Accepted, Admit, Append, Refusal},
+    message::{Admit, Append, Refusal, Reply, Request, StampedRequest},
     runtime::{
         clock::{Clock, seed},
         mailbox::{Mailbox, NotTaken},
@@ -117,21 +116,23 @@ impl Supervised for Receiver {
 impl Handler<Admit> for Receiver {
     type Result = ();
 
-    fn handle(&mut self, Admit { blocks, reply }: Admit, _: &mut Context<Self>) {
+    fn handle(&mut self, Admit { requests }: Admit, _: &mut Context<Self>) {
         let _handling = self.probe.handling();
         if self.spec.gate.is_closed() {
-            return refuse(reply, Refusal::ShuttingDown);
+            return requests.into_iter().for_each(|request| refuse(request.reply, Refusal::ShuttingDown));
         }
-        let blocks = self.stamp(blocks);
-        match self.spec.buffer.offer(Append { blocks, reply }) {
-            Ok(()) => {}
-            Err(NotTaken::Full(append)) => refuse(append.reply, Refusal::Overloaded),
-            Err(NotTaken::Ended(append)) => refuse(append.reply, Refusal::ShuttingDown),
-        }
+        let mut stamp = |Request { blocks, reply }| StampedRequest { blocks: self.stamp(blocks), reply };
+        let requests = requests.into_iter().map(&mut stamp).collect();
+        let (refused, refusal) = match self.spec.buffer.offer(Append { requests }) {
+            Ok(()) => return,
+            Err(NotTaken::Full(append)) => (append, Refusal::Overloaded),
+            Err(NotTaken::Ended(append)) => (append, Refusal::ShuttingDown),
+        };
+        refused.requests.into_iter().for_each(|request| refuse(request.reply, refusal));
     }
 }
 
 /// Whoever asked may have gone meanwhile: then nobody is there to be told.
-pub(crate) fn refuse(reply: oneshot::Sender<Result<Accepted, Refusal>>, refusal: Refusal) {
+pub(crate) fn refuse(reply: Reply, refusal: Refusal) {
     let _ = reply.send(Err(refusal));
 }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::HttpConfig,
     ingress::{
+        courier::Courier,
         limits::Limits,
         post::{Ingress, post_events},
     },
@@ -88,7 +89,9 @@ pub fn start(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { cores } else { config.workers };
     let server = HttpServer::new(move || {
-        let app = App::new().app_data(shared.clone()).app_data(ingress.clone());
+        // Made on the worker's own thread: one courier for each.
+        let courier = web::ThinData(Courier::new(ingress.receiver.clone()));
+        let app = App::new().app_data(shared.clone()).app_data(ingress.clone()).app_data(courier);
         app.wrap_fn(unread::hold).configure(routes)
     })
     .workers(workers)

@@ -2,6 +2,7 @@
 //! only an answer from there is a success.
 
 pub mod body;
+pub mod courier;
 pub mod events;
 mod fields;
 pub mod limits;

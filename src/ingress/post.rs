@@ -8,17 +8,18 @@ use actix_web::{
     web,
 };
 use forebay_actors::{
-    message::{Accepted, Admit, Refusal},
+    message::{Accepted, Refusal},
     receiver::{Receiver, ReceiverMetrics},
-    runtime::mailbox::{Mailbox, NotTaken},
+    runtime::mailbox::Mailbox,
 };
 use prometheus::{Histogram, Registry};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     body::{self, BodyLimits},
+    courier::Courier,
     events::{Framing, ParseError, Parsed, parse},
     limits::{Limits, RouteClass},
 };
@@ -97,9 +98,10 @@ pub async fn post_events(
     query: web::Query<PostQuery>,
     payload: web::Payload,
     ingress: web::Data<Arc<Ingress>>,
+    courier: web::ThinData<Courier>,
 ) -> Result<HttpResponse, ApiError> {
     let began = Instant::now();
-    let answer = take(&request, query.ids, payload, &ingress).await;
+    let answer = take(&request, query.ids, payload, &ingress, &courier).await;
     let status = match &answer {
         Ok(response) => response.status(),
         Err(error) => {
@@ -116,6 +118,7 @@ async fn take(
     ids: bool,
     payload: web::Payload,
     ingress: &Ingress,
+    courier: &Courier,
 ) -> Result<HttpResponse, ApiError> {
     ingress
         .limits
@@ -136,14 +139,7 @@ async fn take(
     let accepted = if parsed.accepted == 0 {
         Accepted { stamps: Vec::new() }
     } else {
-        let (reply, answer) = oneshot::channel();
-        let blocks = std::mem::take(&mut parsed.blocks);
-        ingress.receiver.offer(Admit { blocks, reply }).map_err(|refused| match refused {
-            NotTaken::Full(_) => refusal(Refusal::Overloaded),
-            NotTaken::Ended(_) => refusal(Refusal::ShuttingDown),
-        })?;
-        // A dropped reply: an actor died with the request. It may be durable, but nobody knows.
-        answer.await.unwrap_or(Err(Refusal::JournalFailed)).map_err(refusal)?
+        courier.admit(std::mem::take(&mut parsed.blocks)).await.map_err(refusal)?
     };
     Ok(HttpResponse::Accepted().content_type("application/json").body(success(&parsed, &accepted, ids)))
 }

@@ -6,7 +6,7 @@ use super::{BufferSpec, Waiting};
 use crate::{
     event::Timestamp,
     journal::{JournalError, Usage},
-    message::{Accepted, Append, CommitDone, Committed, Refusal},
+    message::{Accepted, CommitDone, Committed, Refusal, StampedRequest},
     receiver::refuse,
     record::{Position, SinkName, Span},
     runtime::metrics::observe,
@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64, bytes: usize) -> CommitDone {
     let began = Instant::now();
     let (mut blocks, mut replies) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
-    for Waiting { append: Append { blocks: request, reply }, .. } in requests {
+    for Waiting { request: StampedRequest { blocks: request, reply }, .. } in requests {
         let stamps = request.iter().map(|stamped| (stamped.stamp(), stamped.count())).collect();
         blocks.extend(request);
         replies.push((reply, Accepted { stamps }));

@@ -116,7 +116,7 @@ fn r0106_a_replaced_sink_keeps_its_backlog() {
                 metadata: None,
             });
             let (reply, answer) = oneshot::channel();
-            let admitted = pipeline.receiver().offer(Admit { blocks: builder.finish(), reply });
+            let admitted = pipeline.receiver().offer(Admit::one(builder.finish(), reply));
             assert!(admitted.is_ok());
             answer.await.unwrap().unwrap();
             until("b has it, but for the last", || i == EVENTS || cursors.get(&"b".into()).next.0 == i).await;

@@ -360,7 +360,7 @@ impl Producer {
             });
         }
         let (reply, answer) = oneshot::channel();
-        let offered = self.receiver.offer(Admit { blocks: builder.finish(), reply });
+        let offered = self.receiver.offer(Admit::one(builder.finish(), reply));
         let acknowledged = self.acknowledged.clone();
         async move {
             match offered {

@@ -1,0 +1,66 @@
+//! Brings requests to `Receiver`: those that a worker reads in one turn of its event loop go in one message.
+//!
+//! Under load a worker reads many connections in a turn. One message for each would wake the receiver's thread as often,
+//! and on a busy machine the waking costs more than the work. On an idle system there is one request, and it waits for
+//! one turn of an empty queue.
+
+use std::{cell::RefCell, rc::Rc};
+
+use forebay_actors::{
+    event::Block,
+    message::{Accepted, Admit, Refusal, Request},
+    receiver::Receiver,
+    runtime::mailbox::{Mailbox, NotTaken},
+};
+use tokio::sync::oneshot;
+
+/// One worker's courier.
+#[derive(Clone)]
+pub struct Courier {
+    receiver: Mailbox<Receiver>,
+    /// What goes with the next message; a task is on its way to send it unless this is empty.
+    bag: Rc<RefCell<Vec<Request>>>,
+}
+
+impl Courier {
+    /// A courier for the thread it is made on.
+    pub fn new(receiver: Mailbox<Receiver>) -> Self {
+        Self { receiver, bag: Rc::default() }
+    }
+
+    /// Has the events made durable.
+    ///
+    /// # Errors
+    /// Where they are refused. A dropped reply (an actor died with the request) is [`Refusal::JournalFailed`]: the events
+    /// may be durable, but nobody knows.
+    pub async fn admit(&self, blocks: Vec<Block>) -> Result<Accepted, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let first = {
+            let mut bag = self.bag.borrow_mut();
+            bag.push(Request { blocks, reply });
+            bag.len() == 1
+        };
+        if first {
+            let courier = self.clone();
+            actix_web::rt::spawn(async move {
+                // Whatever else is ready to run in this turn runs before.
+                tokio::task::yield_now().await;
+                courier.send();
+            });
+        }
+        answer.await.unwrap_or(Err(Refusal::JournalFailed))
+    }
+
+    fn send(&self) {
+        let requests = self.bag.take();
+        let (refused, refusal) = match self.receiver.offer(Admit { requests }) {
+            Ok(()) => return,
+            Err(NotTaken::Full(admit)) => (admit, Refusal::Overloaded),
+            Err(NotTaken::Ended(admit)) => (admit, Refusal::ShuttingDown),
+        };
+        for request in refused.requests {
+            // Whoever asked may have gone meanwhile.
+            let _ = request.reply.send(Err(refusal));
+        }
+    }
+}
