@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use forebay_actors::runtime::clock::seed;
+
 /// The data directory, held by this process while the value lives.
 #[derive(Debug)]
 pub struct DataDir {
@@ -68,6 +70,10 @@ impl DataDir {
         fs::write(path.join("LOCK"), format!("{}\n", std::process::id())).map_err(failed)?;
         lock.sync_all().map_err(failed)?;
         let path = fs::canonicalize(path).map_err(failed)?;
+        if identity(&path).is_none() {
+            fs::write(path.join("ID"), format!("{:016x}\n", seed())).map_err(failed)?;
+            File::open(path.join("ID")).and_then(|id| id.sync_all()).map_err(failed)?;
+        }
         // The names of what is made in it must survive a power loss as well as what is in them.
         for dir in [journal(&path), state(&path)] {
             fs::create_dir_all(dir).map_err(failed)?;
@@ -82,6 +88,14 @@ impl DataDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// What tells this directory's positions from those of any other, as 16 hexadecimal digits. Made once; a directory that was
+/// not opened yet has none.
+pub fn identity(data_dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(data_dir.join("ID")).ok()?;
+    let text = text.trim();
+    (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| text.to_owned())
 }
 
 /// Where the journal's generations are.

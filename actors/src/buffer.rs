@@ -354,7 +354,30 @@ impl Buffer {
             self.refused = None;
         }
         let disk_full = self.disk_full_at.is_some_and(|at| at.elapsed() < DISK_FULL_SHOWN);
-        self.spec.metrics.full.set(i64::from(self.refused.is_some() || disk_full));
+        let full = match (disk_full, self.refused.is_some()) {
+            (true, _) => 2,
+            (false, true) => 1,
+            (false, false) => 0,
+        };
+        let before = self.spec.metrics.full.get();
+        self.spec.metrics.full.set(full);
+        match (before, full) {
+            (0, 1) => {
+                let behind = self.spec.cursors.behind(self.spec.journal.span().end);
+                let sinks: Vec<_> =
+                    behind.iter().map(|(sink, cursor, _)| format!("{sink} at {}", cursor.next)).collect();
+                let sinks = sinks.join(", ");
+                tracing::warn!(
+                    sinks,
+                    "the journal is full (buffer.max_bytes): events are refused until these sinks catch up"
+                );
+            }
+            (0, 2) => {
+                tracing::error!("no space is left on the journal's device: events are refused until there is")
+            }
+            (1 | 2, 0) => tracing::info!("there is room again: events are taken"),
+            _ => {}
+        }
     }
 
     fn show(&mut self) {

@@ -98,6 +98,20 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Connect,
+        Self::Timeout,
+        Self::Throttled,
+        Self::Server,
+        Self::Refused,
+        Self::Rejected,
+        Self::Io,
+        Self::Encode,
+        Self::Build,
+        Self::Panicked,
+    ];
+
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -127,6 +127,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Overloaded, Self::JournalFull, Self::DiskFull, Self::JournalFailed, Self::ShuttingDown];
+
     /// The label `reason` of `forebay_receiver_rejected_total`, and the error code of the API.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -73,10 +73,10 @@ impl ReceiverMetrics {
         let events =
             IntCounter::new("forebay_receiver_events_total", "Events accepted: durable and acknowledged");
         let help = "Refused: events where one was at fault, else requests; by reason";
-        Self {
-            events: registered(registry, events),
-            rejected: counters(registry, "forebay_receiver_rejected_total", help, &["reason"]),
-        }
+        let rejected = counters(registry, "forebay_receiver_rejected_total", help, &["reason"]);
+        // An alert on the increase of a counter misses the first refusal if the counter appears with it.
+        Refusal::ALL.iter().for_each(|refusal| rejected.with_label_values(&[refusal.as_str()]).inc_by(0));
+        Self { events: registered(registry, events), rejected }
     }
 }
 

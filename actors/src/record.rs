@@ -99,11 +99,17 @@ impl Span {
 /// The identity of a batch: its range of positions. The same events always make the same id, so a
 /// destination can recognise a batch that it has seen before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BatchId(Span);
+pub struct BatchId {
+    span: Span,
+    /// Set where somebody wants the events delivered once more: a destination that recognises batches must not take
+    /// it for the one it has had.
+    replay: Option<u64>,
+}
 
 impl fmt::Display for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.0.first, self.0.end)
+        write!(f, "{}-{}", self.span.first, self.span.end)?;
+        self.replay.map_or(Ok(()), |replay| write!(f, "-replay-{replay:016x}"))
     }
 }
 
@@ -112,6 +118,7 @@ impl fmt::Display for BatchId {
 pub struct Batch {
     span: Span,
     records: Vec<Arc<Record>>,
+    replay: Option<u64>,
 }
 
 impl Batch {
@@ -129,12 +136,17 @@ impl Batch {
             covered >= span.end && span.first < span.end,
             "records end at {covered}, the span is {span:?}"
         );
-        Self { span, records }
+        Self { span, records, replay: None }
+    }
+
+    /// The same events, to be delivered once more, under an id of their own.
+    pub fn replayed(self, replay: u64) -> Self {
+        Self { replay: Some(replay), ..self }
     }
 
     /// Its identity.
     pub fn id(&self) -> BatchId {
-        BatchId(self.span)
+        BatchId { span: self.span, replay: self.replay }
     }
 
     /// The positions it holds.
@@ -180,6 +192,7 @@ impl Batch {
 
     fn part(&self, first: Position, end: Position) -> Self {
         let overlaps = |r: &&Arc<Record>| r.first < end && r.end() > first;
-        Self::new(Span { first, end }, self.records.iter().filter(overlaps).cloned().collect())
+        let part = Self::new(Span { first, end }, self.records.iter().filter(overlaps).cloned().collect());
+        Self { replay: self.replay, ..part }
     }
 }

@@ -353,6 +353,9 @@ impl Sink {
                 _ if lag_events > 0 => SinkState::Delivering,
                 _ => SinkState::Idle,
             };
+            if report.breaker != breaker.as_str() && !report.breaker.is_empty() {
+                tracing::info!(sink = %self.spec.name, from = report.breaker, to = breaker.as_str(), lag_events, "the breaker changed");
+            }
             report.next = self.next;
             report.lag_events = lag_events;
             report.lag_seconds = lag_seconds;

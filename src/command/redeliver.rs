@@ -29,7 +29,7 @@ pub struct Outcome {
 /// Where the destination keeps failing: its words, and nothing more is tried.
 pub async fn redeliver(destination: &dyn Destination, batch: Batch) -> Result<Outcome, String> {
     let mut outcome = Outcome::default();
-    let mut todo = VecDeque::from([batch]);
+    let mut todo = VecDeque::from([batch.replayed(seed())]);
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1, seed());
     while let Some(batch) = todo.pop_front() {
         match destination.deliver(Arc::new(batch.clone())).await {

@@ -43,6 +43,9 @@ use crate::{
 /// What a shell says of a process that a signal ended.
 const EXIT_SIGNAL_BASE: i32 = 128;
 
+/// Time for the last answers, when everything else has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 type LogHandle = reload::Handle<EnvFilter, Subscribers>;
 
 /// Everything a running process consists of.
@@ -98,8 +101,14 @@ pub fn run(file: Option<&Path>) -> Done {
     })
 }
 
+/// What is logged: by the configuration, less what the HTTP server says of its own threads.
+fn log_filter(config: &LogConfig) -> Result<EnvFilter, String> {
+    let level = format!("actix_server=warn,{}", config.level);
+    EnvFilter::try_new(level).map_err(|e| format!("log.level: {e}"))
+}
+
 fn start_log(config: &LogConfig) -> Result<LogHandle, String> {
-    let filter = EnvFilter::try_new(&config.level).map_err(|e| format!("log.level: {e}"))?;
+    let filter = log_filter(config)?;
     let (filter, handle) = reload::Layer::new(filter);
     let subscribers = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
@@ -144,7 +153,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         received: view.received,
         metrics: IngressMetrics::new(&registry),
     });
-    let server = server::start(&config.http, shared.clone(), ingress, ingress_share(config.shutdown_timeout));
+    let server = server::start(&config.http, shared.clone(), ingress, LAST_ANSWERS);
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
     let socket = data_dir::control_socket(data_dir.path());
     // A path may be too long for a socket. Events matter more than commands: those can wait for a restart.
@@ -178,13 +187,12 @@ fn banner(config: &Config, server: &Server, data_dir: &Path, file: Option<&Path>
         data_dir = data_dir.display(),
         sinks = sinks.join(", "),
     );
-    // Whoever started it may not listen.
-    let _ = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
-}
-
-/// What clients that are still sending may take of the time to shut down: the rest is for delivering.
-fn ingress_share(shutdown_timeout: Duration) -> Duration {
-    shutdown_timeout / 2
+    // Standard output belongs to a console sink, where there is one. Whoever started it may not listen.
+    let console = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Console(_)));
+    let _ = match console {
+        true => stderr().write_all(text.as_bytes()),
+        false => stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()),
+    };
 }
 
 fn store_reader(config: &Config, data_dir: &Path) -> Option<Reader> {
@@ -218,19 +226,17 @@ impl Running {
 
     /// Ingress first, then the pipeline in its own order.
     async fn shut_down(self, timeout: Duration) -> Done {
-        let (began, deadline) = (Instant::now(), Instant::now() + timeout);
+        let deadline = Instant::now() + timeout;
         if let Some(control) = &self.control {
             control.stop(false).await;
         }
-        // New connections are refused at once; requests that are in get their answers.
-        if tokio::time::timeout_at(began + ingress_share(timeout), self.server.handle.stop(true))
-            .await
-            .is_err()
-        {
+        let memory = self.pipeline.config().buffer.durability == crate::config::Durability::Memory;
+        // The gate closes first: from now on events are refused, and readiness says so, while health and metrics can be
+        // read to the end.
+        let drained = self.pipeline.drain(deadline).await;
+        if tokio::time::timeout(LAST_ANSWERS, self.server.handle.stop(true)).await.is_err() {
             self.server.handle.stop(false).await;
         }
-        let memory = self.pipeline.config().buffer.durability == crate::config::Durability::Memory;
-        let drained = self.pipeline.drain(deadline).await;
         drop(self.data_dir);
         if drained.left.is_empty() {
             tracing::info!("everything was delivered");
@@ -258,7 +264,7 @@ impl Running {
 
     async fn read_again(&mut self) -> Result<Value, String> {
         let new = load(self.file.as_deref()).map_err(|e| e.to_string())?;
-        let filter = EnvFilter::try_new(&new.log.level).map_err(|e| format!("log.level: {e}"))?;
+        let filter = log_filter(&new.log)?;
         let before = self.pipeline.config().clone();
         let changes = self.pipeline.apply(new).await;
         let config = self.pipeline.config();

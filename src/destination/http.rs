@@ -87,6 +87,8 @@ struct Endpoint {
     headers: HeaderMap,
     encoding: HttpEncoding,
     compression: Compression,
+    /// What tells this process' batches from those of any other; empty where nobody said.
+    stream: String,
     /// Buffers for bodies.
     spare: SparePool,
 }
@@ -104,6 +106,15 @@ impl HttpDestination {
     /// [`Cause::Build`] where the URL or a header cannot be used.
     pub fn new(options: &HttpSink) -> Result<Self, DeliveryError> {
         Self::trusting(options, tls::roots())
+    }
+
+    /// The same with `stream` before every batch id: positions begin at 0 in every data directory, so alone they do not
+    /// tell two of them apart.
+    pub fn of_stream(mut self, stream: &str) -> Self {
+        let endpoint =
+            Arc::get_mut(&mut self.endpoint).expect("nobody else holds a destination that is being built");
+        endpoint.stream = format!("{stream}-");
+        self
     }
 
     fn trusting(options: &HttpSink, roots: RootCertStore) -> Result<Self, DeliveryError> {
@@ -127,7 +138,16 @@ impl HttpDestination {
         let (encoding, compression) = (options.encoding, options.compression);
         let spare = SparePool::new(SPARE_BODIES, SPARE_BODY_BYTES_MAX);
         Ok(Self {
-            endpoint: Arc::new(Endpoint { client, url, shown, headers, encoding, compression, spare }),
+            endpoint: Arc::new(Endpoint {
+                client,
+                url,
+                shown,
+                headers,
+                encoding,
+                compression,
+                stream: String::new(),
+                spare,
+            }),
         })
     }
 }
@@ -157,7 +177,7 @@ impl Destination for HttpDestination {
 
 impl Endpoint {
     async fn post(&self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
-        let (id, events) = (batch.id().to_string(), batch.count());
+        let (id, events) = (format!("{}{}", self.stream, batch.id()), batch.count());
         let (format, compression) = (self.encoding, self.compression);
         let spare = self.spare.clone();
         let body = match compression {

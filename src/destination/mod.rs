@@ -42,14 +42,20 @@ use forebay_actors::{
 
 use crate::{config::SinkKind, store::SqliteDestination};
 
-/// Builds the destination that a configuration names.
+/// Builds the destination that a configuration names. `stream` tells the batches of one data directory from those of
+/// another.
 ///
 /// # Errors
 /// Where its options cannot be used ([`Cause::Build`]).
-pub fn build(kind: &SinkKind, store: &Path, clock: &Clock) -> Result<Box<dyn Destination>, DeliveryError> {
+pub fn build(
+    kind: &SinkKind,
+    store: &Path,
+    stream: &str,
+    clock: &Clock,
+) -> Result<Box<dyn Destination>, DeliveryError> {
     Ok(match kind {
         SinkKind::Store(_) => Box::new(SqliteDestination::new(store)),
-        SinkKind::Http(options) => Box::new(self::http::HttpDestination::new(options)?),
+        SinkKind::Http(options) => Box::new(self::http::HttpDestination::new(options)?.of_stream(stream)),
         SinkKind::File(options) => {
             let clock = clock.clone();
             Box::new(file::FileDestination::new(options, Arc::new(move || clock.now()))?)

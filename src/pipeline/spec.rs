@@ -28,10 +28,12 @@ const PURGE_SLICE_ROWS: usize = 5_000;
 /// The factories of the destinations that configurations name.
 pub fn destinations(data_dir: &Path, clock: Clock) -> Destinations {
     let store_path = data_dir::store(data_dir);
+    // Only a directory that was never opened has none, and from there nothing is delivered.
+    let stream = data_dir::identity(data_dir).unwrap_or_default();
     Arc::new(move |_, sink| {
-        let (kind, store_path) = (sink.kind.clone(), store_path.clone());
+        let (kind, store_path, stream) = (sink.kind.clone(), store_path.clone(), stream.clone());
         let clock = clock.clone();
-        Arc::new(move || destination::build(&kind, &store_path, &clock))
+        Arc::new(move || destination::build(&kind, &store_path, &stream, &clock))
     })
 }
 

@@ -19,7 +19,7 @@ pub struct BufferMetrics {
     pub oldest_age_seconds: Gauge,
     /// Events that wait for their commit.
     pub waiting_events: IntGauge,
-    /// 1 while requests are refused for want of room.
+    /// Not 0 while requests are refused for want of room: 1 in the journal, 2 on its device.
     pub full: IntGauge,
     /// Records or generations found damaged.
     pub damaged: IntGauge,
@@ -52,7 +52,7 @@ impl BufferMetrics {
                 ),
             ),
             waiting_events: gauge("forebay_buffer_waiting_events", "Events that wait for their commit"),
-            full: gauge("forebay_buffer_full", "1 while requests are refused for want of room"),
+            full: gauge("forebay_buffer_full", "1 while the journal is full, 2 while its device is"),
             damaged: gauge("forebay_buffer_damaged_records", "Damaged records met since the start"),
             commit_seconds: histogram(
                 "forebay_buffer_commit_seconds",

@@ -56,14 +56,16 @@ impl Salvage {
         let mut start = 0;
         loop {
             let read = read_at(&file, &mut window, start)?;
+            let last = read < window.len();
             for at in memchr::memmem::find_iter(&window[..read], stored::MAGIC) {
-                if at < WINDOW_BYTES
+                // What begins behind the window is seen whole in the next, if there is one.
+                if (last || at < WINDOW_BYTES)
                     && let Some(header) = stored::Header::check(&window[at..read])
                 {
                     records.insert(header.first, Found { offset: start + at as u64, end: header.end() });
                 }
             }
-            if read < window.len() {
+            if last {
                 return Ok(Self { file, records });
             }
             start += WINDOW_BYTES as u64;

@@ -139,6 +139,19 @@ fn p8_a_flipped_bit_costs_one_record_and_reading_goes_on() {
     assert!(journal.usage().damaged >= 1);
 }
 
+/// Scenario: logs of every length around the mebibyte in which they are looked through.
+/// Guarantee: a whole journal is found whole. Records that began in the last window's margin were taken for missing.
+#[test]
+fn r0008_the_end_of_a_log_was_taken_for_damaged() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), u64::MAX);
+    for i in 0..60 {
+        journal.commit(&blocks(&[noise(i, 60_000)])).unwrap();
+        let found = verify(dir.path()).unwrap();
+        assert_eq!((found.events, found.damaged), (i + 1, 0));
+    }
+}
+
 /// P8: a generation that sled cannot open is put aside; new events are taken and read.
 #[test]
 fn p8_a_destroyed_generation_is_put_aside() {

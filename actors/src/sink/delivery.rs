@@ -202,8 +202,11 @@ impl Sink {
             }
             Err(error) => {
                 self.fail(&error);
-                let age = work.began.map(|began| began.elapsed()).unwrap_or_default();
-                if self.spec.policy.max_age.is_some_and(|max_age| age >= max_age) {
+                // By the age of its events: what waited behind others that were retried has waited, too.
+                let age = work.written_at().map_or(0.0, |at| self.spec.clock.now().seconds_since(at));
+                if self.spec.policy.max_age.is_some_and(|max_age| age >= max_age.as_secs_f64()) {
+                    let (first, events) = (batch.span().first, batch.count());
+                    tracing::warn!(sink = %self.spec.name, %first, events, "events older than retry.max_age become dead letters");
                     let burial = Burial::of(batch, Reason::Expired, &error, work.attempts);
                     self.ready.push_front(Work { task: Task::Bury(burial), ..work });
                 } else {
@@ -283,6 +286,7 @@ impl Sink {
             (self.spec.dead_letters.clone(), self.spec.name.clone(), self.spec.clock.now());
         let span = burial.span;
         let reason = burial.reason;
+        let said = burial.error.clone();
         let letters = spawn_blocking(move || dead_letters.add(&burial.letters(&sink, at)));
         ctx.spawn(letters.into_actor(self).map(move |added, sink, ctx| {
             sink.running -= 1;
@@ -293,7 +297,7 @@ impl Sink {
             };
             match failed {
                 None => {
-                    sink.spec.probe.gave_up(reason, span.count());
+                    sink.spec.probe.gave_up(reason, span.count(), &said);
                     sink.finished(span);
                 }
                 Some(text) => {

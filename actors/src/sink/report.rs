@@ -74,6 +74,11 @@ impl SinkMetrics {
     /// The metrics of one sink.
     pub fn of(&self, sink: &SinkName) -> SinkProbe {
         let name = sink.as_str();
+        // An alert on the increase of a counter misses the first event if the counter appears with it.
+        Cause::ALL.iter().for_each(|cause| self.errors.with_label_values(&[name, cause.as_str()]).inc_by(0));
+        Reason::ALL
+            .iter()
+            .for_each(|reason| self.dead_letters.with_label_values(&[name, reason.as_str()]).inc_by(0));
         SinkProbe {
             name: sink.clone(),
             sent_events: self.sent_events.with_label_values(&[name]),
@@ -159,9 +164,14 @@ impl SinkProbe {
         self.errors.with_label_values(&[self.name.as_str(), cause.as_str()]).inc();
     }
 
-    pub(super) fn gave_up(&self, reason: Reason, events: u64) {
+    /// Counts dead letters. Until the next success the sink does not count as healthy: it may be that the destination
+    /// refuses everything.
+    pub(super) fn gave_up(&self, reason: Reason, events: u64, said: &str) {
         self.dead_letters.with_label_values(&[self.name.as_str(), reason.as_str()]).inc_by(events);
-        self.update(|report| report.dead_letters += events);
+        self.update(|report| {
+            report.dead_letters += events;
+            report.error = Some(format!("{events} events became dead letters ({}): {said}", reason.as_str()));
+        });
     }
 }
 

@@ -50,6 +50,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Rejected, Self::Panicked, Self::Expired, Self::DroppedOldest, Self::Damaged];
+
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
         match self {
