@@ -56,7 +56,7 @@ impl MemoryBudget {
         let broadcast = (batcher::MAILBOX_COMMITS * forebay_actors::buffer::COMMIT_BYTES) as u64;
         part("broadcast", broadcast, "");
         match config.buffer.durability {
-            Durability::Memory => part("journal (memory)", config.buffer.max_bytes, "buffer.max_bytes"),
+            Durability::Memory => part("journal (memory)", waiting, "buffer.memory_bytes_max"),
             _ => {
                 let open = journal::OPEN_GENERATIONS_MAX as u64 + 1;
                 let bytes = journal::GENERATION_BYTES * (100 + SLED_OVERHEAD_PERCENT) / 100;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{error::ApiError, server::Shared};
 use crate::{
     ingress::limits::RouteClass,
-    store::{Cursor, Order, Page, Query, Reader, StatsQuery, StoreError},
+    store::{Cursor, Order, PAGE_EVENTS_MAX, Page, Query, Reader, StatsQuery, StoreError},
 };
 
 /// Events of a page where the question does not say.
@@ -23,7 +23,7 @@ struct PageQuery {
     from: Option<String>,
     to: Option<String>,
     q: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
     cursor: Option<String>,
     order: Option<String>,
 }
@@ -56,7 +56,7 @@ pub async fn page(request: HttpRequest, shared: web::Data<Shared>) -> Result<Htt
         from: time("from", parameters.from)?,
         to: time("to", parameters.to)?,
         q: parameters.q,
-        limit: parameters.limit.unwrap_or(LIMIT_DEFAULT),
+        limit: limit(parameters.limit)?,
         cursor: cursor.map_err(|e| invalid("cursor", e.to_string()))?,
         order,
     };
@@ -158,8 +158,14 @@ fn invalid(parameter: &str, message: String) -> ApiError {
         .with_details(json!({ "parameter": parameter }))
 }
 
-/// RFC 3339, or milliseconds since the Unix epoch.
+fn limit(text: Option<String>) -> Result<usize, ApiError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(LIMIT_DEFAULT) };
+    text.parse().map_err(|_| invalid("limit", format!("{text:?} is no number; 1 to {PAGE_EVENTS_MAX} are")))
+}
+
+/// RFC 3339, or milliseconds since the Unix epoch. An empty text is as good as none: forms send it.
 fn time(parameter: &str, text: Option<String>) -> Result<Option<Timestamp>, ApiError> {
+    let text = text.filter(|text| !text.is_empty());
     let read = |text: String| match text.parse::<i64>() {
         Ok(millis) => Timestamp::from_millis(millis),
         // A `+` of an offset that was not escaped arrives as a space.

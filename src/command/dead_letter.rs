@@ -1,6 +1,6 @@
 //! `forebay dead-letter`.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use clap::Subcommand;
 use forebay_actors::{
@@ -13,7 +13,7 @@ use forebay_actors::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, block_on, load, print, progress::Progress, redeliver::redeliver};
+use super::{Done, EXIT_FAILURE, block_on, load, print, progress::Progress, redeliver::redeliver};
 use crate::{
     api::control,
     config::Config,
@@ -118,7 +118,10 @@ pub fn dead_letter(command: &DeadLetterCommand, file: Option<&Path>) -> Done {
         Value::String(text) => format!("{text}\n"),
         other => format!("{}\n", serde_json::to_string_pretty(other).map_err(|e| e.to_string())?),
     };
-    print(&text)
+    print(&text)?;
+    // A script has to see that some letters are still there.
+    let kept = answer["kept"].as_array().is_some_and(|kept| !kept.is_empty());
+    Ok(if kept { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS })
 }
 
 async fn offline(config: &Config, request: Request) -> Result<Value, String> {
@@ -173,6 +176,9 @@ fn answer(letters: &DeadLetters, request: Request) -> Result<Value, String> {
             let mut dropped = 0;
             for id in ids {
                 dropped += u64::from(letters.remove(&sink, id).map_err(words)?);
+            }
+            if dropped == 0 {
+                return Err(format!("{sink} has no such dead letters; nothing was dropped"));
             }
             Ok(json!(format!("{dropped} dead letters of {sink} dropped")))
         }

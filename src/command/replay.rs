@@ -78,6 +78,9 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
     let config = load(file).map_err(|e| e.to_string())?;
     let request =
         Request { sink: SinkName::from(replay.sink.as_str()), from: replay.from.0, to: replay.to.0 };
+    if request.from >= request.to {
+        return Err(format!("--from {} is not before --to {}", request.from, request.to));
+    }
     let report = block_on(async {
         if let Some(report) =
             control::ask::<Report>(&config.data_dir, &control::Order::Replay(request.clone())).await?
@@ -93,6 +96,9 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
         let journal: Arc<dyn Journal> = Arc::new(journal.map_err(|e| e.to_string())?);
         carry_out(journal, factory, request).await
     })?;
+    if report.delivered + report.refused + report.damaged == 0 {
+        return Err("the journal has no events of that time: it keeps what every sink has only for retention.journal_keep".to_owned());
+    }
     print(&format!(
         "replayed to {}: {} delivered, {} refused, {} damaged\n",
         replay.sink, report.delivered, report.refused, report.damaged

@@ -58,9 +58,7 @@ pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
             let budget = MemoryBudget::of(&config);
             findings.ok("memory budget", format!("{} MiB at most", budget.sum().div_ceil(1 << 20)));
             check_data_dir(&config, &mut findings);
-            if !validate.offline {
-                block_on(check_destinations(&config, &mut findings));
-            }
+            block_on(check_destinations(&config, validate.offline, &mut findings));
         }
     }
     print(&findings.text)?;
@@ -76,7 +74,10 @@ fn check_data_dir(config: &Config, findings: &mut Findings) {
         }
         Err(error) => return findings.fail("data_dir", format!("{shown}: {error}")),
         Ok(found) if !found.is_dir() => return findings.fail("data_dir", format!("{shown} is no directory")),
-        Ok(_) => findings.ok("data_dir", shown),
+        Ok(_) => match writable(dir) {
+            Ok(()) => findings.ok("data_dir", shown),
+            Err(error) => findings.fail("data_dir", format!("{shown} cannot be written: {error}")),
+        },
     }
     let journal = data_dir::journal(dir);
     if !journal.exists() {
@@ -97,7 +98,14 @@ fn check_data_dir(config: &Config, findings: &mut Findings) {
     }
 }
 
-async fn check_destinations(config: &Config, findings: &mut Findings) {
+/// Tries, and leaves nothing behind.
+fn writable(dir: &Path) -> std::io::Result<()> {
+    let probe = dir.join(format!(".validate-{}", std::process::id()));
+    std::fs::write(&probe, "?")?;
+    std::fs::remove_file(&probe)
+}
+
+async fn check_destinations(config: &Config, offline: bool, findings: &mut Findings) {
     let destinations = pipeline::destinations(&config.data_dir, Clock::system());
     for (name, sink) in &config.sinks {
         let what = format!("sink {name}");
@@ -108,10 +116,19 @@ async fn check_destinations(config: &Config, findings: &mut Findings) {
             findings.ok(&what, "the store is not there yet; it will be made");
             continue;
         }
-        let probe = async {
-            let destination = destinations(&SinkName::from(name.as_str()), sink)()?;
-            destination.probe().await
+        // Building reaches nobody, and finds options that cannot be used together.
+        let destination = match destinations(&SinkName::from(name.as_str()), sink)() {
+            Ok(destination) => destination,
+            Err(error) => {
+                findings.fail(&what, error);
+                continue;
+            }
         };
+        if offline {
+            findings.ok(&what, "its options can be used");
+            continue;
+        }
+        let probe = destination.probe();
         match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
             Ok(Ok(())) => findings.ok(&what, "reachable"),
             Ok(Err(error)) => findings.fail(&what, error),

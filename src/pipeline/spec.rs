@@ -46,12 +46,13 @@ pub(super) fn durability(buffer: &config::BufferConfig) -> journal::Durability {
 }
 
 pub(super) fn limits(buffer: &config::BufferConfig) -> Limits {
+    let memory = buffer.durability == config::Durability::Memory;
     Limits {
         waiting_events_max: buffer.memory_events_max as u64,
         waiting_bytes_max: buffer.memory_bytes_max,
-        journal_bytes_max: buffer.max_bytes,
-        journal_events_max: (buffer.durability == config::Durability::Memory)
-            .then_some(buffer.memory_events_max as u64),
+        // A journal in memory is bounded by what memory is given, not by what the disk is.
+        journal_bytes_max: if memory { buffer.memory_bytes_max as u64 } else { buffer.max_bytes },
+        journal_events_max: memory.then_some(buffer.memory_events_max as u64),
     }
 }
 
