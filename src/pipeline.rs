@@ -51,7 +51,7 @@ const CORE_BLOCKING_THREADS: usize = 5;
 const SINK_BLOCKING_THREADS: usize = 3;
 
 /// How often the drain looks whether everything is delivered.
-const DRAIN_LOOK: Duration = Duration::from_millis(10);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 const RETENTION: &str = "retention";
 
@@ -260,7 +260,7 @@ impl Pipeline {
         };
         let arbiter = arbiter(SINK_BLOCKING_THREADS);
         let policy = restart_policy(&self.config);
-        let actor = format!("sink:{name}");
+        let actor = actor_name(&name);
         let build = |probe| Sink::new(spec, probe);
         let (mailbox, child) =
             supervise(&arbiter.handle(), &actor, config.mailbox_batches, policy, &parts.actor_metrics, build);
@@ -269,25 +269,33 @@ impl Pipeline {
         self.sinks.insert(name, SinkMember { child, mailbox, probe, arbiter });
     }
 
-    /// Ends a sink. Its cursor stays where it is.
-    async fn end_sink(&mut self, name: &SinkName) {
-        let Some(member) = self.sinks.remove(name) else { return };
-        self.parts.broadcast.remove(name);
-        self.parts.watched.remove(member.child.name());
-        member.child.end();
-        ended(std::slice::from_ref(&member.child), Duration::from_secs(2)).await;
-        member.arbiter.stop();
+    /// Ends sinks, all at once. Their cursors stay where they are.
+    async fn end_sinks(&mut self, names: &[SinkName]) {
+        let members: Vec<_> = names.iter().filter_map(|name| self.sinks.remove(name)).collect();
+        names.iter().for_each(|name| self.parts.broadcast.remove(name));
+        let children: Vec<_> = members.iter().map(|member| member.child.clone()).collect();
+        for child in &children {
+            self.parts.watched.remove(child.name());
+            child.end();
+        }
+        ended(&children, Duration::from_secs(2)).await;
+        members.iter().for_each(|member| {
+            member.arbiter.stop();
+        });
     }
 
     /// Brings the pipeline to a new configuration: sinks that changed are replaced, all others live on.
     pub async fn apply(&mut self, new: Config) -> Changes {
         let changes = self.config.diff(&new);
-        for name in changes.sinks_removed.iter().chain(&changes.sinks_changed) {
-            self.end_sink(&SinkName::from(name.as_str())).await;
-        }
+        let ending: Vec<_> =
+            changes.sinks_removed.iter().chain(&changes.sinks_changed).map(|n| n.as_str().into()).collect();
+        self.end_sinks(&ending).await;
         // Not one that comes back at once: meanwhile the journal could be trimmed of what it still needs.
         for name in &changes.sinks_removed {
-            self.parts.cursors.deactivate(&SinkName::from(name.as_str()));
+            let name = SinkName::from(name.as_str());
+            self.parts.cursors.deactivate(&name);
+            self.parts.sink_metrics.forget(&name);
+            self.parts.actor_metrics.forget(&actor_name(&name));
         }
         self.config.sinks.clone_from(&new.sinks);
         activate(&self.parts, &new.sinks);
@@ -331,19 +339,17 @@ impl Pipeline {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         let head = self.parts.journal.span().end;
-        for member in self.sinks.values() {
-            // A full mailbox means that the sink is at work; it drains when it comes to the message or not at all.
-            let _ = member.mailbox.offer(Drain);
-        }
         while self.parts.cursors.lowest().is_some_and(|lowest| lowest < head) && Instant::now() < deadline {
+            for member in self.sinks.values().filter(|member| member.probe.report().next < head) {
+                // Again and again: a full mailbox does not take it, and a sink that restarts forgets it.
+                let _ = member.mailbox.offer(Drain);
+            }
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         let names: Vec<_> = self.sinks.keys().cloned().collect();
         let left = names.iter().map(|name| (name.clone(), head.since(self.parts.cursors.get(name).next)));
         let left = left.filter(|(_, events)| *events > 0).collect();
-        for name in &names {
-            self.end_sink(name).await;
-        }
+        self.end_sinks(&names).await;
         self.children.iter().for_each(Child::end);
         ended(&self.children, Duration::from_secs(2)).await;
         let (cursors, journal) = (self.parts.cursors.clone(), self.parts.journal.clone());
@@ -413,9 +419,18 @@ impl Pipeline {
     }
 }
 
-/// Counts all these sinks in, with their policies. One that was never seen begins at the head.
+/// Counts all these sinks in, with their policies. One that was never seen begins at the head. Where no sink was ever
+/// seen, but the journal has events, the cursors are lost: then everything that is kept is delivered, some of it again.
 fn activate(parts: &Parts, sinks: &BTreeMap<String, SinkConfig>) {
-    let start = parts.journal.span().end;
+    let span = parts.journal.span();
+    let lost = parts.cursors.is_empty() && span.count() > 0;
+    if lost {
+        tracing::error!(
+            events = span.count(),
+            "the cursors are lost: every sink begins at the oldest event that is kept"
+        );
+    }
+    let start = if lost { span.first } else { span.end };
     for (name, sink) in sinks {
         parts.cursors.activate(&SinkName::from(name.as_str()), when_full(sink), start);
     }
@@ -439,6 +454,11 @@ fn start_retention(
 ) -> Child {
     let build = |probe| Retention::new(spec, probe);
     supervise(&house.handle(), RETENTION, retention::MAILBOX_MESSAGES, policy, metrics, build).1
+}
+
+/// The name of a sink's actor.
+fn actor_name(sink: &SinkName) -> String {
+    format!("sink:{sink}")
 }
 
 /// Waits until all of them have ended, but not for ever: a thread that is held does not answer.

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use self::blocking::{RoomError, commit, make_room};
+use self::blocking::{ROOM_BYTES, RoomError, commit, make_room};
 pub use self::metrics::BufferMetrics;
 use crate::{
     batcher::Batcher,
@@ -58,8 +58,8 @@ const CURSOR_SAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the oldest event that is needed is looked up where it has changed: it costs the reading of one record.
 const AGE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a full device is told of after it was found: whether there is space again only the next commit shows.
-const DISK_FULL_SHOWN: Duration = Duration::from_secs(5);
+/// How long a failed commit is told of: whether the next would succeed only the next shows.
+const FAILURE_SHOWN: Duration = Duration::from_secs(5);
 
 /// Bounds of what is accepted.
 #[derive(Debug, Clone, Copy)]
@@ -121,12 +121,14 @@ pub struct Buffer {
     gathering: Option<SpawnHandle>,
     usage: Usage,
     making_room: bool,
+    trimming: bool,
+    looking: bool,
     /// Events and bytes of the request that was last refused for want of room, until there is room for it.
     refused: Option<(u64, usize)>,
     /// The oldest event that a sink needs, and when it was written.
     oldest: Option<(Position, Timestamp)>,
-    /// When a commit last found no space.
-    disk_full_at: Option<Instant>,
+    /// When a commit last failed, and why.
+    failed_at: Option<(Instant, Refusal)>,
     /// Why the last commit failed; while set, one request at a time is let through to try again.
     failure: Option<Refusal>,
     cursors_changed: bool,
@@ -153,9 +155,11 @@ impl Buffer {
             gathering: None,
             usage,
             making_room: false,
+            trimming: false,
+            looking: false,
             refused: None,
             oldest: None,
-            disk_full_at: None,
+            failed_at: None,
             failure: None,
             cursors_changed: true,
             saving: false,
@@ -182,7 +186,7 @@ impl Buffer {
         if !self.has_room_for(events, bytes) {
             self.make_room(ctx);
             self.refused = Some((events, bytes));
-            self.show_full();
+            self.show_full(ctx);
             return Err(Refusal::JournalFull);
         }
         self.refused = None;
@@ -256,15 +260,19 @@ impl Buffer {
             }
             None => self.failure = Some(Refusal::JournalFailed),
         }
-        if self.failure == Some(Refusal::DiskFull) {
-            self.disk_full_at = Some(Instant::now());
+        if let Some(failure) = self.failure {
+            self.failed_at = Some((Instant::now(), failure));
         }
         if let Some(failure) = self.failure {
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
             self.waiting.drain(..).for_each(|waiting| refuse(waiting.request.reply, failure));
             (self.waiting_events, self.waiting_bytes) = (0, 0);
         }
-        self.show();
+        // Before the cap is reached: producers should not have to be refused for what may be skipped.
+        if self.usage.disk_bytes + ROOM_BYTES / 2 > self.spec.limits.journal_bytes_max {
+            self.make_room(ctx);
+        }
+        self.show(ctx);
         if self.has_company() {
             self.commit(ctx);
         } else {
@@ -287,7 +295,7 @@ impl Buffer {
             return;
         }
         let spec = self.spec.clone();
-        let job = spawn_blocking(move || make_room(&spec)).into_actor(self).map(|done, buffer, _| {
+        let job = spawn_blocking(move || make_room(&spec)).into_actor(self).map(|done, buffer, ctx| {
             buffer.making_room = false;
             buffer.cursors_changed = true;
             match done {
@@ -295,7 +303,7 @@ impl Buffer {
                 Ok(Err(error)) => tracing::error!(%error, "no room could be made in the journal"),
                 Err(_) => tracing::error!("making room in the journal panicked"),
             }
-            buffer.show();
+            buffer.show(ctx);
         });
         ctx.spawn(job);
     }
@@ -310,18 +318,21 @@ impl Buffer {
         let job = spawn_blocking(move || cursors.save()).into_actor(self).map(move |saved, buffer, ctx| {
             buffer.saving = false;
             match saved {
-                Ok(Ok(())) => waiters.into_iter().for_each(|waiter| {
-                    let _ = waiter.send(());
-                }),
+                Ok(Ok(())) => {
+                    waiters.into_iter().for_each(|waiter| {
+                        let _ = waiter.send(());
+                    });
+                    if !buffer.wait_for_save.is_empty() {
+                        buffer.save_cursors(ctx);
+                    }
+                }
+                // The next try is the next tick's: at once it would fail at once.
                 Ok(Err(error)) => {
                     tracing::error!(%error, "cursors could not be saved; it is tried again");
                     buffer.cursors_changed = true;
                     buffer.wait_for_save.extend(waiters);
                 }
                 Err(_) => buffer.cursors_changed = true,
-            }
-            if !buffer.wait_for_save.is_empty() && buffer.failure.is_none() {
-                buffer.save_cursors(ctx);
             }
         });
         ctx.spawn(job);
@@ -335,9 +346,11 @@ impl Buffer {
             return;
         }
         self.oldest = None;
-        let Some(lowest) = lowest else { return };
+        let Some(lowest) = lowest.filter(|_| !self.looking) else { return };
+        self.looking = true;
         let look = spawn_blocking(move || journal.read(lowest, 1)).into_actor(self);
         ctx.spawn(look.map(move |read, buffer, _| {
+            buffer.looking = false;
             // Where its bytes are damaged or cannot be read now, the sinks say so.
             if let Ok(Ok([Piece::Record(record), ..])) = read.as_ref().map(|read| read.as_deref()) {
                 buffer.oldest = Some((lowest, record.written_at));
@@ -347,18 +360,23 @@ impl Buffer {
 
     /// Whoever is told that nothing is taken sends nothing, so no request would come to find the room there is: it is
     /// looked for.
-    fn show_full(&mut self) {
+    fn show_full(&mut self, ctx: &mut Context<Self>) {
         if let Some((events, bytes)) = self.refused
             && self.has_room_for(events, bytes)
         {
             self.refused = None;
         }
-        let disk_full = self.disk_full_at.is_some_and(|at| at.elapsed() < DISK_FULL_SHOWN);
-        let full = match (disk_full, self.refused.is_some()) {
-            (true, _) => 2,
-            (false, true) => 1,
-            (false, false) => 0,
+        let failed =
+            self.failed_at.filter(|(at, _)| at.elapsed() < FAILURE_SHOWN).map(|(_, failure)| failure);
+        let full = match (failed, self.refused.is_some()) {
+            (Some(Refusal::DiskFull), _) => 2,
+            (Some(_), _) => 3,
+            (None, true) => 1,
+            (None, false) => 0,
         };
+        if self.refused.is_some() {
+            self.make_room(ctx);
+        }
         let before = self.spec.metrics.full.get();
         self.spec.metrics.full.set(full);
         match (before, full) {
@@ -375,13 +393,13 @@ impl Buffer {
             (0, 2) => {
                 tracing::error!("no space is left on the journal's device: events are refused until there is")
             }
-            (1 | 2, 0) => tracing::info!("there is room again: events are taken"),
+            (1.., 0) => tracing::info!("there is room again: events are taken"),
             _ => {}
         }
     }
 
-    fn show(&mut self) {
-        self.show_full();
+    fn show(&mut self, ctx: &mut Context<Self>) {
+        self.show_full(ctx);
         let metrics = &self.spec.metrics;
         let span = self.spec.journal.span();
         let lowest = self.spec.cursors.lowest().unwrap_or(span.end);
@@ -404,7 +422,7 @@ impl Actor for Buffer {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(CURSOR_SAVE_INTERVAL, |buffer, ctx| {
             buffer.save_cursors(ctx);
-            buffer.show();
+            buffer.show(ctx);
         });
         ctx.run_interval(AGE_INTERVAL, Self::look_for_oldest);
         if let Durability::Interval(every) = self.spec.durability {
@@ -474,14 +492,20 @@ impl Handler<Trim> for Buffer {
 
     fn handle(&mut self, Trim { written_before }: Trim, ctx: &mut Context<Self>) {
         let _handling = self.probe.handling();
+        // A slow device must not gather trims, one a second.
+        if std::mem::replace(&mut self.trimming, true) {
+            return;
+        }
         let spec = self.spec.clone();
         let job = spawn_blocking(move || {
-            // A generation must not go before the cursors that have passed it are on disk.
-            spec.cursors.save().map_err(RoomError::State)?;
+            // A generation must not go before the cursors that have passed it are on disk: what counts is how far they
+            // were before they were saved.
             let upto = spec.cursors.lowest().unwrap_or(spec.journal.span().end);
+            spec.cursors.save().map_err(RoomError::State)?;
             spec.journal.remove(upto, written_before).map_err(RoomError::Journal)
         });
-        let job = job.into_actor(self).map(|removed, buffer, _| {
+        let job = job.into_actor(self).map(|removed, buffer, ctx| {
+            buffer.trimming = false;
             match removed {
                 Ok(Ok(0)) => {}
                 Ok(Ok(generations)) => tracing::debug!(generations, "journal generations removed"),
@@ -489,7 +513,7 @@ impl Handler<Trim> for Buffer {
                 Err(_) => tracing::error!("removing journal generations panicked"),
             }
             buffer.usage = buffer.spec.journal.usage();
-            buffer.show();
+            buffer.show(ctx);
         });
         ctx.spawn(job);
     }

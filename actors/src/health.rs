@@ -89,6 +89,8 @@ pub struct ActorReport {
     pub restarts: u64,
     /// Messages that wait.
     pub waiting: i64,
+    /// Messages wait, and none is handled: its thread is held.
+    pub stuck: bool,
 }
 
 /// One sink.
@@ -130,10 +132,12 @@ impl Default for HealthBoard {
 }
 
 impl HealthBoard {
-    /// The last word, and whether it is so old that its author must be stuck.
+    /// The last word, and whether the way in is stuck: by its own word, or because the word is so old.
     pub fn read(&self) -> (HealthReport, bool) {
         let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (board.1.clone(), board.0.elapsed() > STALE_AFTER)
+        // A sink that holds its thread holds nobody else's; starting the process again would not help it.
+        let stuck = board.1.actors.iter().any(|(name, actor)| actor.stuck && !name.starts_with("sink:"));
+        (board.1.clone(), stuck || board.0.elapsed() > STALE_AFTER)
     }
 
     fn write(&self, report: HealthReport) {
@@ -147,12 +151,14 @@ pub struct Health {
     probe: Probe,
     /// Where each sink was when it last moved.
     progress: BTreeMap<String, (Position, Instant)>,
+    /// What each actor had handled when it last handled something.
+    handled: BTreeMap<String, (u64, Instant)>,
 }
 
 impl Health {
     /// A health as its specification says.
     pub fn new(spec: HealthSpec, probe: Probe) -> Self {
-        Self { spec, probe, progress: BTreeMap::new() }
+        Self { spec, probe, progress: BTreeMap::new(), handled: BTreeMap::new() }
     }
 
     fn look(&mut self, _: &mut Context<Self>) {
@@ -161,8 +167,13 @@ impl Health {
             HealthReport { status: Status::Healthy, actors: BTreeMap::new(), sinks: BTreeMap::new() };
         for (child, sink) in watched {
             let state = child.state();
-            let actor =
-                ActorReport { state: state.as_str(), restarts: child.restarts(), waiting: child.waiting() };
+            let stuck = self.is_stuck(&child, state);
+            let actor = ActorReport {
+                state: state.as_str(),
+                restarts: child.restarts(),
+                waiting: child.waiting(),
+                stuck,
+            };
             report.actors.insert(child.name().to_owned(), actor);
             let mut status = match state {
                 ChildState::Starting | ChildState::Running => Status::Healthy,
@@ -173,14 +184,26 @@ impl Health {
                 status = status.max(self.sink_status(child.name(), &sink_report));
                 let name = child.name().trim_start_matches("sink:").to_owned();
                 report.sinks.insert(name, SinkHealth { status, report: sink_report });
-            } else if state == ChildState::Failed || state == ChildState::Ended {
+            } else if stuck || state == ChildState::Failed || state == ChildState::Ended {
                 // Without one of these nothing can be accepted.
                 status = Status::Unhealthy;
             }
             report.status = report.status.max(status);
         }
         self.progress.retain(|name, _| report.actors.contains_key(name));
+        self.handled.retain(|name, _| report.actors.contains_key(name));
         self.spec.board.write(report);
+    }
+
+    /// Whether a child that should handle messages has not handled one for long.
+    fn is_stuck(&mut self, child: &Child, state: ChildState) -> bool {
+        let now = Instant::now();
+        let handled = child.handled();
+        let (seen, since) = self.handled.entry(child.name().to_owned()).or_insert((handled, now));
+        if *seen != handled || child.waiting() <= 0 || state != ChildState::Running {
+            (*seen, *since) = (handled, now);
+        }
+        now.duration_since(*since) >= STALE_AFTER
     }
 
     fn sink_status(&mut self, name: &str, report: &SinkReport) -> Status {

@@ -37,6 +37,7 @@ use self::{
 use crate::{
     buffer::Buffer,
     destination::{Destination, DestinationFactory},
+    event::Timestamp,
     journal::{Journal, JournalError, Piece},
     message::{Delivered, Drain, Shaped},
     record::{Position, SinkName, Span},
@@ -108,6 +109,8 @@ pub struct Sink {
     planned: Option<Position>,
     /// Spans on their way, in order, and whether they have their outcome.
     flights: VecDeque<(Span, bool)>,
+    /// When the oldest of what is on its way was written.
+    oldest_flight: Option<Timestamp>,
     /// Work to be done, in order.
     ready: VecDeque<Work>,
     /// Deliveries that are running.
@@ -138,6 +141,7 @@ impl Sink {
             intake: Intake::new(next, policy.cut.max_bytes),
             planned,
             flights: VecDeque::new(),
+            oldest_flight: None,
             ready: VecDeque::new(),
             running: 0,
             next,
@@ -169,7 +173,9 @@ impl Sink {
 
     /// Reads the journal while it is ahead of the broadcast.
     fn read(&mut self, ctx: &mut Context<Self>) {
-        if !self.lagging || self.reading || !self.intake.has_room() {
+        // A cut that was planned under a larger limit is made where it was planned.
+        let has_room = self.intake.has_room() || self.planned.is_some_and(|end| end > self.intake.expected());
+        if !self.lagging || self.reading || !has_room {
             return;
         }
         self.reading = true;
@@ -193,10 +199,11 @@ impl Sink {
         // The oldest generations may be gone: a sink that was not configured for a while begins at what is left.
         let begins = pieces.first().map(|piece| match piece {
             Piece::Record(record) => record.first,
-            Piece::Damaged(span) => span.first,
+            Piece::Damaged(span) | Piece::Removed(span) => span.first,
         });
-        if let Some(begins) = begins.filter(|begins| *begins > from) {
-            self.intake.push(Piece::Damaged(Span { first: from, end: begins }));
+        let begins = begins.unwrap_or(self.spec.journal.span().first);
+        if begins > from {
+            self.intake.push(Piece::Removed(Span { first: from, end: begins }));
         }
         pieces.into_iter().for_each(|piece| self.intake.push(piece));
         self.lagging = self.intake.expected() < self.spec.journal.span().end;
@@ -226,12 +233,15 @@ impl Sink {
             return false;
         };
         match cut {
-            Cut::Damaged(span) => {
+            Cut::Gone(span, reason) => {
                 self.flights.push_back((span, false));
-                self.ready.push_back(Work::damaged(span));
+                self.ready.push_back(Work::gone(span, reason));
             }
             Cut::Batch(batch) => {
                 let span = batch.span();
+                if self.flights.is_empty() {
+                    self.oldest_flight = batch.records().first().map(|record| record.written_at);
+                }
                 let full = span.count() >= self.spec.policy.cut.max_events
                     || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
                 self.flights.push_back((span, false));
@@ -333,8 +343,8 @@ impl Sink {
     fn show(&mut self) {
         let head = self.spec.journal.span().end;
         let lag_events = head.since(self.next);
-        let oldest =
-            self.ready.front().and_then(Work::written_at).or(self.intake.front().map(|r| r.written_at));
+        let flying = self.oldest_flight.filter(|_| !self.flights.is_empty());
+        let oldest = flying.or(self.intake.front().map(|record| record.written_at));
         let lag_seconds = match oldest {
             Some(oldest) if lag_events > 0 => self.spec.clock.now().seconds_since(oldest),
             // What is on its way was taken in a moment ago, or is being read.

@@ -209,6 +209,8 @@ fn not_ready(shared: &Shared) -> Option<&'static str> {
         Some("the receiver or the buffer has failed")
     } else if shared.view.buffer.full.get() == 2 {
         Some("no space is left on the device of the journal")
+    } else if shared.view.buffer.full.get() == 3 {
+        Some("the journal cannot be written")
     } else if shared.view.buffer.full.get() > 0 {
         Some("the journal is full, because a sink is behind (see its lag_events)")
     } else {

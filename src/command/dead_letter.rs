@@ -13,7 +13,11 @@ use forebay_actors::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Done, EXIT_FAILURE, block_on, load, print, progress::Progress, redeliver::redeliver};
+use super::{
+    Done, EXIT_FAILURE, block_on, load, print,
+    progress::{Progress, waiting},
+    redeliver::redeliver,
+};
 use crate::{
     api::control,
     config::Config,
@@ -108,7 +112,7 @@ pub fn dead_letter(command: &DeadLetterCommand, file: Option<&Path>) -> Done {
     let request = Request::from(command);
     let answer: Value = block_on(async {
         let order = control::Order::DeadLetters(request.clone());
-        match control::ask(&config.data_dir, &order).await? {
+        match waiting("working", control::ask(&config.data_dir, &order)).await? {
             Some(answer) => Ok::<Value, String>(answer),
             None => offline(&config, request).await,
         }
@@ -131,7 +135,7 @@ async fn offline(config: &Config, request: Request) -> Result<Value, String> {
         DeadLetters::open(Arc::new(state), config.dead_letters.max_bytes).map_err(|e| e.to_string())?;
     let destinations = pipeline::destinations(data_dir.path(), Clock::system());
     let factory = |sink: &SinkName| config.sinks.get(sink.as_str()).map(|config| destinations(sink, config));
-    carry_out(Arc::new(letters), factory, request).await
+    carry_out(Arc::new(letters), factory, request, Progress::new("replaying", 0)).await
 }
 
 /// Does what is asked; `factory` makes the destination of a sink that is configured.
@@ -142,12 +146,13 @@ pub async fn carry_out(
     letters: Arc<DeadLetters>,
     factory: impl Fn(&SinkName) -> Option<DestinationFactory>,
     request: Request,
+    progress: Progress,
 ) -> Result<Value, String> {
     if let Request::Replay(sink, ids) = request {
         let factory = factory(&sink);
         let factory =
             factory.ok_or_else(|| format!("there is no sink {:?} in the configuration", sink.as_str()))?;
-        return replay(letters, factory, sink, ids).await;
+        return replay(letters, factory, sink, ids, progress).await;
     }
     let answer = tokio::task::spawn_blocking(move || answer(&letters, request)).await;
     answer.map_err(|e| e.to_string())?
@@ -172,12 +177,13 @@ fn answer(letters: &DeadLetters, request: Request) -> Result<Value, String> {
             Ok(shown)
         }
         Request::Drop(sink, ids) => {
+            let named = ids.is_some();
             let ids = ids.map_or_else(|| all_ids(letters, &sink), Ok)?;
             let mut dropped = 0;
             for id in ids {
                 dropped += u64::from(letters.remove(&sink, id).map_err(words)?);
             }
-            if dropped == 0 {
+            if named && dropped == 0 {
                 return Err(format!("{sink} has no such dead letters; nothing was dropped"));
             }
             Ok(json!(format!("{dropped} dead letters of {sink} dropped")))
@@ -191,10 +197,10 @@ async fn replay(
     factory: DestinationFactory,
     sink: SinkName,
     ids: Option<Vec<u64>>,
+    mut progress: Progress,
 ) -> Result<Value, String> {
     let destination = factory().map_err(|e| e.to_string())?;
     let ids = ids.map_or_else(|| all_ids(&letters, &sink), Ok)?;
-    let mut progress = Progress::new("replaying", ids.len() as u64);
     let (mut delivered, mut kept) = (0, Vec::new());
     for (index, id) in ids.iter().enumerate() {
         let letter = find(&letters, &sink, *id)?;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
 /// Below this nobody wants to see a bar.
@@ -24,6 +24,13 @@ impl Progress {
     /// Of `total` things; 0 where their number is not known.
     pub fn new(what: &'static str, total: u64) -> Self {
         Self { bar: None, began: Instant::now(), total, what, looked_at: stdout().is_terminal() }
+    }
+
+    /// Of something that nobody waits for at this terminal.
+    pub fn silent() -> Self {
+        let mut progress = Self::new("", 0);
+        progress.looked_at = false;
+        progress
     }
 
     /// So many are done.
@@ -46,6 +53,31 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// Waits for something whose progress is not known; shows that it goes on.
+pub async fn waiting<F: Future>(what: &'static str, work: F) -> F::Output {
+    let mut work = std::pin::pin!(work);
+    if !stdout().is_terminal() {
+        return work.await;
+    }
+    let mut ticks = tokio::time::interval(SHOWN_AFTER / 5);
+    let began = Instant::now();
+    let spinner = ProgressBar::hidden().with_message(what);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                spinner.finish_and_clear();
+                return done;
+            }
+            _ = ticks.tick() => {
+                if began.elapsed() >= SHOWN_AFTER {
+                    spinner.set_draw_target(ProgressDrawTarget::stderr());
+                    spinner.tick();
+                }
+            }
         }
     }
 }

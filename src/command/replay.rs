@@ -12,7 +12,11 @@ use forebay_actors::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Done, block_on, load, print, progress::Progress, redeliver::redeliver};
+use super::{
+    Done, block_on, load, print,
+    progress::{Progress, waiting},
+    redeliver::redeliver,
+};
 use crate::{
     api::control,
     data_dir::{self, DataDir},
@@ -82,8 +86,11 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
         return Err(format!("--from {} is not before --to {}", request.from, request.to));
     }
     let report = block_on(async {
-        if let Some(report) =
-            control::ask::<Report>(&config.data_dir, &control::Order::Replay(request.clone())).await?
+        if let Some(report) = waiting(
+            "replaying",
+            control::ask::<Report>(&config.data_dir, &control::Order::Replay(request.clone())),
+        )
+        .await?
         {
             return Ok::<_, String>(report);
         }
@@ -94,7 +101,8 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
         let dir = data_dir::journal(data_dir.path());
         let journal = SledJournal::open(&dir, Durability::Fsync, Position(0), Clock::system());
         let journal: Arc<dyn Journal> = Arc::new(journal.map_err(|e| e.to_string())?);
-        carry_out(journal, factory, request).await
+        let span = journal.span();
+        carry_out(journal, factory, request, Progress::new("replaying", span.count())).await
     })?;
     if report.delivered + report.refused + report.damaged == 0 {
         return Err("the journal has no events of that time: it keeps what every sink has only for retention.journal_keep".to_owned());
@@ -113,10 +121,10 @@ pub async fn carry_out(
     journal: Arc<dyn Journal>,
     factory: DestinationFactory,
     request: Request,
+    mut progress: Progress,
 ) -> Result<Report, String> {
     let destination = factory().map_err(|e| e.to_string())?;
     let Span { first, end } = journal.span();
-    let mut progress = Progress::new("replaying", end.since(first));
     let (mut report, mut at) = (Report::default(), first);
     while at < end {
         let reader = journal.clone();
@@ -126,7 +134,7 @@ pub async fn carry_out(
         at = last.end();
         for piece in &pieces {
             match piece {
-                Piece::Damaged(span) => report.damaged += span.count(),
+                Piece::Damaged(span) | Piece::Removed(span) => report.damaged += span.count(),
                 Piece::Record(record) => {
                     let so_far = report.delivered;
                     replay_record(&*destination, record, &request, &mut report)

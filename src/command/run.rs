@@ -21,7 +21,7 @@ use tracing_subscriber::{
     EnvFilter, Registry as Subscribers, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
-use super::{Done, EXIT_DEADLINE, block_on, dead_letter, load, replay};
+use super::{Done, EXIT_DEADLINE, block_on, dead_letter, load, progress::Progress, replay};
 use crate::{
     api::{
         control::{self, Order, Ordered},
@@ -297,7 +297,13 @@ impl Running {
                     _ => None,
                 };
                 actix::spawn(async move {
-                    let done = dead_letter::carry_out(view.dead_letters, |_| factory.clone(), request).await;
+                    let done = dead_letter::carry_out(
+                        view.dead_letters,
+                        |_| factory.clone(),
+                        request,
+                        Progress::silent(),
+                    )
+                    .await;
                     let _ = reply.send(done);
                 });
             }
@@ -305,7 +311,9 @@ impl Running {
                 let factory = self.pipeline.factory(&request.sink);
                 actix::spawn(async move {
                     let done = match factory {
-                        Some(factory) => replay::carry_out(view.journal, factory, request).await,
+                        Some(factory) => {
+                            replay::carry_out(view.journal, factory, request, Progress::silent()).await
+                        }
                         None => {
                             Err(format!("there is no sink {:?} in the configuration", request.sink.as_str()))
                         }

@@ -10,7 +10,7 @@ use clap::Args;
 use forebay_actors::{journal, record::SinkName, runtime::clock::Clock};
 
 use super::{Done, EXIT_FAILURE, block_on, load, print};
-use crate::{budget::MemoryBudget, config::Config, data_dir, pipeline};
+use crate::{budget::MemoryBudget, config::Config, data_dir, pipeline, store};
 
 /// How long a destination may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,11 +109,13 @@ async fn check_destinations(config: &Config, offline: bool, findings: &mut Findi
     let destinations = pipeline::destinations(&config.data_dir, Clock::system());
     for (name, sink) in &config.sinks {
         let what = format!("sink {name}");
-        // Its probe would make the database; whether it can be written the directory has shown.
-        if matches!(sink.kind, crate::config::SinkKind::Store(_))
-            && !data_dir::store(&config.data_dir).exists()
-        {
-            findings.ok(&what, "the store is not there yet; it will be made");
+        // Its own probe could make or migrate the database.
+        if matches!(sink.kind, crate::config::SinkKind::Store(_)) {
+            match store::Reader::new(data_dir::store(&config.data_dir)).count_total() {
+                Ok(0) => findings.ok(&what, "empty, or not there yet"),
+                Ok(events) => findings.ok(&what, format!("{events} events")),
+                Err(error) => findings.fail(&what, error),
+            }
             continue;
         }
         // Building reaches nobody, and finds options that cannot be used together.

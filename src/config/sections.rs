@@ -49,8 +49,8 @@ const RETENTION_SCHEDULE: &str = "0 3 * * *";
 const SUPERVISOR_BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Slow enough to be no load, fast enough that nobody waits for it after a repair.
 const SUPERVISOR_BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Doubling from 100 ms, ten restarts in a minute are no longer chance.
-const SUPERVISOR_RESTARTS_MAX: u32 = 10;
+/// Doubling from 100 ms, five waits take 3 s: who dies that often within a minute does not by chance.
+const SUPERVISOR_RESTARTS_MAX: u32 = 5;
 /// See [`SUPERVISOR_RESTARTS_MAX`].
 const SUPERVISOR_RESTARTS_WINDOW: Duration = Duration::from_secs(60);
 /// A fifth of the journal: more dead letters than that are an outage, not exceptions.

@@ -151,11 +151,28 @@ impl Shared {
         Ok(())
     }
 
-    fn check(self: &Arc<Self>) -> Result<(), DeliveryError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (current, _) = self.take_current(&mut state)?;
-        state.current = Some(current);
-        Ok(())
+    /// Whether the file could be written. Changes nothing: another process may be writing it.
+    fn check(&self) -> Result<(), DeliveryError> {
+        let path = &self.options.path;
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                Err(io_failure(path, "write", &io::Error::from(io::ErrorKind::IsADirectory)))
+            }
+            Ok(_) => {
+                File::options().append(true).open(path).map(drop).map_err(|e| io_failure(path, "write", &e))
+            }
+            Err(_) => {
+                // It will be made, with the directories it lies in, as far as these can be.
+                let there = path.ancestors().skip(1).find(|dir| !dir.as_os_str().is_empty() && dir.exists());
+                match there.map(fs::metadata) {
+                    Some(Ok(found)) if !found.is_dir() => {
+                        Err(io_failure(path, "create", &io::Error::from(io::ErrorKind::NotADirectory)))
+                    }
+                    Some(Err(error)) => Err(io_failure(path, "create", &error)),
+                    _ => Ok(()),
+                }
+            }
+        }
     }
 
     /// The file to write and its length. Whoever fails does not put it back, so that it is opened and

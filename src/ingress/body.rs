@@ -77,7 +77,8 @@ pub struct Reserved {
 pub struct Body {
     /// Its bytes, unpacked.
     pub bytes: Bytes,
-    _reserved: Reserved,
+    /// Its share of the budget: to be kept until the events in it are answered for.
+    pub reserved: Reserved,
 }
 
 impl BodyBudget {
@@ -157,7 +158,7 @@ pub async fn read(headers: &HeaderMap, payload: web::Payload, limits: &BodyLimit
     };
     let (packed, reserved) = packed?;
     if coding == Coding::Identity {
-        return Ok(Body { bytes: packed, _reserved: reserved });
+        return Ok(Body { bytes: packed, reserved });
     }
     let max_bytes = limits.max_bytes;
     if packed.len() <= INLINE_BYTES_MAX {
@@ -218,7 +219,7 @@ fn unpack(packed: &[u8], coding: Coding, max_bytes: usize, mut reserved: Reserve
             return Err(too_large(max_bytes));
         }
         if read == 0 {
-            return Ok(Body { bytes: out.into(), _reserved: reserved });
+            return Ok(Body { bytes: out.into(), reserved });
         }
         reserved.grow(read)?;
         if out.len() >= GROW_ONCE_BYTES {

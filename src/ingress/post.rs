@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    body::{self, BodyLimits},
+    body::{self, Body, BodyLimits},
     courier::Courier,
     events::{Framing, ParseError, Parsed, parse},
     limits::{Limits, RouteClass},
@@ -128,8 +128,9 @@ async fn take(
     let framing = Framing::of(content_type).ok_or_else(|| unsupported(content_type.unwrap_or("")))?;
     let body = body::read(request.headers(), payload, &ingress.body).await?;
     let mut parsed = parse(&body.bytes, framing, ingress.max_event_bytes).map_err(unparsable)?;
-    // Not needed while the commit is waited for.
-    drop(body);
+    // The bytes are not needed while the commit is waited for, but the events are in memory as long.
+    let Body { bytes, reserved: _until_answered } = body;
+    drop(bytes);
     if parsed.rejected_count > 0 {
         ingress.received.rejected.with_label_values(&["invalid_event"]).inc_by(parsed.rejected_count as u64);
     }
@@ -147,7 +148,10 @@ async fn take(
 /// The body of a success answer, written by hand: ids of a full batch would be as many strings.
 fn success(parsed: &Parsed, accepted: &Accepted, ids: bool) -> Vec<u8> {
     if !ids {
-        let counts = json!({"accepted": parsed.accepted, "rejected": parsed.rejected});
+        let mut counts = json!({"accepted": parsed.accepted, "rejected": parsed.rejected});
+        if parsed.rejected_count > parsed.rejected.len() {
+            counts["rejected_count"] = json!(parsed.rejected_count);
+        }
         return counts.to_string().into_bytes();
     }
     let mut given = parsed.given_ids.iter().peekable();
@@ -178,6 +182,9 @@ fn success(parsed: &Parsed, accepted: &Accepted, ids: bool) -> Vec<u8> {
         out.append(&mut list);
         out.extend_from_slice(b"],\"rejected\":");
         out.extend_from_slice(json!(parsed.rejected).to_string().as_bytes());
+        if parsed.rejected_count > parsed.rejected.len() {
+            out.extend_from_slice(format!(",\"rejected_count\":{}", parsed.rejected_count).as_bytes());
+        }
     }
     out.push(b'}');
     out

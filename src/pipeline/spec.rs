@@ -50,8 +50,11 @@ pub(super) fn limits(buffer: &config::BufferConfig) -> Limits {
     Limits {
         waiting_events_max: buffer.memory_events_max as u64,
         waiting_bytes_max: buffer.memory_bytes_max,
-        // A journal in memory is bounded by what memory is given, not by what the disk is.
-        journal_bytes_max: if memory { buffer.memory_bytes_max as u64 } else { buffer.max_bytes },
+        // A journal in memory is bounded by what memory is given, too.
+        journal_bytes_max: match memory {
+            true => buffer.max_bytes.min(buffer.memory_bytes_max as u64),
+            false => buffer.max_bytes,
+        },
         journal_events_max: memory.then_some(buffer.memory_events_max as u64),
     }
 }

@@ -49,6 +49,9 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64, byt
     CommitDone { usage: spec.journal.usage(), events, bytes, failure }
 }
 
+/// Room that is made below the cap: two generations, so that producers do not come to the cap at every request.
+pub(super) const ROOM_BYTES: u64 = 2 * crate::journal::GENERATION_BYTES;
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RoomError {
     #[error(transparent)]
@@ -59,16 +62,24 @@ pub(super) enum RoomError {
 
 pub(super) fn make_room(spec: &BufferSpec) -> Result<Usage, RoomError> {
     let journal = &spec.journal;
-    if let Some(end) = journal.oldest_end() {
+    let limits = spec.limits;
+    let headroom = ROOM_BYTES.min(limits.journal_bytes_max / 4);
+    let is_near_its_cap = || {
+        let events = limits.journal_events_max.is_some_and(|max| journal.span().count() + max / 4 > max);
+        events || journal.usage().disk_bytes + headroom > limits.journal_bytes_max
+    };
+    while is_near_its_cap()
+        && let Some(end) = journal.oldest_end()
+    {
         let behind = spec.cursors.behind(end);
-        let blocked = behind.iter().any(|(_, _, policy)| *policy == WhenFull::Block);
-        if !blocked {
-            for (sink, cursor, _) in behind {
-                skip(spec, &sink, cursor, end)?;
-            }
-            spec.cursors.save().map_err(RoomError::State)?;
-            journal.remove(end, Timestamp::from_nanos(i64::MAX)).map_err(RoomError::Journal)?;
+        if behind.iter().any(|(_, _, policy)| *policy == WhenFull::Block) {
+            break;
         }
+        for (sink, cursor, _) in behind {
+            skip(spec, &sink, cursor, end)?;
+        }
+        spec.cursors.save().map_err(RoomError::State)?;
+        journal.remove(end, Timestamp::from_nanos(i64::MAX)).map_err(RoomError::Journal)?;
     }
     Ok(journal.usage())
 }

@@ -19,7 +19,7 @@ pub struct BufferMetrics {
     pub oldest_age_seconds: Gauge,
     /// Events that wait for their commit.
     pub waiting_events: IntGauge,
-    /// Not 0 while requests are refused for want of room: 1 in the journal, 2 on its device.
+    /// Not 0 while requests are refused for want of room: 1 in the journal, 2 on its device; 3 while it fails.
     pub full: IntGauge,
     /// Records or generations found damaged.
     pub damaged: IntGauge,
@@ -52,7 +52,10 @@ impl BufferMetrics {
                 ),
             ),
             waiting_events: gauge("forebay_buffer_waiting_events", "Events that wait for their commit"),
-            full: gauge("forebay_buffer_full", "1 while the journal is full, 2 while its device is"),
+            full: gauge(
+                "forebay_buffer_full",
+                "1 while the journal is full, 2 while its device is, 3 while it fails otherwise",
+            ),
             damaged: gauge("forebay_buffer_damaged_records", "Damaged records met since the start"),
             commit_seconds: histogram(
                 "forebay_buffer_commit_seconds",

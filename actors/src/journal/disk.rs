@@ -221,13 +221,18 @@ impl SledJournal {
 
     /// The span of the generation that holds `from`, and the generation if it is open.
     fn find(&self, from: Position) -> Option<(Span, Option<Arc<Generation>>)> {
-        let shelf = self.shelf();
+        let mut shelf = self.shelf();
         let index = shelf.entries.partition_point(|entry| entry.first <= from).saturating_sub(1);
         let first = shelf.entries.get(index)?.first;
         let head = Position(self.head.load(Ordering::Acquire));
         let end = shelf.entries.get(index + 1).map_or(head, |next| next.first);
-        let open = shelf.open.iter().find(|(open, _)| *open == first);
-        Some((Span { first, end }, open.map(|(_, generation)| generation.clone())))
+        let open =
+            shelf.open.iter().position(|(open, _)| *open == first).and_then(|at| shelf.open.remove(at));
+        if let Some(used) = &open {
+            // The one that was used last is the last to be closed.
+            shelf.open.push_back(used.clone());
+        }
+        Some((Span { first, end }, open.map(|(_, generation)| generation)))
     }
 
     fn generation_dir(&self, first: Position) -> PathBuf {
@@ -293,7 +298,7 @@ impl Journal for SledJournal {
                     let mut found = generation.read(from, span.end, bytes_max - bytes);
                     let payload = |piece: &Piece| match piece {
                         Piece::Record(record) => record.payload.len(),
-                        Piece::Damaged(_) => 0,
+                        Piece::Damaged(_) | Piece::Removed(_) => 0,
                     };
                     bytes += found.iter().map(payload).sum::<usize>();
                     let damaged = found.iter().filter(|piece| matches!(piece, Piece::Damaged(_))).count();

@@ -103,6 +103,8 @@ pub enum Piece {
     Record(Arc<Record>),
     /// Positions whose bytes are not what was written. They were put aside in the quarantine.
     Damaged(Span),
+    /// Positions that were removed before this reader came. A journal does not return it; a reader notes it.
+    Removed(Span),
 }
 
 impl Piece {
@@ -110,7 +112,7 @@ impl Piece {
     pub fn end(&self) -> Position {
         match self {
             Self::Record(record) => record.end(),
-            Self::Damaged(span) => span.end,
+            Self::Damaged(span) | Self::Removed(span) => span.end,
         }
     }
 }

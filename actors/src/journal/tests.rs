@@ -66,7 +66,7 @@ fn read_all(journal: &dyn Journal, mut from: Position) -> Vec<(u64, Option<Strin
                         }
                     }
                 }
-                Piece::Damaged(span) => all.push((span.first.0, None)),
+                Piece::Damaged(span) | Piece::Removed(span) => all.push((span.first.0, None)),
             }
         }
         from = end;

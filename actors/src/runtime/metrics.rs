@@ -96,6 +96,21 @@ impl ActorMetrics {
         }
     }
 
+    /// Forgets an actor that was removed: what it showed last would stand there for ever.
+    pub fn forget(&self, actor: &str) {
+        // Where it never showed something there is nothing to remove.
+        for gauge in [&self.mailbox_messages, &self.mailbox_capacity, &self.state] {
+            let _ = gauge.remove_label_values(&[actor]);
+        }
+        for counter in [&self.messages, &self.refused] {
+            let _ = counter.remove_label_values(&[actor]);
+        }
+        let _ = self.handle_seconds.remove_label_values(&[actor]);
+        for cause in ["panic", "stop"] {
+            let _ = self.restarts.remove_label_values(&[actor, cause]);
+        }
+    }
+
     /// The metrics of one actor.
     pub fn probe(&self, actor: &str) -> Probe {
         Probe {
@@ -136,6 +151,11 @@ impl Probe {
     /// Messages that wait in the mailbox.
     pub fn waiting(&self) -> i64 {
         self.waiting.get()
+    }
+
+    /// Messages handled so far.
+    pub fn handled(&self) -> u64 {
+        self.handled.get()
     }
 
     /// Restarts so far, for whatever cause.

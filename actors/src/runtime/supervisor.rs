@@ -6,7 +6,8 @@
 //! dropped) and the actor's state, which `Supervised::restarting` builds anew from its specification.
 //!
 //! State story: `Starting` → `Running` → (panic or stop) `Restarting` for a jittered back-off → `Running`. More than
-//! [`RestartPolicy::restarts_max`] within the window → `Failed`: retried all the same, at the slowest rate. `Ended`
+//! [`RestartPolicy::restarts_max`] within the window → `Failed`: retried all the same, at the slowest rate, until a window
+//! passes without a death. `Ended`
 //! only by [`Child::end`].
 
 use std::{
@@ -138,6 +139,11 @@ impl Child {
         self.probe.restarts()
     }
 
+    /// Messages handled so far.
+    pub fn handled(&self) -> u64 {
+        self.probe.handled()
+    }
+
     /// Messages waiting in its mailbox.
     pub fn waiting(&self) -> i64 {
         self.probe.waiting()
@@ -196,6 +202,7 @@ where
             context: Some(Context::with_receiver(receiver).into_future(actor)),
             backoff: Backoff::new(policy.backoff_min, policy.backoff_max, policy.seed),
             restarts: VecDeque::new(),
+            failed: false,
             resting: None,
             policy,
             child,
@@ -216,6 +223,8 @@ struct Supervising<A: Actor<Context = Context<A>>> {
     backoff: Backoff,
     /// When the restarts within the window were.
     restarts: VecDeque<Instant>,
+    /// The budget is spent, until a window passes without a death.
+    failed: bool,
     resting: Option<Pin<Box<Sleep>>>,
     child: Child,
     control: Arc<Control>,
@@ -275,16 +284,20 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
 impl<A: Supervised + Actor<Context = Context<A>>> Supervising<A> {
     fn died(&mut self, panic: Option<Box<dyn Any + Send>>) {
         let now = Instant::now();
+        // A whole window without a death: what was before does not count any more.
+        if self.restarts.back().is_none_or(|last| now.duration_since(*last) > self.policy.window) {
+            self.restarts.clear();
+            self.backoff.reset();
+            self.failed = false;
+        }
         while self.restarts.front().is_some_and(|then| now.duration_since(*then) > self.policy.window) {
             self.restarts.pop_front();
         }
-        if self.restarts.is_empty() {
-            self.backoff.reset();
-        }
         self.restarts.push_back(now);
-        let failed = self.restarts.len() > self.policy.restarts_max;
-        if failed {
-            // One more than the budget says all; the list stays bounded.
+        self.failed |= self.restarts.len() > self.policy.restarts_max;
+        let failed = self.failed;
+        while self.restarts.len() > self.policy.restarts_max.max(1) {
+            // The list stays bounded.
             self.restarts.pop_front();
         }
         let wait = if failed { self.backoff.slowest() } else { self.backoff.failed() };

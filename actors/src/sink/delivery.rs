@@ -27,8 +27,6 @@ pub(super) struct Work {
     attempts: u32,
     /// Those of them that the destination panicked on.
     panics: u32,
-    /// When the first of them began.
-    began: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -56,14 +54,14 @@ impl Work {
         Self::new(Task::Deliver(batch))
     }
 
-    pub(super) fn damaged(span: Span) -> Self {
-        let error = format!("{} positions of the journal are damaged", span.count());
-        let reason = Reason::Damaged;
+    pub(super) fn gone(span: Span, reason: Reason) -> Self {
+        let how = if reason == Reason::Damaged { "damaged in" } else { "no longer in" };
+        let error = format!("{} positions are {how} the journal", span.count());
         Self::new(Task::Bury(Burial { span, batch: None, reason, error, status: None, attempts: 0 }))
     }
 
     fn new(task: Task) -> Self {
-        Self { task, attempts: 0, panics: 0, began: None }
+        Self { task, attempts: 0, panics: 0 }
     }
 
     pub(super) fn written_at(&self) -> Option<Timestamp> {
@@ -152,7 +150,6 @@ impl Sink {
     fn start(&mut self, mut work: Work, batch: Arc<Batch>, ctx: &mut Context<Self>) {
         let Some(destination) = self.destination.as_ref().map(Rc::clone) else { return };
         let began = Instant::now();
-        work.began.get_or_insert(began);
         work.attempts += 1;
         if work.attempts > 1 {
             self.spec.probe.retries.inc();
@@ -276,7 +273,7 @@ impl Sink {
         }
         for half in [second, first] {
             let (task, panics) = (Task::Deliver(Arc::new(half)), work.panics.min(PANICS_MAX - 1));
-            self.ready.push_front(Work { task, attempts: work.attempts, panics, began: work.began });
+            self.ready.push_front(Work { task, attempts: work.attempts, panics });
         }
         self.wake_at(Instant::now(), ctx);
     }
@@ -297,6 +294,7 @@ impl Sink {
             };
             match failed {
                 None => {
+                    sink.backoff.reset();
                     sink.spec.probe.gave_up(reason, span.count(), &said);
                     sink.finished(span);
                 }

@@ -8,6 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use crate::{
     journal::Piece,
     record::{Batch, Position, Record, Span},
+    state::Reason,
 };
 
 /// How much a batch holds.
@@ -24,8 +25,8 @@ pub struct CutPolicy {
 pub enum Cut {
     /// Events to deliver.
     Batch(Arc<Batch>),
-    /// Positions whose bytes are gone.
-    Damaged(Span),
+    /// Positions whose bytes are gone, and why.
+    Gone(Span, Reason),
 }
 
 /// Records in order, without gaps.
@@ -76,7 +77,7 @@ impl Intake {
     pub fn front(&self) -> Option<&Record> {
         self.pieces.front().and_then(|piece| match piece {
             Piece::Record(record) => Some(&**record),
-            Piece::Damaged(_) => None,
+            Piece::Damaged(_) | Piece::Removed(_) => None,
         })
     }
 
@@ -110,10 +111,14 @@ impl Intake {
     /// policy says. Where there is less than that, only `now` cuts.
     pub fn cut(&mut self, policy: CutPolicy, planned: Option<Position>, now: bool) -> Option<Cut> {
         let from = self.from;
-        if let Some(Piece::Damaged(span)) = self.pieces.front() {
-            let span = Span { first: span.first.max(from), end: span.end };
+        let gone = match self.pieces.front() {
+            Some(Piece::Damaged(span)) => Some((*span, Reason::Damaged)),
+            Some(Piece::Removed(span)) => Some((*span, Reason::Expired)),
+            _ => None,
+        };
+        if let Some((span, reason)) = gone {
             self.advance(span.end);
-            return Some(Cut::Damaged(span));
+            return Some(Cut::Gone(Span { first: span.first.max(from), end: span.end }, reason));
         }
         let planned = planned.filter(|planned| *planned > from);
         let (mut records, mut bytes, mut end) = (Vec::new(), 0, from);
@@ -181,7 +186,7 @@ mod tests {
         std::iter::from_fn(|| intake.cut(POLICY, None, now))
             .map(|cut| match cut {
                 Cut::Batch(batch) => (batch.span().first.0, batch.span().end.0),
-                Cut::Damaged(span) => (span.first.0, span.end.0),
+                Cut::Gone(span, _) => (span.first.0, span.end.0),
             })
             .collect()
     }

@@ -71,6 +71,26 @@ impl SinkMetrics {
         }
     }
 
+    /// Forgets a sink that was removed: what it showed last would stand there for ever.
+    pub fn forget(&self, sink: &SinkName) {
+        let name = sink.as_str();
+        // Where it never showed something there is nothing to remove.
+        for counter in [&self.sent_events, &self.sent_bytes, &self.retries] {
+            let _ = counter.remove_label_values(&[name]);
+        }
+        for gauge in [&self.lag_events, &self.breaker_state] {
+            let _ = gauge.remove_label_values(&[name]);
+        }
+        let _ = self.lag_seconds.remove_label_values(&[name]);
+        let _ = self.deliver_seconds.remove_label_values(&[name]);
+        for cause in Cause::ALL {
+            let _ = self.errors.remove_label_values(&[name, cause.as_str()]);
+        }
+        for reason in Reason::ALL {
+            let _ = self.dead_letters.remove_label_values(&[name, reason.as_str()]);
+        }
+    }
+
     /// The metrics of one sink.
     pub fn of(&self, sink: &SinkName) -> SinkProbe {
         let name = sink.as_str();

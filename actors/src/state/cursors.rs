@@ -34,9 +34,12 @@ pub enum WhenFull {
 #[derive(Debug)]
 pub struct Cursors {
     state: Arc<StateDb>,
-    tree: sled::Tree,
     table: Mutex<BTreeMap<SinkName, Entry>>,
+    /// Held over a whole save, so that none writes what another has overtaken.
+    saving: Mutex<()>,
 }
+
+const TREE: &str = "cursors";
 
 #[derive(Debug)]
 struct Entry {
@@ -52,15 +55,22 @@ impl Cursors {
     /// # Errors
     /// Where the database cannot be read.
     pub fn open(state: Arc<StateDb>) -> Result<Self, StateError> {
-        let tree = state.tree("cursors")?;
-        let mut table = BTreeMap::new();
-        for item in &tree {
-            let (name, value) = item.map_err(|e| state.failed(e))?;
-            let name = std::str::from_utf8(&name).map_err(|e| state.failed(e))?;
-            let cursor = rmp_serde::from_slice(&value).map_err(|e| state.failed(e))?;
-            table.insert(SinkName::from(name), Entry { cursor, saved: Some(cursor), active: None });
-        }
-        Ok(Self { state, tree, table: Mutex::new(table) })
+        let table = state.with(|open| {
+            let mut table = BTreeMap::new();
+            for item in &state.tree(open, TREE)? {
+                let (name, value) = item.map_err(|e| state.failed(e))?;
+                let name = std::str::from_utf8(&name).map_err(|e| state.failed(e))?;
+                let cursor = rmp_serde::from_slice(&value).map_err(|e| state.failed(e))?;
+                table.insert(SinkName::from(name), Entry { cursor, saved: Some(cursor), active: None });
+            }
+            Ok(table)
+        })?;
+        Ok(Self { state, table: Mutex::new(table), saving: Mutex::new(()) })
+    }
+
+    /// Whether no sink was ever seen.
+    pub fn is_empty(&self) -> bool {
+        self.table().is_empty()
     }
 
     /// Counts the sink in. A sink that was never seen begins at `start`.
@@ -118,6 +128,7 @@ impl Cursors {
     /// # Errors
     /// Where the database refuses; the next call tries again.
     pub fn save(&self) -> Result<(), StateError> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let changed: Vec<_> = {
             let table = self.table();
             let changed = table.iter().filter(|(_, entry)| entry.saved != Some(entry.cursor));
@@ -126,11 +137,14 @@ impl Cursors {
         if changed.is_empty() {
             return Ok(());
         }
-        for (name, cursor) in &changed {
-            let value = rmp_serde::to_vec(cursor).expect("a Vec takes every cursor");
-            self.tree.insert(name.as_str(), value).map_err(|e| self.state.failed(e))?;
-        }
-        self.state.sync()?;
+        self.state.with(|open| {
+            let tree = self.state.tree(open, TREE)?;
+            for (name, cursor) in &changed {
+                let value = rmp_serde::to_vec(cursor).expect("a Vec takes every cursor");
+                tree.insert(name.as_str(), value).map_err(|e| self.state.failed(e))?;
+            }
+            self.state.sync(open)
+        })?;
         let mut table = self.table();
         for (name, cursor) in changed {
             if let Some(entry) = table.get_mut(&name) {

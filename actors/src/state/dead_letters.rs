@@ -79,11 +79,14 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct DeadLetters {
     state: Arc<StateDb>,
-    /// Key: sink name, 0, id u64, chunk u16.
-    letters: sled::Tree,
-    totals: sled::Tree,
     bytes_max: u64,
 }
+
+/// Key: sink name, 0, id u64, chunk u16.
+const LETTERS: &str = "dead_letters";
+
+/// Key: sink name.
+const TOTALS: &str = "dead_letter_totals";
 
 impl DeadLetter {
     /// A dead letter of one event.
@@ -119,8 +122,9 @@ impl DeadLetters {
     /// # Errors
     /// Where the database cannot be read.
     pub fn open(state: Arc<StateDb>, bytes_max: u64) -> Result<Self, StateError> {
-        let (letters, totals) = (state.tree("dead_letters")?, state.tree("dead_letter_totals")?);
-        Ok(Self { state, letters, totals, bytes_max })
+        let letters = Self { state, bytes_max };
+        letters.all_totals()?;
+        Ok(letters)
     }
 
     /// Keeps the letters, all or none, durably.
@@ -138,8 +142,10 @@ impl DeadLetters {
         if has_events && self.all_totals()?.iter().map(|(_, t)| t.bytes).sum::<u64>() + new > self.bytes_max {
             return Err(StateError::DeadLettersFull { bytes_max: self.bytes_max });
         }
-        let ids = encoded.iter().map(|_| self.state.db.generate_id()).collect::<Result<Vec<_>, _>>();
-        let ids = ids.map_err(|e| self.state.failed(e))?;
+        let ids: Vec<u64> = self.state.with(|open| {
+            let ids = encoded.iter().map(|_| open.db.generate_id()).collect::<Result<_, _>>();
+            ids.map_err(|e| self.state.failed(e))
+        })?;
         self.transact(|tree, totals| {
             for ((sink, bytes), id) in encoded.iter().zip(&ids) {
                 for (chunk, part) in bytes.chunks(VALUE_BYTES_MAX).enumerate() {
@@ -167,18 +173,21 @@ impl DeadLetters {
         let lower = key(sink, after.map_or(0, |id| id + 1), 0);
         let upper = key(sink, u64::MAX, u16::MAX);
         let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
-        for item in self.letters.range(lower..=upper) {
-            let (key, part) = item.map_err(|e| self.state.failed(e))?;
-            let id = key[key.len() - 10..key.len() - 2].try_into().map(u64::from_be_bytes);
-            let id = id.map_err(|e| self.state.failed(e))?;
-            if let Some((_, bytes)) = found.last_mut().filter(|(last, _)| *last == id) {
-                bytes.extend_from_slice(&part);
-            } else if found.len() == limit {
-                break;
-            } else {
-                found.push((id, part.to_vec()));
+        self.state.with(|open| {
+            for item in self.state.tree(open, LETTERS)?.range(lower..=upper) {
+                let (key, part) = item.map_err(|e| self.state.failed(e))?;
+                let id = key[key.len() - 10..key.len() - 2].try_into().map(u64::from_be_bytes);
+                let id = id.map_err(|e| self.state.failed(e))?;
+                if let Some((_, bytes)) = found.last_mut().filter(|(last, _)| *last == id) {
+                    bytes.extend_from_slice(&part);
+                } else if found.len() == limit {
+                    break;
+                } else {
+                    found.push((id, part.to_vec()));
+                }
             }
-        }
+            Ok(())
+        })?;
         let decode = |(id, bytes): (u64, Vec<u8>)| Ok((id, rmp_serde::from_slice(&bytes)?));
         let decoded: Result<_, rmp_serde::decode::Error> = found.into_iter().map(decode).collect();
         decoded.map_err(|e| self.state.failed(e))
@@ -190,8 +199,10 @@ impl DeadLetters {
     /// Where the database refuses.
     pub fn remove(&self, sink: &SinkName, id: u64) -> Result<bool, StateError> {
         let range = key(sink, id, 0)..=key(sink, id, u16::MAX);
-        let parts = self.letters.range(range).collect::<Result<Vec<_>, _>>();
-        let parts = parts.map_err(|e| self.state.failed(e))?;
+        let parts = self.state.with(|open| {
+            let parts = self.state.tree(open, LETTERS)?.range(range).collect::<Result<Vec<_>, _>>();
+            parts.map_err(|e| self.state.failed(e))
+        })?;
         let bytes: u64 = parts.iter().map(|(_, part)| part.len() as u64).sum();
         if parts.is_empty() {
             return Ok(false);
@@ -219,7 +230,7 @@ impl DeadLetters {
             let totals = rmp_serde::from_slice(&value).map_err(|e| self.state.failed(e))?;
             Ok((SinkName::from(name), totals))
         };
-        self.totals.iter().map(read).collect()
+        self.state.with(|open| self.state.tree(open, TOTALS)?.iter().map(read).collect())
     }
 
     fn transact(
@@ -229,11 +240,13 @@ impl DeadLetters {
             &sled::transaction::TransactionalTree,
         ) -> Result<(), ConflictableTransactionError<String>>,
     ) -> Result<(), StateError> {
-        let trees = (&self.letters, &self.totals);
-        let done: Result<(), TransactionError<String>> =
-            trees.transaction(|(letters, totals)| change(letters, totals));
-        done.map_err(|e| self.state.failed(format!("{e:?}")))?;
-        self.state.sync()
+        self.state.with(|open| {
+            let (letters, totals) = (self.state.tree(open, LETTERS)?, self.state.tree(open, TOTALS)?);
+            let done: Result<(), TransactionError<String>> =
+                (&letters, &totals).transaction(|(letters, totals)| change(letters, totals));
+            done.map_err(|e| self.state.failed(format!("{e:?}")))?;
+            self.state.sync(open)
+        })
     }
 }
 

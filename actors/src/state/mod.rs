@@ -8,7 +8,9 @@ mod dead_letters;
 
 use std::{
     fs::File,
+    panic::catch_unwind,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 pub use cursors::{Cursor, Cursors, WhenFull};
@@ -20,11 +22,18 @@ pub const VALUE_BYTES_MAX: usize = 4 * 1024;
 /// What sled may cache of it.
 const CACHE_BYTES: u64 = 2 * 1024 * 1024;
 
-/// The open database. One process at a time.
+/// The database. One process at a time, one operation at a time.
 #[derive(Debug)]
 pub struct StateDb {
     dir: PathBuf,
+    /// `None` after a failure: sled answers every later call with its first I/O error, so it is opened afresh.
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
     db: sled::Db,
+    /// A handle on sled's own log, for a sync that survives a power loss.
     log: File,
 }
 
@@ -55,24 +64,45 @@ impl StateDb {
     /// # Errors
     /// Where the directory cannot be written, is in use by another process, or holds something else.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        let failed = |reason: String| StateError::Store { path: dir.into(), reason };
-        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let db = config.open().map_err(|e| failed(e.to_string()))?;
-        let log = File::options().write(true).open(dir.join("db")).map_err(|e| failed(e.to_string()))?;
-        Ok(Self { dir: dir.into(), db, log })
+        let state = Self { dir: dir.into(), open: Mutex::new(None) };
+        state.with(|_| Ok(()))?;
+        Ok(state)
     }
 
-    /// Everything written so far is on the device afterwards. Blocks.
-    fn sync(&self) -> Result<(), StateError> {
-        self.db.flush().map_err(|e| self.failed(e))?;
-        self.log.sync_data().map_err(|e| self.failed(e))
+    /// Does something with the database; after a failure the next call opens it again.
+    fn with<T>(&self, work: impl FnOnce(&Open) -> Result<T, StateError>) -> Result<T, StateError> {
+        let mut guard = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = match guard.take() {
+            Some(open) => open,
+            None => self.open_sled()?,
+        };
+        let done = work(&open)?;
+        *guard = Some(open);
+        Ok(done)
     }
 
-    fn tree(&self, name: &str) -> Result<sled::Tree, StateError> {
-        self.db.open_tree(name).map_err(|e| self.failed(e))
+    fn open_sled(&self) -> Result<Open, StateError> {
+        let open =
+            || sled::Config::new().path(&self.dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).open();
+        // sled answers some damage with an assertion instead of an error.
+        let db = catch_unwind(std::panic::AssertUnwindSafe(open))
+            .map_err(|_| self.failed("sled panicked"))?
+            .map_err(|e| self.failed(e))?;
+        let log = File::options().write(true).open(self.dir.join("db")).map_err(|e| self.failed(e))?;
+        Ok(Open { db, log })
     }
 
     fn failed(&self, error: impl std::fmt::Display) -> StateError {
         StateError::Store { path: self.dir.clone(), reason: error.to_string() }
+    }
+
+    /// Everything written so far is on the device afterwards. Blocks.
+    fn sync(&self, open: &Open) -> Result<(), StateError> {
+        open.db.flush().map_err(|e| self.failed(e))?;
+        open.log.sync_data().map_err(|e| self.failed(e))
+    }
+
+    fn tree(&self, open: &Open, name: &str) -> Result<sled::Tree, StateError> {
+        open.db.open_tree(name).map_err(|e| self.failed(e))
     }
 }

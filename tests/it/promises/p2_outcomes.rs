@@ -3,6 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use forebay::command::dead_letter::{Request, carry_out};
+use forebay::command::progress::Progress;
 use forebay_actors::{record::SinkName, runtime::supervisor::Fault, state::Reason};
 
 use crate::support::{
@@ -116,7 +117,12 @@ fn p2_dead_letters_can_be_replayed() {
 
         let replay = || {
             let factory = |name: &SinkName| bed.pipeline.factory(name);
-            carry_out(bed.pipeline.view().dead_letters, factory, Request::Replay("a".into(), None))
+            carry_out(
+                bed.pipeline.view().dead_letters,
+                factory,
+                Request::Replay("a".into(), None),
+                Progress::silent(),
+            )
         };
         let answer = replay().await.expect("a refusal is an answer");
         assert_eq!(answer["delivered"], 0);
@@ -156,7 +162,8 @@ fn p2_full_dead_letters_hold_the_sink_and_lose_nothing() {
         let mut dropped = 0;
         while bed.fake("a").seen().count() < 20 {
             let letters = bed.pipeline.view().dead_letters;
-            let answer = carry_out(letters, |_| None, Request::Drop("a".into(), None)).await;
+            let answer =
+                carry_out(letters, |_| None, Request::Drop("a".into(), None), Progress::silent()).await;
             let answer = answer.expect("they are dropped");
             let count = answer.as_str().and_then(|text| text.split(' ').next()).expect("it says how many");
             dropped += count.parse::<usize>().expect("a number");
