@@ -9,7 +9,9 @@ use std::{
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use forebay_actors::{
     health::{HealthReport, Status},
+    record::SinkName,
     runtime::supervisor::ChildState,
+    state::Totals,
 };
 use prometheus::{Encoder as _, TextEncoder};
 use serde::Serialize;
@@ -91,8 +93,11 @@ impl ResourceMeter {
 pub async fn health(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
     check(&request, &shared)?;
     let for_resources = shared.clone();
-    let resources = web::block(move || for_resources.resources.read(&for_resources.data_dir)).await;
-    let resources = resources.unwrap_or_default();
+    let looked = web::block(move || {
+        let letters = for_resources.view.dead_letters.all_totals().unwrap_or_default();
+        (for_resources.resources.read(&for_resources.data_dir), letters)
+    });
+    let (resources, letters) = looked.await.unwrap_or_default();
     let (report, _) = shared.view.board.read();
     let reason = not_ready(&shared);
     let status = if reason.is_some() { Status::Unhealthy } else { report.status.min(Status::Degraded) };
@@ -104,7 +109,7 @@ pub async fn health(request: HttpRequest, shared: web::Data<Shared>) -> Result<H
         "checks": {
             "application": { "status": status, "reason": reason, "actors": report.actors },
             "buffer": buffer(&shared),
-            "sinks": sinks(&shared, &report),
+            "sinks": sinks(&report, letters),
             "system_resources": resources,
         },
     })))
@@ -137,9 +142,11 @@ fn buffer(shared: &Shared) -> Value {
 }
 
 /// Each sink as it says; one whose name the configuration has but that nobody has looked at yet is left out.
-fn sinks(shared: &Shared, report: &HealthReport) -> Value {
-    let letters = shared.view.dead_letters.all_totals().unwrap_or_default();
+fn sinks(report: &HealthReport, letters: Vec<(SinkName, Totals)>) -> Value {
     let mut sinks = json!(report.sinks);
+    for sink in sinks.as_object_mut().into_iter().flat_map(|sinks| sinks.values_mut()) {
+        sink["dead_letters_kept"] = json!(0);
+    }
     for (name, totals) in letters {
         if let Some(sink) = sinks.get_mut(name.as_str()) {
             sink["dead_letters_kept"] = json!(totals.letters);

@@ -158,3 +158,31 @@ impl Cursors {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::state::StateError;
+
+    /// Scenario: one operation on the database fails, as all do while the device is full.
+    /// Guarantee: the next works again: sled repeats its first I/O error to every later call, so cursors were never saved
+    /// again until a restart.
+    #[test]
+    fn r0204_after_one_failure_cursors_were_never_saved_again() {
+        let dir = TempDir::new().unwrap();
+        let state = Arc::new(StateDb::open(dir.path()).unwrap());
+        let cursors = Cursors::open(state.clone()).unwrap();
+        let name = SinkName::from("a");
+        cursors.activate(&name, WhenFull::Block, Position(3));
+        cursors.save().unwrap();
+        let failed: Result<(), StateError> = state.with(|_| Err(state.failed("no space left on device")));
+        assert!(failed.is_err());
+        cursors.advance(&name, Cursor { next: Position(9), planned: None });
+        cursors.save().unwrap();
+        drop((cursors, state));
+        let again = Cursors::open(Arc::new(StateDb::open(dir.path()).unwrap())).unwrap();
+        assert_eq!(again.get(&name).next, Position(9));
+    }
+}

@@ -9,7 +9,9 @@ use forebay_actors::{
     state::Reason,
 };
 
-use crate::support::testbed::{TestBed, config, event_id, events_with, eventually, run, sink};
+use crate::support::testbed::{
+    TestBed, config, event_id, events_with, eventually, incompressible, run, sink,
+};
 
 /// Scenario: a sink that was never seen before starts with the process, or is added by a reload; the process dies
 /// before the cursors are saved for the first time.
@@ -169,6 +171,71 @@ fn r0007_a_fault_during_the_rest_was_forgotten() {
         eventually("it rests", || child.state() == ChildState::Restarting).await;
         child.inject(Fault::Stop);
         eventually("it was restarted twice", || child.restarts() == 2).await;
+        bed.end().await;
+    });
+}
+
+/// Scenario: the cursors are gone (a damaged or forgotten `state/`), and the journal has events that nobody delivered.
+/// Guarantee: everything that is kept is delivered: every sink counted as new, began at the head, and the backlog was
+/// removed without a word.
+#[test]
+fn r0201_lost_cursors_lost_the_backlog() {
+    run(async {
+        let config = config(&["a"]);
+        let bed = TestBed::start_with(&config, |fake| fake("a").order(|orders| orders.hang = true)).await;
+        bed.post_many(10).await;
+        let lose = |dir: &std::path::Path| {
+            std::fs::remove_dir_all(forebay::data_dir::state(dir)).expect("the state can be removed");
+        };
+        let bed = bed.restart_after(&config, Duration::from_millis(20), lose).await;
+        bed.fake("a").heal();
+        bed.settled("a").await;
+        bed.assert_delivered("a");
+        bed.end().await;
+    });
+}
+
+/// Scenario: a sink is taken out of the configuration with a backlog, which is then removed, and comes back.
+/// Guarantee: what is gone is accounted for as expired, and the sink goes on: it read the empty journal again and again,
+/// at full speed, for ever.
+#[test]
+fn r0202_a_sink_behind_an_empty_journal_never_got_on() {
+    run(async {
+        let both = config(&["a", "b"]);
+        let bed = TestBed::start_with(&both, |fake| fake("b").order(|orders| orders.hang = true)).await;
+        bed.post_many(10).await;
+        bed.settled("a").await;
+        let mut bed = bed.restart(&config(&["a"]), Duration::from_millis(20)).await;
+        let journal = bed.pipeline.view().journal;
+        eventually("the backlog is removed", || journal.span().count() == 0).await;
+        bed.fake("b").heal();
+        bed.pipeline.apply(both).await;
+        bed.settled("b").await;
+        let letters = bed.dead_letters("b");
+        assert_eq!(events_with(&letters, Reason::Expired), 10, "{letters:?}");
+        bed.post_many(3).await;
+        bed.settled("b").await;
+        assert_eq!(bed.fake("b").seen().distinct().len(), 3);
+        bed.end().await;
+    });
+}
+
+/// Scenario: a batch of half a mebibyte is cut by time and on its way; the process restarts with a smaller
+/// `batch.max_bytes`.
+/// Guarantee: the batch is cut where it was planned, and delivered: the sink waited for room that only this cut makes.
+#[test]
+fn r0203_a_smaller_batch_limit_stopped_a_sink_for_ever() {
+    run(async {
+        let mut config = config(&["a"]);
+        let bed = TestBed::start_with(&config, |fake| fake("a").order(|orders| orders.hang = true)).await;
+        let messages: Vec<_> = (0..30).map(incompressible).collect();
+        bed.post(&messages).await;
+        bed.fake("a").until("a batch is on its way", |seen| !seen.asked.is_empty()).await;
+        config.batch.max_bytes = 128 * 1024;
+        let bed = bed.restart(&config, Duration::from_millis(20)).await;
+        bed.fake("a").heal();
+        bed.settled("a").await;
+        bed.assert_delivered("a");
         bed.end().await;
     });
 }
