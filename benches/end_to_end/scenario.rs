@@ -169,10 +169,15 @@ async fn backlog(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
     let filled = fill(&rig, arguments.backlog_bytes).await;
     let fill = filling.stop().await?;
     let disk_bytes = filled?;
-    eprintln!(
-        "end_to_end: backlog of {} events, {disk_bytes} bytes on disk; the sink is back",
-        fill.acked_events
-    );
+    eprintln!("end_to_end: backlog of {} events, {disk_bytes} bytes on disk", fill.acked_events);
+    // First as it is while the destination is away, then while the backlog is delivered beside the load.
+    let away = workload.measure(&rig.server, arguments.window).await?;
+    let rate = away.measured_events as f64 / away.measured.as_secs_f64();
+    let (p99, rss) =
+        (away.latencies.quantile_ms(0.99).unwrap_or_default(), rig.server.rss_peak_bytes()? / 1_000_000);
+    report.note(format!(
+        "backlog of {disk_bytes} bytes, the sink still away: {rate:.0} events/s acknowledged, p99 {p99:.1} ms, peak RSS {rss} MB"
+    ));
     rig.sink.set(Stance::Open);
     let began = Instant::now();
     let before = rig.sink.events();
@@ -185,10 +190,11 @@ async fn backlog(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
         tokio::time::sleep(FILL_POLL).await;
     }
     let tally = workload.measure(&rig.server, arguments.window).await?;
-    if rig.sink.events() >= fill.acked_events {
+    let filled_events = fill.acked_events + away.acked_events;
+    if rig.sink.events() >= filled_events {
         report.note("backlog was drained before the window ended: give more --backlog-bytes".to_owned());
     }
-    let outcome = rig.finish(tally, fill.acked_events, BACKLOG_DELIVERY_MAX).await?;
+    let outcome = rig.finish(tally, filled_events, BACKLOG_DELIVERY_MAX).await?;
     report.push(Row::new(Name::Backlog.as_str(), &outcome));
     Ok(())
 }

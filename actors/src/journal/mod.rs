@@ -44,7 +44,7 @@ pub const RECORD_BYTES: usize = crate::event::BLOCK_BYTES;
 pub const GENERATION_BYTES: u64 = 12 * 1024 * 1024;
 
 /// Old generations open for reading at the same time.
-pub const OPEN_GENERATIONS_MAX: usize = 2;
+pub const OPEN_GENERATIONS_MAX: usize = 1;
 
 /// When a commit counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
