@@ -38,7 +38,7 @@ pub struct Resources {
     open_files: Option<usize>,
 }
 
-/// Looks at the machine, at most every [`RESOURCES_FRESH`].
+/// Looks at the machine, at most every two seconds.
 #[derive(Debug)]
 pub struct ResourceMeter(Mutex<Meter>);
 

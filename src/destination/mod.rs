@@ -3,7 +3,7 @@
 //! # How to write one
 //!
 //! 1. Give it an options struct in `config::sink` and a file here, with a type that implements
-//!    [`Destination`](forebay_actors::destination::Destination) and a `new` that takes the options. `new`
+//!    [`Destination`] and a `new` that takes the options. `new`
 //!    only checks and prepares: it runs on the sink's own thread, so it opens no connection and waits for
 //!    nothing. What is wrong with the options is [`Cause::Build`], by `unbuildable`.
 //! 2. `deliver` hands over one whole batch. Retries, back-off, breaker, halving and dead letters are the

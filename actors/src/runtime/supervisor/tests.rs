@@ -1,0 +1,111 @@
+//! An actor that panics on purpose.
+
+use actix::{Handler, Message};
+use tokio::sync::mpsc;
+
+use super::*;
+
+struct Echo {
+    probe: Probe,
+    heard: mpsc::UnboundedSender<u32>,
+    /// Grows with every message, so a test can see whether state was built anew.
+    count: u32,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Say(u32);
+
+impl Actor for Echo {
+    type Context = Context<Self>;
+}
+
+impl Supervised for Echo {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        *self = Self { probe: self.probe.clone(), heard: self.heard.clone(), count: 0 };
+    }
+}
+
+impl Handler<Say> for Echo {
+    type Result = ();
+
+    fn handle(&mut self, Say(word): Say, _: &mut Context<Self>) {
+        let _handling = self.probe.handling();
+        assert!(word != 13, "thirteen");
+        self.count += 1;
+        self.heard.send(word * 100 + self.count).expect("the test listens");
+    }
+}
+
+fn policy(restarts_max: usize) -> RestartPolicy {
+    RestartPolicy {
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(5),
+        restarts_max,
+        window: Duration::from_secs(60),
+        seed: 1,
+    }
+}
+
+fn start(restarts_max: usize) -> (Mailbox<Echo>, Child, mpsc::UnboundedReceiver<u32>) {
+    let (heard, listen) = mpsc::unbounded_channel();
+    let metrics = ActorMetrics::new(&prometheus::Registry::new());
+    let build = move |probe| Echo { probe, heard, count: 0 };
+    let arbiter = actix::Arbiter::current();
+    let (mailbox, child) = supervise(&arbiter, "echo", 16, policy(restarts_max), &metrics, build);
+    (mailbox, child, listen)
+}
+
+/// P7: a panic costs the message that panicked and the actor's state; the address and what waits survive.
+#[test]
+fn p7_a_panic_is_one_restart_and_the_mailbox_survives() {
+    actix::System::new().block_on(async {
+        let (mailbox, child, mut listen) = start(5);
+        for word in [1, 2, 13, 3, 4] {
+            mailbox.offer(Say(word)).expect("the mailbox has room");
+        }
+        let mut heard = Vec::new();
+        for _ in 0..4 {
+            heard.push(listen.recv().await.expect("the actor lives"));
+        }
+        assert_eq!(heard, [101, 202, 301, 402]);
+        assert_eq!((child.restarts(), child.state()), (1, ChildState::Running));
+        child.inject(Fault::Panic);
+        child.inject(Fault::Stop);
+        mailbox.offer(Say(9)).expect("the mailbox has room");
+        assert_eq!(listen.recv().await, Some(901));
+        assert_eq!(child.restarts(), 2);
+    });
+}
+
+/// A spent budget is a state, not an end: the actor is retried, and answers again when it can.
+#[test]
+fn a_spent_restart_budget_is_failed_and_retried() {
+    actix::System::new().block_on(async {
+        let (mailbox, child, mut listen) = start(2);
+        for _ in 0..3 {
+            mailbox.offer(Say(13)).expect("the mailbox has room");
+        }
+        while child.state() != ChildState::Failed {
+            tokio::task::yield_now().await;
+        }
+        mailbox.offer(Say(5)).expect("the mailbox has room");
+        assert_eq!(listen.recv().await, Some(501));
+        assert_eq!(child.restarts(), 3);
+        child.end();
+        while child.state() != ChildState::Ended {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+/// P5: a full mailbox gives the message back; nothing queues beyond the bound.
+#[test]
+fn p5_a_full_mailbox_refuses() {
+    actix::System::new().block_on(async {
+        let (mailbox, child, _listen) = start(2);
+        let refused = (0..100).filter(|&i| mailbox.offer(Say(i + 20)).is_err()).count();
+        assert!(refused >= 80, "only {refused} of 100 were refused by a mailbox of 16");
+        assert!(child.waiting() <= 17);
+    });
+}

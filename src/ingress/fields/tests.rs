@@ -1,0 +1,91 @@
+//! Both ways of reading an event, against each other.
+
+use super::*;
+
+const MAX: usize = 10_000;
+
+fn errors(text: &str) -> Vec<(String, String)> {
+    let fast = Fields::read(&mut serde_json::Deserializer::from_str(text), MAX);
+    assert!(fast.is_err(), "the fast way takes what the slow way refuses: {text}");
+    Fields::explain(text, MAX).unwrap_err().into_iter().map(|e| (e.field, e.error)).collect()
+}
+
+fn draft(text: &str) -> String {
+    let slow = Fields::explain(text, MAX).unwrap().with_draft(|d| format!("{d:?}"));
+    let fast = Fields::read(&mut serde_json::Deserializer::from_str(text), MAX).unwrap();
+    assert_eq!(fast.with_draft(|d| format!("{d:?}")), slow, "both ways agree on {text}");
+    slow
+}
+
+/// Every wrong field is named with what would be right.
+#[test]
+fn every_wrong_field_is_named() {
+    let found = errors(r#"{"service": 5, "timestamp": "noon", "metadata": [1], "event_id": ""}"#);
+    let fields: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
+    assert_eq!(fields, ["service", "timestamp", "metadata", "event_id", "message"]);
+    assert_eq!(found[0].1, "a string is needed, this is a number");
+    assert!(errors(r#"{"service":"","message":"m"}"#)[0].1.contains("1 to 256"));
+    assert!(errors(r#"{"service":"s","service":"s","message":"m"}"#)[0].1.contains("twice"));
+    assert!(errors(r#"{"service":"s","message":null}"#)[0].1.contains("null"));
+    assert!(errors(r#"[1]"#)[0].1.contains("an array"));
+    assert!(errors(r#"{"service":"s","message":"m","timestamp":99999999999999999}"#)[0].1.contains("range"));
+    assert!(errors(r#"{"service":"s","message":"m","timestamp":1e300}"#)[0].1.contains("range"));
+    assert!(errors(r#"{"service":"s","message":"m","timestamp":true}"#)[0].1.contains("a boolean"));
+}
+
+/// 64 levels are taken, 65 are not, and brackets within strings do not count.
+#[test]
+fn metadata_nests_64_levels_at_most() {
+    let event = |levels: usize| {
+        let (open, close) = ("[".repeat(levels - 1), "]".repeat(levels - 1));
+        format!(r#"{{"service":"s","message":"m","metadata":{{"a":{open}{close}}}}}"#)
+    };
+    draft(&event(64));
+    assert_eq!(errors(&event(65))[0].0, "metadata");
+    let brackets = "[{".repeat(100);
+    draft(&format!(r#"{{"service":"s","message":"m","metadata":{{"a":"\"{brackets}"}}}}"#));
+}
+
+/// Unknown top-level fields are kept under metadata; nothing that was there is overwritten.
+#[test]
+fn unknown_fields_are_kept_under_metadata() {
+    let text = r#"{"level":"warn","service":"s","message":"m","metadata":{"level":{"a":{}}},"n":[1]}"#;
+    assert!(
+        draft(text).contains(r#"{\"level\":{\"a\":{}},\"level_\":\"warn\",\"n\":[1]}"#),
+        "{}",
+        draft(text)
+    );
+    let text = r#"{"service":"s","message":"m","metadata":{ },"n":1}"#;
+    assert!(draft(text).contains(r#"{ \"n\":1}"#), "{}", draft(text));
+    assert!(draft(r#"{"service":"s","message":"m","n":1}"#).contains(r#"{\"n\":1}"#));
+}
+
+/// Half a character is JSON to the letter, but a reader of what is delivered may refuse it with all that stands
+/// beside it.
+#[test]
+fn half_characters_are_refused() {
+    for (field, half) in [
+        ("message", r#""service":"s","message":"\ud800""#),
+        ("service", r#""service":"\udc00\ud800","message":"m""#),
+        ("metadata", r#""service":"s","message":"m","metadata":{"a":["\ud83d\ud83d\ude00"]}"#),
+        ("metadata", r#""service":"s","message":"m","metadata":{"\uDC00":1}"#),
+        ("x", r#""service":"s","message":"m","x":"\ud83d\n""#),
+        ("", r#""service":"s","message":"m","\ud800":1"#),
+    ] {
+        let found = errors(&format!("{{{half}}}"));
+        assert_eq!(found[0].0, field);
+        assert!(found[0].1.contains("half of a character"), "{found:?}");
+    }
+    let whole =
+        r#"{"service":"s","message":"m","metadata":{"\\ud800":"\ud83d\ude00\\\ud83d\ude00\u00e9\"é"}}"#;
+    draft(whole);
+}
+
+/// Times may be text or milliseconds; null is absent.
+#[test]
+fn times_and_nulls() {
+    let event = |time: &str| draft(&format!(r#"{{"service":"s","message":"m","timestamp":{time}}}"#));
+    assert_eq!(event("1500"), event("1.5e3"));
+    assert_eq!(event("0"), event(r#""1970-01-01T01:00:00+01:00""#));
+    assert!(event("null").contains("timestamp: None"));
+}
