@@ -12,10 +12,12 @@ use serde_json::Value;
 
 use crate::support::{binary::Place, http::Destination, skipped, until};
 
+const FILE: &str = "access_events.ndjson.gz";
+
 /// The events of the file, or nothing where it does not lie beside the project.
 fn events() -> Option<Vec<Value>> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data/access_events.ndjson.gz");
-    let path = std::env::var_os("FOREBAY_DATA").map_or(beside, PathBuf::from);
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let path = std::env::var_os("FOREBAY_DATA").map_or(beside, PathBuf::from).join(FILE);
     let Ok(file) = File::open(&path) else {
         let why = format!("{} is not there", path.display());
         let expected = std::env::var_os("CI").is_some() && path.parent().is_some_and(Path::exists);
