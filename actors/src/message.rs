@@ -1,6 +1,6 @@
 //! Everything the actors say to each other.
 //!
-//! Commands are imperative, facts are past tense, timers end in `Tick`. No message has an actix result: who needs an
+//! Commands are imperative, facts are past tense. No message has an actix result: who needs an
 //! answer sends a `reply` along, and a dropped reply says that the actor died with the question.
 
 use std::{sync::Arc, time::Duration};
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::{
     event::{Block, Stamp, Stamped, Timestamp},
     journal::Usage,
-    record::{Batch, Record, SinkName, Span},
+    record::{Batch, Record, SinkName},
     state::Cursor,
 };
 
@@ -159,13 +159,4 @@ pub(crate) struct CommitDone {
     pub events: u64,
     pub bytes: usize,
     pub failure: Option<Refusal>,
-}
-
-/// Positions that a sink was made to skip.
-#[derive(Debug, Clone)]
-pub struct Skipped {
-    /// Who skips.
-    pub sink: SinkName,
-    /// What.
-    pub span: Span,
 }

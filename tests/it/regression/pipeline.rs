@@ -112,9 +112,15 @@ fn r0004_a_skipped_range_was_dead_lettered_twice() {
         let letters = bed.dead_letters("a");
         let dropped = events_with(&letters, Reason::DroppedOldest);
         assert!(letters.iter().all(|letter| letter.reason == Reason::DroppedOldest), "{letters:?}");
-        // The batch that was on its way when its range was dropped came all the same.
+        let mut spans: Vec<_> = letters.iter().map(|letter| letter.span).collect();
+        spans.sort_by_key(|span| span.first);
+        assert!(
+            spans.windows(2).all(|pair| pair[0].end <= pair[1].first),
+            "no position is dropped twice: {spans:?}"
+        );
+        // A batch that was on its way when its range was dropped came all the same.
         let delivered = bed.fake("a").seen().distinct().len() as u64;
-        assert!(dropped >= 350 && (500..=510).contains(&(delivered + dropped)), "{delivered} and {dropped}");
+        assert!(dropped >= 350 && delivered + dropped >= 500, "{delivered} and {dropped}");
         bed.assert_outcomes("a");
         bed.end().await;
     });
