@@ -27,9 +27,10 @@ use forebay_actors::{
     retention::{self, Retention, RetentionSpec},
     runtime::{
         clock::Clock,
+        fault::Fault,
         mailbox::Mailbox,
         metrics::ActorMetrics,
-        supervisor::{Child, ChildState, Fault, RestartPolicy, supervise},
+        supervisor::{Child, ChildState, RestartPolicy, supervise},
     },
     sink::{Sink, SinkMetrics, SinkProbe, SinkSpec},
     state::{Cursors, DeadLetters, StateDb, StateError},

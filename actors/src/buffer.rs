@@ -7,8 +7,8 @@
 //!   thread, and answers its requests itself: it needs no `Buffer`.
 //! - Limits: [`Limits`], in events and bytes, for what waits; `bytes_max` for the journal.
 //!
-//! Group commit: while one commit is on its way to the disk, the next gathers. A request on an idle system waits for its
-//! own sync and nothing else. Under load, where the commit before had many requests, the next waits up to
+//! Group commit: while one commit is on its way to the disk, the next gathers; where it fills a record before that, it is
+//! compressed and appended beside it. A request on an idle system waits for its own sync and nothing else. Under load, where the commit before had many requests, the next waits up to
 //! [`GATHER_MAX`] for half as many: those that were just answered are about to send again, and every commit less is a
 //! sync and a dozen thread wake-ups less.
 
@@ -32,7 +32,7 @@ pub use self::metrics::BufferMetrics;
 use crate::{
     batcher::Batcher,
     event::Timestamp,
-    journal::{Durability, Journal, Usage},
+    journal::{Durability, Journal, RECORD_BYTES, Usage},
     message::{Append, CommitDone, Delivered, Refusal, StampedRequest, Trim},
     receiver::{ReceiverMetrics, refuse},
     record::Position,
@@ -109,10 +109,10 @@ pub struct Buffer {
     waiting: VecDeque<Waiting>,
     waiting_events: u64,
     waiting_bytes: usize,
-    /// What the commit that is running carries.
+    /// What the commits that are running carry.
     committing_events: u64,
     committing_bytes: usize,
-    committing: bool,
+    committing: usize,
     /// Requests of the last commit.
     last_requests: usize,
     /// The next commit waits for company.
@@ -148,7 +148,7 @@ impl Buffer {
             waiting_bytes: 0,
             committing_events: 0,
             committing_bytes: 0,
-            committing: false,
+            committing: 0,
             last_requests: 0,
             gathering: None,
             usage,
@@ -166,49 +166,58 @@ impl Buffer {
     }
 
     fn commit(&mut self, ctx: &mut Context<Self>) {
-        if self.committing || self.waiting.is_empty() {
-            return;
+        while self.may_commit() {
+            if let Some(gathering) = self.gathering.take() {
+                ctx.cancel_future(gathering);
+            }
+            let (mut taken, mut events, mut bytes) = (0, 0, 0);
+            while let Some(next) = self.waiting.get(taken)
+                && (taken == 0 || bytes + next.bytes <= COMMIT_BYTES)
+            {
+                bytes += next.bytes;
+                events += next.events;
+                taken += 1;
+            }
+            self.last_requests = taken;
+            let requests = self.waiting.drain(..taken).collect();
+            self.waiting_events -= events;
+            self.waiting_bytes -= bytes;
+            self.committing += 1;
+            self.committing_events += events;
+            self.committing_bytes += bytes;
+            let spec = self.spec.clone();
+            let job = spawn_blocking(move || commit(&spec, requests, events));
+            let done = job.into_actor(self).map(move |done, buffer, ctx| {
+                buffer.committing -= 1;
+                buffer.committing_events -= events;
+                buffer.committing_bytes -= bytes;
+                // A panic on the blocking thread dropped the replies: their senders know.
+                buffer.committed(done.ok(), ctx);
+            });
+            ctx.spawn(done);
         }
-        if let Some(gathering) = self.gathering.take() {
-            ctx.cancel_future(gathering);
+    }
+
+    /// Whether what waits should be committed now. Beside a commit that is on its way to the device a second one is
+    /// appended as soon as it fills a record.
+    fn may_commit(&self) -> bool {
+        match self.committing {
+            0 => !self.waiting.is_empty(),
+            1 => self.spec.durability == Durability::Fsync && self.waiting_bytes >= RECORD_BYTES,
+            _ => false,
         }
-        let mut taken = 0;
-        while let Some(next) = self.waiting.get(taken)
-            && (taken == 0 || self.committing_bytes + next.bytes <= COMMIT_BYTES)
-        {
-            self.committing_bytes += next.bytes;
-            self.committing_events += next.events;
-            taken += 1;
-        }
-        self.last_requests = taken;
-        let requests = self.waiting.drain(..taken).collect();
-        self.waiting_events -= self.committing_events;
-        self.waiting_bytes -= self.committing_bytes;
-        self.committing = true;
-        let (spec, events, bytes) = (self.spec.clone(), self.committing_events, self.committing_bytes);
-        let job = spawn_blocking(move || commit(&spec, requests, events, bytes));
-        let done = job.into_actor(self).map(|done, buffer, ctx| {
-            // A panic on the blocking thread dropped the replies: their senders know.
-            buffer.committed(done.ok(), ctx);
-        });
-        ctx.spawn(done);
     }
 
     fn committed(&mut self, done: Option<CommitDone>, ctx: &mut Context<Self>) {
-        self.committing = false;
-        (self.committing_events, self.committing_bytes) = (0, 0);
         match done {
             Some(done) => {
                 self.usage = done.usage;
                 self.failure = done.failure;
-                tracing::trace!(events = done.events, bytes = done.bytes, "committed");
             }
             None => self.failure = Some(Refusal::JournalFailed),
         }
         if let Some(failure) = self.failure {
             self.failed_at = Some((Instant::now(), failure));
-        }
-        if let Some(failure) = self.failure {
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
             self.waiting.drain(..).for_each(|waiting| refuse(waiting.request.reply, failure));
             (self.waiting_events, self.waiting_bytes) = (0, 0);
@@ -218,7 +227,7 @@ impl Buffer {
             self.make_room(ctx);
         }
         self.show(ctx);
-        if self.has_company() {
+        if self.committing > 0 || self.has_company() {
             self.commit(ctx);
         } else {
             self.gathering = Some(ctx.run_later(GATHER_MAX, |buffer, ctx| {

@@ -156,7 +156,5 @@ impl Refusal {
 /// A commit ended; `Buffer` to itself, from the blocking thread.
 pub(crate) struct CommitDone {
     pub usage: Usage,
-    pub events: u64,
-    pub bytes: usize,
     pub failure: Option<Refusal>,
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Commits, answers, and tells `Batcher`; needs nothing of the actor, so that it can outlive it.
-pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64, bytes: usize) -> CommitDone {
+pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> CommitDone {
     let began = Instant::now();
     let (mut blocks, mut replies) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
     for Waiting { request: StampedRequest { blocks: request, reply }, .. } in requests {
@@ -46,7 +46,7 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64, byt
             Some(refusal)
         }
     };
-    CommitDone { usage: spec.journal.usage(), events, bytes, failure }
+    CommitDone { usage: spec.journal.usage(), failure }
 }
 
 /// Room that is made below the cap: two generations, so that producers do not come to the cap at every request.

@@ -1,9 +1,10 @@
 //! The journal on sled: a row of generations, the newest of which is written.
 
+mod commit;
+
 use std::{
     collections::VecDeque,
     fs,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,11 +12,11 @@ use std::{
     },
 };
 
+use self::commit::Writer;
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
     generation::{Generation, QUARANTINE, Tail},
-    inspect::{Entry, WITNESS, find_generations, read_witness},
-    records,
+    inspect::{Entry, find_generations, read_witness},
 };
 use crate::{
     event::{Stamped, Timestamp},
@@ -32,24 +33,17 @@ pub struct SledJournal {
     durability: Durability,
     generation_bytes: u64,
     clock: Clock,
-    /// Serialises commits. `None` after a failed one: the next begins a new generation.
+    /// Held while a commit appends. `None` after a failed one: the next begins a new generation.
     writer: Mutex<Option<Writer>>,
+    /// Held while a commit syncs and publishes, taken while `writer` is still held: commits stay in order, and one
+    /// appends while the one before it is on its way to the device.
+    turn: Mutex<()>,
     shelf: Mutex<Shelf>,
     /// Held while an old generation is opened or removed: never both, and one at a time.
     opening: Mutex<()>,
     /// The position the next event gets; readers go no further.
     head: AtomicU64,
     damaged: AtomicU64,
-}
-
-struct Writer {
-    generation: Arc<Generation>,
-    stored_bytes: u64,
-    /// Says how far the journal has come, independent of sled: sled takes a damaged log for a shorter one,
-    /// and then positions would be given twice. Not synced: it is a witness against damage, not a log.
-    witness: fs::File,
-    /// Where records are compressed.
-    scratch: Vec<u8>,
 }
 
 /// All generations, oldest first, and those of them that are open for reading.
@@ -91,6 +85,7 @@ impl SledJournal {
             generation_bytes,
             clock,
             writer: Mutex::new(None),
+            turn: Mutex::new(()),
             opening: Mutex::new(()),
             shelf: Mutex::new(Shelf { entries: VecDeque::new(), open: VecDeque::new() }),
             head: AtomicU64::new(0),
@@ -148,56 +143,10 @@ impl SledJournal {
         Ok(())
     }
 
-    fn begin_generation(&self, first: Position) -> Result<Writer, JournalError> {
-        let dir = self.generation_dir(first);
-        // One of this name holds nothing that was ever committed: a commit into it failed.
-        self.forget(first);
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io(dir, e)),
-            _ => {}
-        }
-        let generation = Arc::new(Generation::create(&dir)?);
-        // Its own name must survive a power loss as well as its bytes.
-        for path in [&dir, &self.dir] {
-            fs::File::open(path).and_then(|d| d.sync_all()).map_err(|e| JournalError::io(path, e))?;
-        }
-        let mut shelf = self.shelf();
-        // The one before is closed: whoever lags opens it again, and nobody else pays for its memory.
-        let before = shelf.entries.back().map(|entry| entry.first);
-        shelf.open.retain(|(open, _)| Some(*open) != before);
-        let last_write = self.clock.now();
-        shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
-        shelf.keep_open(first, generation.clone());
-        let path = dir.join(WITNESS);
-        let witness = fs::File::create(&path).map_err(|e| JournalError::io(path, e))?;
-        Ok(Writer { generation, stored_bytes: 0, witness, scratch: Vec::new() })
-    }
-
     fn forget(&self, first: Position) {
         let mut shelf = self.shelf();
         shelf.entries.retain(|entry| entry.first != first);
         shelf.open.retain(|(open, _)| *open != first);
-    }
-
-    fn write(&self, writer: &mut Writer, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
-        let now = self.clock.now();
-        let head = Position(self.head.load(Ordering::Acquire));
-        let written: Vec<_> = records(blocks, head, now).into_iter().map(Arc::new).collect();
-        for record in &written {
-            writer.stored_bytes += writer.generation.append(record, &mut writer.scratch)?;
-        }
-        if self.durability == Durability::Fsync {
-            writer.generation.sync()?;
-        }
-        if let Some(entry) = self.shelf().entries.back_mut() {
-            entry.disk_bytes = writer.generation.disk_bytes();
-            entry.stored_bytes = writer.stored_bytes;
-            entry.last_write = now;
-        }
-        let head = written.last().map_or(head, |record| record.end());
-        writer.witness.write_all_at(&head.0.to_be_bytes(), 0).map_err(|e| JournalError::io(&self.dir, e))?;
-        self.head.store(head.0, Ordering::Release);
-        Ok(written)
     }
 
     /// The generation that holds `from`, its end, and whether it could be opened.
@@ -243,6 +192,10 @@ impl SledJournal {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn opening(&self) -> MutexGuard<'_, ()> {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -266,26 +219,12 @@ impl Shelf {
 
 impl Journal for SledJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
-        let mut guard = self.writer();
-        // Taken out: after an error or a panic of sled the next commit begins a new generation.
-        let mut writer = match guard.take() {
-            Some(writer) if writer.stored_bytes < self.generation_bytes => writer,
-            Some(full) => {
-                if let Durability::Interval(_) = self.durability {
-                    full.generation.sync()?;
-                }
-                self.begin_generation(self.span().end)?
-            }
-            None => self.begin_generation(self.span().end)?,
-        };
-        let written = self.write(&mut writer, blocks)?;
-        *guard = Some(writer);
-        Ok(written)
+        self.append_and_publish(blocks)
     }
 
     fn sync(&self) -> Result<(), JournalError> {
-        let generation = self.writer().as_ref().map(|writer| writer.generation.clone());
-        generation.map_or(Ok(()), |generation| generation.sync())
+        let target = self.writer().as_ref().map(|writer| writer.target.clone());
+        target.map_or(Ok(()), |target| target.generation.sync())
     }
 
     fn read(&self, from: Position, bytes_max: usize) -> Result<Vec<Piece>, JournalError> {

@@ -95,6 +95,35 @@ fn committed_events_survive_reopening() {
     assert!(open(dir.path(), 400_000).usage().generations > 8);
 }
 
+/// Commits that overlap keep their order, come back whole, and never share a position, over many generations.
+#[test]
+fn overlapping_commits_stay_whole_and_in_order() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), 300_000);
+    let committed: Vec<_> = std::thread::scope(|scope| {
+        let commit = |thread: u64| {
+            let one = |i| {
+                let messages = [noise(thread * 100 + i, 30_000), noise(thread * 100 + i, 10)];
+                let records = journal.commit(&blocks(&messages)).unwrap();
+                assert!(records[0].end() <= journal.span().end, "a commit that returned is not shown");
+                (records[0].first.0, messages)
+            };
+            (0..25).map(one).collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || commit(thread))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut expected: Vec<_> =
+        committed.into_iter().flat_map(|(first, [a, b])| [(first, Some(a)), (first + 1, Some(b))]).collect();
+    expected.sort();
+    assert!(read_all(&journal, Position(0)) == expected, "the events differ");
+    drop(journal);
+    assert!(
+        read_all(&open(dir.path(), 300_000), Position(0)) == expected,
+        "the events differ after reopening"
+    );
+}
+
 /// sled must never write a value to a file of its own: it would not be synced.
 #[test]
 fn no_value_becomes_a_blob_file() {

@@ -1,12 +1,14 @@
 //! What every actor shows of itself, whatever it does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
 };
 use tokio::time::Instant;
+
+use super::fault::Trap;
 
 /// Seconds a handler may take, from a queue push to a stuck disk.
 const HANDLE_BUCKETS_S: &[f64] = &[1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
@@ -122,6 +124,7 @@ impl ActorMetrics {
             panics: self.restarts.with_label_values(&[actor, "panic"]),
             stops: self.restarts.with_label_values(&[actor, "stop"]),
             state: self.state.with_label_values(&[actor]),
+            trap: Arc::default(),
         }
     }
 }
@@ -137,6 +140,7 @@ pub struct Probe {
     pub(super) panics: IntCounter,
     pub(super) stops: IntCounter,
     pub(super) state: IntGauge,
+    pub(super) trap: Arc<Trap>,
 }
 
 impl Probe {
@@ -145,7 +149,8 @@ impl Probe {
     pub fn handling(&self) -> Handling {
         self.waiting.dec();
         self.handled.inc();
-        Handling { seconds: self.handle_seconds.clone(), began: Instant::now() }
+        self.trap.entering();
+        Handling { seconds: self.handle_seconds.clone(), began: Instant::now(), trap: self.trap.clone() }
     }
 
     /// Messages that wait in the mailbox.
@@ -169,11 +174,13 @@ impl Probe {
 pub struct Handling {
     seconds: Histogram,
     began: Instant,
+    trap: Arc<Trap>,
 }
 
 impl Drop for Handling {
     fn drop(&mut self) {
         self.seconds.observe(self.began.elapsed().as_secs_f64());
+        self.trap.leaving();
     }
 }
 

@@ -33,6 +33,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     backoff::Backoff,
+    fault::Fault,
     mailbox::Mailbox,
     metrics::{ActorMetrics, Probe},
 };
@@ -91,15 +92,6 @@ impl ChildState {
     }
 }
 
-/// A way to bring an actor down on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// As if a handler had panicked.
-    Panic,
-    /// As if the actor had stopped itself.
-    Stop,
-}
-
 /// A supervised actor, whatever its type: state, restarts, faults, end.
 #[derive(Debug, Clone)]
 pub struct Child {
@@ -149,9 +141,17 @@ impl Child {
         self.probe.waiting()
     }
 
-    /// Brings the actor down at its next turn; the supervisor brings it back.
+    /// Messages its mailbox has room for.
+    pub fn capacity(&self) -> i64 {
+        self.probe.capacity.get()
+    }
+
+    /// Brings the actor down, at its next turn or at the message that the fault says; the supervisor brings it back.
     pub fn inject(&self, fault: Fault) {
-        self.order(|orders| orders.fault = Some(fault));
+        match fault {
+            Fault::PanicInHandler { after, moment } => self.probe.trap.set(after, moment),
+            _ => self.order(|orders| orders.fault = Some(fault)),
+        }
     }
 
     /// Ends the actor for good. What waits in its mailbox is dropped.
@@ -204,6 +204,7 @@ where
             restarts: VecDeque::new(),
             failed: false,
             resting: None,
+            stalled: None,
             policy,
             child,
             control,
@@ -226,6 +227,7 @@ struct Supervising<A: Actor<Context = Context<A>>> {
     /// The budget is spent, until a window passes without a death.
     failed: bool,
     resting: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Pin<Box<Sleep>>>,
     child: Child,
     control: Arc<Control>,
     probe: Probe,
@@ -245,6 +247,10 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
                     this.end();
                     return Poll::Ready(());
                 }
+            }
+            if let Some(stalled) = this.stalled.as_mut() {
+                ready!(stalled.as_mut().poll(task));
+                this.stalled = None;
             }
             if let Some(resting) = this.resting.as_mut() {
                 ready!(resting.as_mut().poll(task));
@@ -267,10 +273,15 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervising<A> {
             let Some(context) = this.context.as_mut() else { return Poll::Ready(()) };
             // Taken only now: one that comes while the actor rests is for its next turn.
             let fault = this.control.orders().fault.take();
+            if let Some(Fault::Stall(time)) = fault {
+                tracing::warn!(actor = this.child.name(), ?time, "an actor stalls, as it was asked to");
+                this.stalled = Some(Box::pin(tokio::time::sleep(time)));
+                continue;
+            }
             let turn = AssertUnwindSafe(|| match fault {
                 Some(Fault::Panic) => panic!("a panic that was asked for"),
                 Some(Fault::Stop) => Poll::Ready(()),
-                None => Pin::new(context).poll(task),
+                _ => Pin::new(context).poll(task),
             });
             match catch_unwind(turn) {
                 Ok(Poll::Pending) => return Poll::Pending,

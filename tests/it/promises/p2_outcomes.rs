@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use forebay::command::dead_letter::{Request, carry_out};
 use forebay::command::progress::Progress;
-use forebay_actors::{record::SinkName, runtime::supervisor::Fault, state::Reason};
+use forebay_actors::{record::SinkName, runtime::fault::Fault, state::Reason};
 
 use crate::support::{
     destination::REJECTED_STATUS,

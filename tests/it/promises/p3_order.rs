@@ -1,6 +1,6 @@
 //! P3: at least once, in journal order per sink, in batches with deterministic ids.
 
-use forebay_actors::runtime::supervisor::Fault;
+use forebay_actors::runtime::fault::Fault;
 
 use crate::support::testbed::{TestBed, config, run};
 

@@ -1,6 +1,6 @@
 //! P7: a panic in any actor is one restart of that actor, and every other one lives on.
 
-use forebay_actors::runtime::supervisor::{ChildState, Fault};
+use forebay_actors::runtime::{fault::Fault, supervisor::ChildState};
 
 use crate::support::testbed::{NotAcknowledged, TestBed, config, eventually, run};
 

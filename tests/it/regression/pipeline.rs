@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay::config::{Durability, SupervisorConfig, WhenFull};
 use forebay_actors::{
     record::Position,
-    runtime::supervisor::{ChildState, Fault},
+    runtime::{fault::Fault, supervisor::ChildState},
     state::Reason,
 };
 

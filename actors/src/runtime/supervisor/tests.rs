@@ -4,6 +4,7 @@ use actix::{Handler, Message};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::runtime::fault::Moment;
 
 struct Echo {
     probe: Probe,
@@ -75,6 +76,46 @@ fn p7_a_panic_is_one_restart_and_the_mailbox_survives() {
         mailbox.offer(Say(9)).expect("the mailbox has room");
         assert_eq!(listen.recv().await, Some(901));
         assert_eq!(child.restarts(), 2);
+    });
+}
+
+/// A trap springs at the message it was set for, before or after the actor has done its work, and once.
+#[test]
+fn a_panic_can_be_asked_for_at_a_message() {
+    actix::System::new().block_on(async {
+        let (mailbox, child, mut listen) = start(5);
+        child.inject(Fault::PanicInHandler { after: 2, moment: Moment::Entering });
+        for word in 1..=5 {
+            mailbox.offer(Say(word)).expect("the mailbox has room");
+        }
+        let mut heard = Vec::new();
+        for _ in 0..4 {
+            heard.push(listen.recv().await.expect("the actor lives"));
+        }
+        assert_eq!(heard, [101, 202, 401, 502], "the third is lost, and the count begins anew");
+        child.inject(Fault::PanicInHandler { after: 0, moment: Moment::Leaving });
+        for word in [6, 7] {
+            mailbox.offer(Say(word)).expect("the mailbox has room");
+        }
+        assert_eq!((listen.recv().await, listen.recv().await), (Some(603), Some(701)));
+        assert_eq!(child.restarts(), 2);
+    });
+}
+
+/// A stalled actor handles nothing and loses nothing.
+#[test]
+fn a_stalled_actor_goes_on_where_it_was() {
+    actix::System::new().block_on(async {
+        tokio::time::pause();
+        let (mailbox, child, mut listen) = start(5);
+        mailbox.offer(Say(1)).expect("the mailbox has room");
+        assert_eq!(listen.recv().await, Some(101));
+        let began = tokio::time::Instant::now();
+        child.inject(Fault::Stall(Duration::from_secs(3)));
+        mailbox.offer(Say(2)).expect("the mailbox has room");
+        assert_eq!(listen.recv().await, Some(202));
+        assert!(began.elapsed() >= Duration::from_secs(3));
+        assert_eq!(child.restarts(), 0);
     });
 }
 

@@ -1,0 +1,148 @@
+//! How a commit comes onto the device, in two halves: it is appended, then synced and shown to readers. One commit
+//! appends while the one before it is on its way to the device; their order stays.
+
+use std::{
+    fs,
+    os::unix::fs::FileExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::SledJournal;
+use crate::{
+    event::Stamped,
+    journal::{
+        Durability, Journal as _, JournalError,
+        generation::Generation,
+        inspect::{Entry, WITNESS},
+        records,
+    },
+    record::{Position, Record},
+};
+
+/// The append half of a commit.
+pub(super) struct Writer {
+    pub(super) target: Arc<Target>,
+    /// The position after the last event appended, which is not yet the head.
+    appended: Position,
+    stored_bytes: u64,
+    /// Where records are compressed.
+    scratch: Vec<u8>,
+}
+
+/// The generation that is written, as far as the sync half of a commit needs it.
+pub(super) struct Target {
+    pub(super) generation: Arc<Generation>,
+    /// Says how far the journal has come, independent of sled: sled takes a damaged log for a shorter one,
+    /// and then positions would be given twice. Not synced: it is a witness against damage, not a log.
+    witness: fs::File,
+    /// Something of it could not be made durable: nothing more is written here.
+    failed: AtomicBool,
+}
+
+/// Runs its closure when it is dropped.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
+impl SledJournal {
+    pub(super) fn append_and_publish(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
+        let mut slot = self.writer();
+        loop {
+            // Taken out: after an error or a panic of sled the next commit begins a new generation.
+            let mut writer = self.next_writer(slot.take())?;
+            let records = self.append(&mut writer, blocks)?;
+            let (target, stored_bytes) = (writer.target.clone(), writer.stored_bytes);
+            let _turn = self.turn();
+            if target.failed.load(Ordering::Acquire) {
+                // By the commit before: what was appended behind it begins a new generation instead.
+                continue;
+            }
+            *slot = Some(writer);
+            drop(slot);
+            return self.publish(&target, &records, stored_bytes).map(|()| records);
+        }
+    }
+
+    /// The writer to append to, which is a new generation's where the last one is full or failed.
+    fn next_writer(&self, last: Option<Writer>) -> Result<Writer, JournalError> {
+        let last = last.filter(|writer| !writer.target.failed.load(Ordering::Acquire));
+        let full = match last {
+            Some(writer) if writer.stored_bytes < self.generation_bytes => return Ok(writer),
+            full => full,
+        };
+        // Where the next generation begins is known when the commit before is done.
+        let _turn = self.turn();
+        if let (Some(full), Durability::Interval(_)) = (full, self.durability) {
+            full.target.generation.sync()?;
+        }
+        self.begin_generation(self.span().end)
+    }
+
+    fn append(&self, writer: &mut Writer, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
+        let records = records(blocks, writer.appended, self.clock.now());
+        let mut appended = Vec::with_capacity(records.len());
+        for record in records {
+            writer.stored_bytes += writer.target.generation.append(&record, &mut writer.scratch)?;
+            writer.appended = record.end();
+            appended.push(Arc::new(record));
+        }
+        Ok(appended)
+    }
+
+    /// Makes durable what was appended, and shows it to readers.
+    fn publish(
+        &self,
+        target: &Target,
+        records: &[Arc<Record>],
+        stored_bytes: u64,
+    ) -> Result<(), JournalError> {
+        // Also where sled panics.
+        let failed = OnDrop(|| target.failed.store(true, Ordering::Release));
+        if self.durability == Durability::Fsync {
+            target.generation.sync()?;
+        }
+        let head = records.last().map_or(self.span().end, |last| last.end());
+        target.witness.write_all_at(&head.0.to_be_bytes(), 0).map_err(|e| JournalError::io(&self.dir, e))?;
+        if let Some(entry) = self.shelf().entries.back_mut() {
+            entry.disk_bytes = target.generation.disk_bytes();
+            entry.stored_bytes = stored_bytes;
+            entry.last_write = records.last().map_or(entry.last_write, |last| last.written_at);
+        }
+        self.head.store(head.0, Ordering::Release);
+        std::mem::forget(failed);
+        Ok(())
+    }
+
+    pub(super) fn begin_generation(&self, first: Position) -> Result<Writer, JournalError> {
+        let dir = self.generation_dir(first);
+        // One of this name holds nothing that was ever committed: a commit into it failed.
+        self.forget(first);
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io(dir, e)),
+            _ => {}
+        }
+        let generation = Arc::new(Generation::create(&dir)?);
+        // Its own name must survive a power loss as well as its bytes.
+        for path in [&dir, &self.dir] {
+            fs::File::open(path).and_then(|d| d.sync_all()).map_err(|e| JournalError::io(path, e))?;
+        }
+        let mut shelf = self.shelf();
+        // The one before is closed: whoever lags opens it again, and nobody else pays for its memory.
+        let before = shelf.entries.back().map(|entry| entry.first);
+        shelf.open.retain(|(open, _)| Some(*open) != before);
+        let last_write = self.clock.now();
+        shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
+        shelf.keep_open(first, generation.clone());
+        let path = dir.join(WITNESS);
+        let witness = fs::File::create(&path).map_err(|e| JournalError::io(path, e))?;
+        let target = Arc::new(Target { generation, witness, failed: AtomicBool::new(false) });
+        Ok(Writer { target, appended: first, stored_bytes: 0, scratch: Vec::new() })
+    }
+}
