@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "what is unexpected here has to fail the test")]
 
 mod binary;
+mod chaos;
 mod cli;
 mod http_api;
 mod promises;

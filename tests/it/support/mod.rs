@@ -13,6 +13,11 @@ use tokio::time::Instant;
 /// How long anything may take on a machine that does something else besides.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How much a test does: the first here in a plain `cargo test`, the second where `FOREBAY_THOROUGH` is set, as CI does.
+pub fn thorough<T>(plain: T, in_ci: T) -> T {
+    if std::env::var_os("FOREBAY_THOROUGH").is_some() { in_ci } else { plain }
+}
+
 /// Says that a test did nothing. Not by `eprintln`, which the test harness keeps to itself where a test passes.
 pub fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");

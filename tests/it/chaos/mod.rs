@@ -1,0 +1,1 @@
+//! Faults on purpose: actors, the clock and the command `forebay chaos`.
