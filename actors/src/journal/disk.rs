@@ -15,8 +15,10 @@ use std::{
 use self::commit::Writer;
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
-    generation::{Generation, QUARANTINE, Tail},
+    generation::{Generation, Tail},
     inspect::{Entry, find_generations, read_witness},
+    log::Log,
+    reading::{QUARANTINE, Reading},
 };
 use crate::{
     event::{Stamped, Timestamp},
@@ -49,7 +51,16 @@ pub struct SledJournal {
 /// All generations, oldest first, and those of them that are open for reading.
 struct Shelf {
     entries: VecDeque<Entry>,
-    open: VecDeque<(Position, Arc<Generation>)>,
+    open: VecDeque<(Position, Readable)>,
+}
+
+/// A generation that is open for reading.
+#[derive(Clone)]
+enum Readable {
+    /// The one that is written, and those that only sled can read whole.
+    Sled(Arc<Generation>),
+    /// An old one, whose log says it all.
+    Log(Arc<Log>),
 }
 
 impl SledJournal {
@@ -149,8 +160,8 @@ impl SledJournal {
         shelf.open.retain(|(open, _)| *open != first);
     }
 
-    /// The generation that holds `from`, its end, and whether it could be opened.
-    fn generation_at(&self, from: Position) -> Result<Option<(Arc<Generation>, Span)>, JournalError> {
+    /// The generation that holds `from`, open, and its span.
+    fn generation_at(&self, from: Position) -> Result<Option<(Readable, Span)>, JournalError> {
         if let Some((span, Some(generation))) = self.find(from) {
             return Ok(Some((generation, span)));
         }
@@ -161,7 +172,7 @@ impl SledJournal {
             // Another reader was faster.
             Some((span, Some(generation))) => Ok(Some((generation, span))),
             Some((span, None)) => {
-                let generation = Arc::new(Generation::open(&self.generation_dir(span.first), span)?);
+                let generation = Readable::open(&self.generation_dir(span.first), span)?;
                 self.shelf().keep_open(span.first, generation.clone());
                 Ok(Some((generation, span)))
             }
@@ -169,7 +180,7 @@ impl SledJournal {
     }
 
     /// The span of the generation that holds `from`, and the generation if it is open.
-    fn find(&self, from: Position) -> Option<(Span, Option<Arc<Generation>>)> {
+    fn find(&self, from: Position) -> Option<(Span, Option<Readable>)> {
         let mut shelf = self.shelf();
         let index = shelf.entries.partition_point(|entry| entry.first <= from).saturating_sub(1);
         let first = shelf.entries.get(index)?.first;
@@ -206,13 +217,42 @@ impl SledJournal {
 }
 
 impl Shelf {
-    fn keep_open(&mut self, first: Position, generation: Arc<Generation>) {
+    fn keep_open(&mut self, first: Position, generation: Readable) {
         self.open.push_back((first, generation));
         let newest = self.entries.back().map(|entry| entry.first);
         while self.open.len() > OPEN_GENERATIONS_MAX + 1 {
             // sled holds a lock on its directory, so the one being written must never be opened twice.
             let Some(index) = self.open.iter().position(|(first, _)| Some(*first) != newest) else { break };
             self.open.remove(index);
+        }
+    }
+}
+
+impl Readable {
+    /// Opens a generation that was written before and should hold the records of the span.
+    fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
+        let path = dir.join("db");
+        let log = Log::scan(&path).map_err(|e| JournalError::io(path, e))?;
+        if log.is_readable(span) {
+            return Ok(Self::Log(Arc::new(log)));
+        }
+        Generation::open_scanned(dir, span, &log).map(|generation| Self::Sled(Arc::new(generation)))
+    }
+
+    fn read(&self, dir: &Path, span: Span, bytes_max: usize) -> Result<Vec<Piece>, JournalError> {
+        match self {
+            Self::Sled(generation) => Ok(generation.read(span, bytes_max)),
+            Self::Log(log) => {
+                let mut reading = Reading::new(dir, None, span, bytes_max);
+                for found in log.stored(span) {
+                    let (first, bytes) = found.map_err(|e| JournalError::io(dir, e))?;
+                    reading.stored(first, &bytes);
+                    if reading.is_done() {
+                        break;
+                    }
+                }
+                Ok(reading.finish())
+            }
         }
     }
 }
@@ -234,7 +274,9 @@ impl Journal for SledJournal {
         while bytes < bytes_max && from < self.span().end {
             match self.generation_at(from) {
                 Ok(Some((generation, span))) => {
-                    let mut found = generation.read(from, span.end, bytes_max - bytes);
+                    let wanted = Span { first: from, end: span.end };
+                    let mut found =
+                        generation.read(&self.generation_dir(span.first), wanted, bytes_max - bytes)?;
                     let payload = |piece: &Piece| match piece {
                         Piece::Record(record) => record.payload.len(),
                         Piece::Damaged(_) | Piece::Removed(_) => 0,

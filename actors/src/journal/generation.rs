@@ -7,23 +7,25 @@
 //! was synced, and the write amplification is 1.1 instead of 3.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{PoisonError, RwLock},
     time::Duration,
 };
 
-use super::{CHUNK_BYTES_MAX, JournalError, Piece, salvage::Salvage, stored};
+use super::{
+    CHUNK_BYTES_MAX, JournalError, Piece,
+    log::Log,
+    reading::{QUARANTINE, Reading},
+    stored,
+};
 use crate::record::{Position, Record, Span};
 
 /// Values a tree gets: sled consolidates a leaf at its tenth change (`PAGE_CONSOLIDATION_THRESHOLD`), and the
 /// tree's creation is one.
 const GROUP_CHUNKS_MAX: usize = 8;
-
-/// The directory beside the generations where damaged bytes are kept.
-pub(super) const QUARANTINE: &str = "quarantine";
 
 /// sled's unit of writing. Larger than its default of 512 KiB, because a commit that passes from one to the next wakes
 /// sled's seven I/O threads once more.
@@ -50,7 +52,7 @@ pub(super) struct Generation {
     log: File,
     groups: RwLock<Vec<Group>>,
     /// What there is besides sled, where the log was found damaged.
-    salvage: Option<Salvage>,
+    salvage: Option<Log>,
 }
 
 /// What stands at the end of a generation.
@@ -71,13 +73,23 @@ impl Generation {
 
     /// Opens a generation that was written before, to be read. It should hold the records of `span`.
     pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
-        let log = dir.join("db");
-        let copy = dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0));
-        let salvage = Salvage::of_damaged(&log, span, &copy).map_err(|e| JournalError::io(log, e))?;
-        Self::open_sled(dir, salvage)
+        let path = dir.join("db");
+        let log = Log::scan(&path).map_err(|e| JournalError::io(&path, e))?;
+        Self::open_scanned(dir, span, &log)
     }
 
-    fn open_sled(dir: &Path, salvage: Option<Salvage>) -> Result<Self, JournalError> {
+    /// The same, with its log looked through before.
+    pub(super) fn open_scanned(dir: &Path, span: Span, log: &Log) -> Result<Self, JournalError> {
+        if log.is_whole(span) {
+            return Self::open_sled(dir, None);
+        }
+        let path = dir.join("db");
+        let copy = dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0));
+        let salvage = Log::keep(&path, &copy).map_err(|e| JournalError::io(path, e))?;
+        Self::open_sled(dir, Some(salvage))
+    }
+
+    fn open_sled(dir: &Path, salvage: Option<Log>) -> Result<Self, JournalError> {
         let open = || {
             sled::Config::new()
                 .path(dir)
@@ -150,17 +162,16 @@ impl Generation {
         self.log.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
-    /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there. `end` is where the
-    /// next generation begins, or the head: what a failed commit left behind it does not count.
-    pub(super) fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
-        let mut reading =
-            Reading { generation: self, pieces: Vec::new(), at: from, end, bytes_max, partial: None };
-        for tree in self.trees_from(from) {
+    /// Reads the pieces of the span until `bytes_max` of payload are there. Its end is where the next generation begins,
+    /// or the head: what a failed commit left behind it does not count.
+    pub(super) fn read(&self, span: Span, bytes_max: usize) -> Vec<Piece> {
+        let mut reading = Reading::new(&self.dir, self.salvage.as_ref(), span, bytes_max);
+        for tree in self.trees_from(span.first) {
             if reading.is_done() {
                 break;
             }
-            // The last record that begins at or before `from` is the first one needed.
-            let start = tree.range(..=stored::key(from, 0)).next_back().and_then(Result::ok);
+            // The last record that begins at or before the span is the first one needed.
+            let start = tree.range(..=stored::key(span.first, 0)).next_back().and_then(Result::ok);
             let lower = start.map_or(sled::IVec::from(&[]), |(key, _)| key);
             let feed = || tree.range(lower..).try_for_each(|entry| reading.feed(entry));
             // sled answers some damage with an assertion instead of an error. Either way the gap is noticed
@@ -213,19 +224,6 @@ impl Generation {
         Ok(Tail::Empty)
     }
 
-    /// Keeps the bytes of a record that cannot be read, for whoever wants to look; once for each record.
-    fn quarantine(&self, first: Position, bytes: &[u8]) {
-        let path = self.dir.with_file_name(QUARANTINE).join(format!("{first}.record"));
-        if path.exists() {
-            return;
-        }
-        tracing::error!(position = %first, kept = %path.display(), "a record is damaged; reading goes on behind it");
-        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, bytes));
-        if let Err(error) = written {
-            tracing::error!(%error, path = %path.display(), "the damaged record could not be put aside");
-        }
-    }
-
     fn sled(&self, error: sled::Error) -> JournalError {
         JournalError::sled(&self.dir, error)
     }
@@ -242,111 +240,4 @@ fn is_locked(error: &JournalError) -> bool {
 )]
 fn pause() {
     std::thread::sleep(Duration::from_millis(1));
-}
-
-/// Puts chunks together to records, and notices what is missing.
-struct Reading<'a> {
-    generation: &'a Generation,
-    pieces: Vec<Piece>,
-    at: Position,
-    end: Position,
-    /// Payload still wanted.
-    bytes_max: usize,
-    partial: Option<Partial>,
-}
-
-struct Partial {
-    first: Position,
-    stored_bytes: usize,
-    stored: Vec<u8>,
-    chunk: u16,
-}
-
-impl Reading<'_> {
-    fn is_done(&self) -> bool {
-        self.bytes_max == 0 || self.at >= self.end
-    }
-
-    /// Takes the next chunk. `Err(None)` ends the tree early: there is enough.
-    fn feed(&mut self, entry: sled::Result<(sled::IVec, sled::IVec)>) -> Result<(), Option<sled::Error>> {
-        let (key, value) = entry.map_err(Some)?;
-        match (stored::parse_key(&key), self.partial.take()) {
-            (Some((first, 0)), _) => match stored::Header::parse(&value) {
-                Some(header) if header.stored_bytes() > value.len() => {
-                    let stored_bytes = header.stored_bytes();
-                    self.partial = Some(Partial { first, stored_bytes, stored: value.to_vec(), chunk: 0 });
-                }
-                _ => self.stored(first, &value),
-            },
-            (Some((first, chunk)), Some(mut partial))
-                if partial.first == first && partial.chunk + 1 == chunk =>
-            {
-                partial.stored.extend_from_slice(&value);
-                partial.chunk = chunk;
-                if partial.stored.len() >= partial.stored_bytes {
-                    self.stored(first, &partial.stored);
-                } else {
-                    self.partial = Some(partial);
-                }
-            }
-            // A chunk without its beginning: the gap shows at the next whole record.
-            _ => {}
-        }
-        if self.is_done() { Err(None) } else { Ok(()) }
-    }
-
-    fn stored(&mut self, first: Position, bytes: &[u8]) {
-        if first >= self.end {
-            return;
-        }
-        match stored::decode(first, bytes) {
-            Some(record) if record.end() > self.at => {
-                self.gap_until(record.first);
-                if !self.is_done() {
-                    self.push(record);
-                }
-            }
-            Some(_) => {}
-            None => self.generation.quarantine(first, bytes),
-        }
-    }
-
-    fn push(&mut self, record: Record) {
-        self.at = record.end();
-        self.bytes_max = self.bytes_max.saturating_sub(record.payload.len());
-        self.pieces.push(Piece::Record(Arc::new(record)));
-    }
-
-    /// Accounts for positions that sled does not list: salvaged where the bytes are still there.
-    fn gap_until(&mut self, end: Position) {
-        if end <= self.at {
-            return;
-        }
-        if let Some(salvage) = &self.generation.salvage {
-            for record in salvage.records(self.at, end) {
-                self.damaged_until(record.first);
-                if !self.is_done() && record.end() > self.at {
-                    self.push(record);
-                }
-            }
-        }
-        // What was salvaged may be enough for this reading; then the rest of the gap is the next one's.
-        if !self.is_done() {
-            self.damaged_until(end);
-        }
-    }
-
-    fn damaged_until(&mut self, end: Position) {
-        if end > self.at && !self.is_done() {
-            self.pieces.push(Piece::Damaged(Span { first: self.at, end }));
-            self.at = end;
-        }
-    }
-
-    fn finish(mut self) -> Vec<Piece> {
-        if !self.is_done() {
-            self.gap_until(self.end);
-        }
-        self.pieces
-    }
 }

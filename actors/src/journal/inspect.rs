@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use super::{JournalError, salvage::Salvage};
+use super::{JournalError, log::Log};
 use crate::{
     event::Timestamp,
     record::{Position, Span},
@@ -67,7 +67,7 @@ pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
         let end = next.or_else(|| read_witness(&generation)).unwrap_or(entry.first);
         let span = Span { first: entry.first, end: end.max(entry.first) };
         let log = generation.join("db");
-        let whole = Salvage::count_whole(&log, span).map_err(|e| JournalError::io(log, e))?;
+        let whole = Log::count_whole(&log, span).map_err(|e| JournalError::io(log, e))?;
         verified.events += whole;
         verified.damaged += span.count().saturating_sub(whole);
         verified.disk_bytes += entry.disk_bytes;

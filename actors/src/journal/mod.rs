@@ -14,8 +14,9 @@
 mod disk;
 mod generation;
 mod inspect;
+mod log;
 mod memory;
-mod salvage;
+mod reading;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::SledJournal;
+use super::{Readable, SledJournal};
 use crate::{
     event::Stamped,
     journal::{
@@ -139,7 +139,7 @@ impl SledJournal {
         shelf.open.retain(|(open, _)| Some(*open) != before);
         let last_write = self.clock.now();
         shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
-        shelf.keep_open(first, generation.clone());
+        shelf.keep_open(first, Readable::Sled(generation.clone()));
         let path = dir.join(WITNESS);
         let witness = fs::File::create(&path).map_err(|e| JournalError::io(path, e))?;
         let target = Arc::new(Target { generation, witness, failed: AtomicBool::new(false) });

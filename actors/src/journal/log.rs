@@ -1,10 +1,11 @@
-//! Finds records in the raw bytes of a generation.
+//! A generation's log as bytes: where whole records lie in it, without sled.
 //!
 //! When sled opens a log it believes it up to the first damaged message and wipes the rest, so one flipped bit
 //! would cost every record behind it. Therefore a generation is looked through before sled may open it: each
-//! record begins with a magic and its own position and ends under its own checksum. Where one is missing, the
-//! file is copied to the quarantine first, and what sled does not list is read from the copy. Only a record of
-//! several chunks (over 112 KiB stored) cannot be read that way.
+//! record begins with a magic and its own position and ends under its own checksum. Where all are there, they are
+//! read from here, which takes neither sled's memory nor its time. Where one is missing, the file is copied to the
+//! quarantine first, and what sled does not list is read from the copy. Only a record of several chunks (over 112
+//! KiB stored) needs sled.
 
 use std::{collections::BTreeMap, fs, fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
@@ -14,8 +15,8 @@ use crate::record::{Position, Record, Span};
 /// Bytes looked through at a time.
 const WINDOW_BYTES: usize = 1024 * 1024;
 
-/// A raw log, and where whole records lie in it.
-pub(super) struct Salvage {
+/// A log, and where whole records lie in it.
+pub(super) struct Log {
     file: File,
     records: BTreeMap<Position, Found>,
 }
@@ -23,16 +24,12 @@ pub(super) struct Salvage {
 struct Found {
     offset: u64,
     end: Position,
+    stored_bytes: usize,
 }
 
-impl Salvage {
-    /// Looks through the log at `path`. `None` where it holds every record of the span; else a copy of it, made
-    /// at `copy` if there is none yet.
-    pub(super) fn of_damaged(path: &Path, span: Span, copy: &Path) -> io::Result<Option<Self>> {
-        let scanned = Self::scan(File::open(path)?)?;
-        if scanned.is_whole(span) {
-            return Ok(None);
-        }
+impl Log {
+    /// A copy of the damaged log at `path`, made at `copy` if there is none yet, before sled wipes it.
+    pub(super) fn keep(path: &Path, copy: &Path) -> io::Result<Self> {
         if !copy.exists() {
             copy.parent().map_or(Ok(()), fs::create_dir_all)?;
             let partial = copy.with_extension("partial");
@@ -40,17 +37,19 @@ impl Salvage {
             fs::rename(&partial, copy)?;
         }
         tracing::error!(log = %path.display(), kept = %copy.display(), "a generation is damaged; all that is whole in it is kept");
-        Self::scan(File::open(copy)?).map(Some)
+        Self::scan(copy)
     }
 
     /// The events of the span that the log at `path` holds whole. Only reads.
     pub(super) fn count_whole(path: &Path, span: Span) -> io::Result<u64> {
-        let scanned = Self::scan(File::open(path)?)?;
+        let scanned = Self::scan(path)?;
         let events = |(first, found): (&Position, &Found)| found.end.min(span.end).since(*first);
         Ok(scanned.records.range(span.first..span.end).map(events).sum())
     }
 
-    fn scan(file: File) -> io::Result<Self> {
+    /// Looks through the file at `path`.
+    pub(super) fn scan(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
         let mut records = BTreeMap::new();
         let mut window = vec![0; WINDOW_BYTES + CHUNK_BYTES_MAX];
         let mut start = 0;
@@ -62,7 +61,8 @@ impl Salvage {
                 if (last || at < WINDOW_BYTES)
                     && let Some(header) = stored::Header::check(&window[at..read])
                 {
-                    records.insert(header.first, Found { offset: start + at as u64, end: header.end() });
+                    let (offset, stored_bytes) = (start + at as u64, header.stored_bytes());
+                    records.insert(header.first, Found { offset, end: header.end(), stored_bytes });
                 }
             }
             if last {
@@ -72,7 +72,8 @@ impl Salvage {
         }
     }
 
-    fn is_whole(&self, span: Span) -> bool {
+    /// Whether every record of the span is there.
+    pub(super) fn is_whole(&self, span: Span) -> bool {
         let follow = |at: Position, (first, found): (&Position, &Found)| (*first == at).then_some(found.end);
         let mut at = span.first;
         for record in self.records.range(span.first..span.end) {
@@ -84,15 +85,28 @@ impl Salvage {
         at >= span.end
     }
 
-    /// The whole records that begin in the span, in order.
-    pub(super) fn records(&self, from: Position, end: Position) -> impl Iterator<Item = Record> + '_ {
-        // The record that holds `from` may begin before it.
-        let begin = self.records.range(..=from).next_back().map_or(from, |(first, _)| *first);
-        self.records.range(begin..end).filter_map(|(first, found)| {
-            let mut bytes = vec![0; CHUNK_BYTES_MAX];
-            let read = read_at(&self.file, &mut bytes, found.offset).ok()?;
-            stored::decode(*first, &bytes[..read])
+    /// Whether every record of the span is there and can be read from here.
+    pub(super) fn is_readable(&self, span: Span) -> bool {
+        let mut records = self.records.range(span.first..span.end);
+        self.is_whole(span) && records.all(|(_, found)| found.stored_bytes <= CHUNK_BYTES_MAX)
+    }
+
+    /// The records that begin in the span, and the one that holds its first position, in order, as stored. One of
+    /// several chunks is cut off behind its first.
+    pub(super) fn stored(&self, span: Span) -> impl Iterator<Item = io::Result<(Position, Vec<u8>)>> + '_ {
+        let begin = self.records.range(..=span.first).next_back().map_or(span.first, |(first, _)| *first);
+        self.records.range(begin..span.end).map(|(first, found)| {
+            let mut bytes = vec![0; found.stored_bytes.min(CHUNK_BYTES_MAX)];
+            let read = read_at(&self.file, &mut bytes, found.offset)?;
+            bytes.truncate(read);
+            Ok((*first, bytes))
         })
+    }
+
+    /// Those of them that can be read.
+    pub(super) fn records(&self, span: Span) -> impl Iterator<Item = Record> + '_ {
+        self.stored(span)
+            .filter_map(|found| found.ok().and_then(|(first, bytes)| stored::decode(first, &bytes)))
     }
 }
 
