@@ -14,6 +14,7 @@ pub mod event;
 pub mod health;
 pub mod journal;
 pub mod message;
+pub mod otlp;
 pub mod receiver;
 pub mod record;
 pub mod retention;

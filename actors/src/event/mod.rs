@@ -12,7 +12,7 @@ pub use block::{
     BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Events, Stamp, Stamped, encode_single,
 };
 pub use id::{EventId, IdSource};
-pub use json::{EventWriter, write_json};
+pub use json::{EventWriter, write_json, write_json_string};
 pub use time::{Timestamp, TimestampError};
 
 /// Characters a `service` may have. A name, not a text: it is an index key in every store.

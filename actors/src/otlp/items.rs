@@ -1,0 +1,146 @@
+//! The items of a request, one by one, and requests of some of them.
+
+use std::ops::Range;
+
+use super::{
+    Signal,
+    wire::{Fields, Value, put_bytes},
+};
+
+/// A log record, a span or a data point, and what stands around it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Item<'a> {
+    /// The bytes of its `Resource`; empty where there is none.
+    pub resource: &'a [u8],
+    /// The bytes of its `InstrumentationScope`; empty where there is none.
+    pub scope: &'a [u8],
+    /// Of a data point, the bytes of its `Metric`, with all its points.
+    pub metric: &'a [u8],
+    /// Of a data point, the number of the field that says of which kind the metric is.
+    pub metric_kind: u32,
+    /// Its own bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Walks over the items of a request that was checked. Where the bytes are damaged, it ends.
+#[derive(Debug, Clone)]
+pub struct Items<'a> {
+    levels: &'static [&'static [u32]],
+    /// The messages that are being walked over, from the request down.
+    path: Vec<Fields<'a>>,
+    around: Item<'a>,
+}
+
+impl<'a> Items<'a> {
+    /// Over the items of this request.
+    pub fn of(request: &'a [u8], signal: Signal) -> Self {
+        let mut path = Vec::with_capacity(signal.levels().len());
+        path.push(Fields::of(request));
+        Self { levels: signal.levels(), path, around: Item::default() }
+    }
+
+    fn enter(&mut self, number: u32, bytes: &'a [u8]) {
+        match self.path.len() {
+            1 => self.around.resource = member(bytes, 1),
+            2 => self.around.scope = member(bytes, 1),
+            3 => self.around.metric = bytes,
+            _ => self.around.metric_kind = number,
+        }
+        self.path.push(Fields::of(bytes));
+    }
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Item<'a>;
+
+    fn next(&mut self) -> Option<Item<'a>> {
+        loop {
+            let depth = self.path.len();
+            let Some(entry) = self.path.last_mut()?.next() else {
+                self.path.pop();
+                continue;
+            };
+            let entry = entry.ok()?;
+            match entry.value {
+                Value::Bytes(bytes) if self.levels[depth - 1].contains(&entry.number) => {
+                    if depth == self.levels.len() {
+                        return Some(Item { bytes, ..self.around });
+                    }
+                    self.enter(entry.number, bytes);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The bytes of a message's member; the last one counts, as protobuf wants it.
+pub(super) fn member(message: &[u8], number: u32) -> &[u8] {
+    let mut found: &[u8] = &[];
+    for entry in Fields::of(message).map_while(Result::ok) {
+        if let (true, Value::Bytes(bytes)) = (entry.number == number, entry.value) {
+            found = bytes;
+        }
+    }
+    found
+}
+
+/// A request of those items of another whose index is wanted, with everything that stands around them. Groups that lose
+/// all their items are left out.
+pub fn select(request: &[u8], signal: Signal, mut wanted: impl FnMut(u32) -> bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(request.len());
+    frame(request, signal.levels(), &mut 0, &mut wanted, &mut out);
+    out
+}
+
+/// Appends what is wanted of a message; returns whether an item was among it.
+fn frame(
+    message: &[u8],
+    levels: &[&[u32]],
+    index: &mut u32,
+    wanted: &mut impl FnMut(u32) -> bool,
+    out: &mut Vec<u8>,
+) -> bool {
+    let Some((here, deeper)) = levels.split_first() else { return false };
+    let mut any = false;
+    for entry in Fields::of(message).map_while(Result::ok) {
+        match entry.value {
+            Value::Bytes(inner) if here.contains(&entry.number) => {
+                if deeper.is_empty() {
+                    let take = wanted(*index);
+                    *index += 1;
+                    if take {
+                        out.extend_from_slice(entry.raw);
+                        any = true;
+                    }
+                } else {
+                    let mut group = Vec::with_capacity(inner.len());
+                    if frame(inner, deeper, index, wanted, &mut group) {
+                        put_bytes(out, entry.number, &group);
+                        any = true;
+                    }
+                }
+            }
+            _ => out.extend_from_slice(entry.raw),
+        }
+    }
+    any
+}
+
+/// Ranges of items whose own bytes come to about `bytes_max` each; an item that is larger stands alone.
+pub fn ranges(request: &[u8], signal: Signal, bytes_max: usize) -> Vec<Range<u32>> {
+    let mut ranges = Vec::new();
+    let (mut first, mut end, mut bytes) = (0, 0, 0);
+    for item in Items::of(request, signal) {
+        if end > first && bytes + item.bytes.len() > bytes_max {
+            ranges.push(first..end);
+            (first, bytes) = (end, 0);
+        }
+        bytes += item.bytes.len();
+        end += 1;
+    }
+    if end > first {
+        ranges.push(first..end);
+    }
+    ranges
+}

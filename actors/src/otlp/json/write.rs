@@ -1,0 +1,251 @@
+//! Protobuf becomes JSON while it is walked over.
+
+use std::{collections::HashSet, io::Write as _};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use crate::{
+    event::write_json_string,
+    otlp::{
+        items::member,
+        schema::{self, Field, Kind, Message, Rule},
+        wire::{Entry, Fields, Value},
+    },
+};
+
+/// Which JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// That of the protocol.
+    Protocol,
+    /// That of people and of tables: attributes are objects, values stand for themselves, counts are numbers.
+    Natural,
+}
+
+/// Attributes up to which a key is looked for in a list of the keys there were.
+const FEW: usize = 16;
+
+/// Appends a message as an object. It must have been checked; what is damaged is left out.
+pub fn write(message: &[u8], of: &'static Message, style: Style, out: &mut Vec<u8>) {
+    out.push(b'{');
+    write_members(message, of, style, &[], out);
+    out.push(b'}');
+}
+
+/// Appends the members of a message, less the fields in `without`, behind what `out` holds of the object.
+pub(in crate::otlp) fn write_members(
+    message: &[u8],
+    of: &'static Message,
+    style: Style,
+    without: &[u32],
+    out: &mut Vec<u8>,
+) {
+    for field in of.fields.iter().filter(|field| !without.contains(&field.number)) {
+        let mut entries = Fields::of(message).map_while(Result::ok).filter(|e| e.number == field.number);
+        match field.rule {
+            Rule::Repeated => {
+                if let Some(first) = entries.next() {
+                    name(field, out);
+                    list(field, std::iter::once(first).chain(entries), style, out);
+                }
+            }
+            _ => {
+                // The last one counts.
+                if let Some(entry) = entries.last() {
+                    name(field, out);
+                    value(field, entry.value, style, out);
+                }
+            }
+        }
+    }
+}
+
+fn name(field: &Field, out: &mut Vec<u8>) {
+    if !out.ends_with(b"{") {
+        out.push(b',');
+    }
+    write_json_string(field.name, out);
+    out.push(b':');
+}
+
+fn list<'a>(field: &Field, entries: impl Iterator<Item = Entry<'a>>, style: Style, out: &mut Vec<u8>) {
+    if let (Kind::Message(of), Style::Natural) = (field.kind, style)
+        && std::ptr::eq(of, &raw const schema::KEY_VALUE)
+    {
+        return attributes(entries.map(|entry| entry.value), out);
+    }
+    out.push(b'[');
+    let mut first = true;
+    let mut next = |out: &mut Vec<u8>| {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+    };
+    for entry in entries {
+        match (field.kind, entry.value) {
+            (Kind::Message(_) | Kind::String | Kind::Bytes | Kind::Id { .. }, whole) => {
+                next(out);
+                value(field, whole, style, out);
+            }
+            (_, Value::Bytes(packed)) => {
+                for number in unpacked(field.kind, packed) {
+                    next(out);
+                    value(field, number, style, out);
+                }
+            }
+            (_, single) => {
+                next(out);
+                value(field, single, style, out);
+            }
+        }
+    }
+    out.push(b']');
+}
+
+/// The numbers of a list that stand together.
+fn unpacked(kind: Kind, packed: &[u8]) -> Vec<Value<'_>> {
+    if matches!(kind, Kind::Fixed64 | Kind::Sfixed64 | Kind::Double) {
+        let (numbers, _) = packed.as_chunks::<8>();
+        return numbers.iter().map(|bytes| Value::Fixed64(u64::from_le_bytes(*bytes))).collect();
+    }
+    let mut numbers = Vec::new();
+    let (mut number, mut shift) = (0_u64, 0);
+    for byte in packed {
+        number |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+        shift += 7;
+        if *byte < 0x80 {
+            numbers.push(Value::Varint(number));
+            (number, shift) = (0, 0);
+        }
+    }
+    numbers
+}
+
+fn value(field: &Field, value: Value<'_>, style: Style, out: &mut Vec<u8>) {
+    match (field.kind, value) {
+        (Kind::Message(of), Value::Bytes(bytes)) if style == Style::Natural => natural(bytes, of, out),
+        (Kind::Message(of), Value::Bytes(bytes)) => write(bytes, of, style, out),
+        (Kind::String, Value::Bytes(bytes)) => write_json_string(&String::from_utf8_lossy(bytes), out),
+        (Kind::Bytes, Value::Bytes(bytes)) => {
+            out.push(b'"');
+            out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
+            out.push(b'"');
+        }
+        (Kind::Id { .. }, Value::Bytes(bytes)) => {
+            out.push(b'"');
+            bytes.iter().for_each(|byte| put(out, format_args!("{byte:02x}")));
+            out.push(b'"');
+        }
+        (Kind::Bool, Value::Varint(number)) => put(out, format_args!("{}", number != 0)),
+        (Kind::Int32, Value::Varint(number)) => put(out, format_args!("{}", number as i32)),
+        (Kind::Uint32, Value::Varint(number)) => put(out, format_args!("{}", number as u32)),
+        (Kind::Sint32, Value::Varint(number)) => {
+            let number = number as u32;
+            put(out, format_args!("{}", (number >> 1) as i32 ^ -((number & 1) as i32)));
+        }
+        (Kind::Fixed32, Value::Fixed32(number)) => put(out, format_args!("{number}")),
+        (Kind::Int64, Value::Varint(number)) => wide(field, style, number as i64, out),
+        (Kind::Sfixed64, Value::Fixed64(number)) => wide(field, style, number as i64, out),
+        (Kind::Uint64, Value::Varint(number)) | (Kind::Fixed64, Value::Fixed64(number)) => {
+            wide(field, style, number, out);
+        }
+        (Kind::Double, Value::Fixed64(bits)) => double(f64::from_bits(bits), out),
+        _ => out.extend_from_slice(b"null"),
+    }
+}
+
+/// A number of 64 bits. A time is a text in every style: as a number, most readers would round it.
+fn wide(field: &Field, style: Style, number: impl std::fmt::Display, out: &mut Vec<u8>) {
+    match style {
+        Style::Natural if !field.name.ends_with("UnixNano") => put(out, format_args!("{number}")),
+        _ => put(out, format_args!("\"{number}\"")),
+    }
+}
+
+fn double(number: f64, out: &mut Vec<u8>) {
+    match number {
+        number if number.is_nan() => out.extend_from_slice(b"\"NaN\""),
+        f64::INFINITY => out.extend_from_slice(b"\"Infinity\""),
+        f64::NEG_INFINITY => out.extend_from_slice(b"\"-Infinity\""),
+        // The shortest text that is the same number again, and one that is no integer's.
+        number => put(out, format_args!("{number:?}")),
+    }
+}
+
+/// A message that people want to see as what it stands for.
+fn natural(bytes: &[u8], of: &'static Message, out: &mut Vec<u8>) {
+    if std::ptr::eq(of, &raw const schema::ANY_VALUE) {
+        any_value(bytes, out);
+    } else {
+        write(bytes, of, Style::Natural, out);
+    }
+}
+
+/// Appends an `AnyValue` as the value that it is.
+pub(in crate::otlp) fn any_value(bytes: &[u8], out: &mut Vec<u8>) {
+    let known = |entry: &Entry<'_>| schema::ANY_VALUE.field(entry.number).is_some();
+    let Some(entry) = Fields::of(bytes).map_while(Result::ok).filter(known).last() else {
+        return out.extend_from_slice(b"null");
+    };
+    match (entry.number, entry.value) {
+        (5, Value::Bytes(list)) => {
+            out.push(b'[');
+            for (index, entry) in Fields::of(list).map_while(Result::ok).filter(|e| e.number == 1).enumerate()
+            {
+                if index > 0 {
+                    out.push(b',');
+                }
+                match entry.value {
+                    Value::Bytes(bytes) => any_value(bytes, out),
+                    _ => out.extend_from_slice(b"null"),
+                }
+            }
+            out.push(b']');
+        }
+        (6, Value::Bytes(list)) => {
+            attributes(
+                Fields::of(list).map_while(Result::ok).filter(|e| e.number == 1).map(|e| e.value),
+                out,
+            );
+        }
+        (number, found) => match schema::ANY_VALUE.field(number) {
+            Some(field) => value(field, found, Style::Natural, out),
+            None => out.extend_from_slice(b"null"),
+        },
+    }
+}
+
+/// Appends attributes as an object. Of several with one key, the last one counts.
+fn attributes<'a>(pairs: impl Iterator<Item = Value<'a>>, out: &mut Vec<u8>) {
+    let pairs: Vec<(&[u8], &[u8])> = pairs
+        .filter_map(|pair| match pair {
+            Value::Bytes(pair) => Some((member(pair, 1), member(pair, 2))),
+            _ => None,
+        })
+        .collect();
+    let is_last: Vec<bool> = if pairs.len() <= FEW {
+        let later = |index: usize| pairs[index + 1..].iter().all(|(key, _)| *key != pairs[index].0);
+        (0..pairs.len()).map(later).collect()
+    } else {
+        let mut seen = HashSet::new();
+        let mut last: Vec<_> = pairs.iter().rev().map(|(key, _)| seen.insert(*key)).collect();
+        last.reverse();
+        last
+    };
+    out.push(b'{');
+    let mut first = true;
+    for ((key, bytes), _) in pairs.iter().zip(is_last).filter(|(_, is_last)| *is_last) {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        write_json_string(&String::from_utf8_lossy(key), out);
+        out.push(b':');
+        any_value(bytes, out);
+    }
+    out.push(b'}');
+}
+
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // A Vec takes every text.
+    let _ = out.write_fmt(text);
+}

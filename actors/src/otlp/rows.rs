@@ -1,0 +1,175 @@
+//! Items as generic events, for destinations that know nothing of the protocol.
+//!
+//! | item | `service` | `message` | time |
+//! |---|---|---|---|
+//! | log record | `service.name` of the resource | the body | `timeUnixNano`, or `observedTimeUnixNano` |
+//! | span | the same | the span's name | `startTimeUnixNano` |
+//! | data point | the same | the metric's name | `timeUnixNano` |
+//!
+//! Everything else is in the metadata: `signal`, the item's own fields, `metric`, `resource` and `scope`, in natural JSON.
+
+use super::{
+    Item, Items, Signal,
+    items::member,
+    json::{Style, any_value, write, write_members},
+    schema::{self, Message},
+    wire::{Fields, Value},
+};
+use crate::event::{SERVICE_CHARS_MAX, Timestamp};
+
+/// The service of a resource that does not say who it is; the name is the protocol's.
+const UNKNOWN_SERVICE: &str = "unknown_service";
+
+/// One item as an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// When it happened; `None` where the item does not say.
+    pub timestamp: Option<Timestamp>,
+    /// Who speaks.
+    pub service: &'a str,
+    /// What is said.
+    pub message: &'a str,
+    /// The text of a JSON object.
+    pub metadata: &'a str,
+}
+
+/// Turns the items of a request into rows, one at a time, in buffers that are used again.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    signal: Signal,
+    items: Items<'a>,
+    /// The resource and the scope of the last row, and what was written for them: many items have the same.
+    resource: Around<'a>,
+    scope: Around<'a>,
+    service: String,
+    message: String,
+    metadata: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Around<'a> {
+    bytes: &'a [u8],
+    json: Vec<u8>,
+}
+
+impl<'a> Around<'a> {
+    /// Whether the bytes are others than before; then they are written anew.
+    fn change(&mut self, bytes: &'a [u8], of: &'static Message) -> bool {
+        let same = std::ptr::eq(self.bytes, bytes) && !self.json.is_empty();
+        if !same {
+            self.bytes = bytes;
+            self.json.clear();
+            write(bytes, of, Style::Natural, &mut self.json);
+        }
+        !same
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// Over the items of this request.
+    pub fn of(request: &'a [u8], signal: Signal) -> Self {
+        Self {
+            signal,
+            items: Items::of(request, signal),
+            resource: Around::default(),
+            scope: Around::default(),
+            service: String::new(),
+            message: String::new(),
+            metadata: Vec::new(),
+        }
+    }
+
+    /// The next row; it is gone when the one after it is asked for.
+    pub fn next_row(&mut self) -> Option<Row<'_>> {
+        let item = self.items.next()?;
+        if self.resource.change(item.resource, &schema::RESOURCE) {
+            self.service = service(item.resource);
+        }
+        self.scope.change(item.scope, &schema::SCOPE);
+        self.message.clear();
+        self.metadata.clear();
+        let out = &mut self.metadata;
+        out.extend_from_slice(b"{\"signal\":\"");
+        out.extend_from_slice(self.signal.as_str().as_bytes());
+        out.push(b'"');
+        let timestamp = match self.signal {
+            Signal::Logs => log(&item, &mut self.message, out),
+            Signal::Traces => span(&item, &mut self.message, out),
+            Signal::Metrics => point(&item, &mut self.message, out),
+        };
+        for (name, around) in [("resource", &self.resource), ("scope", &self.scope)] {
+            if !around.bytes.is_empty() {
+                out.extend_from_slice(format!(",\"{name}\":").as_bytes());
+                out.extend_from_slice(&around.json);
+            }
+        }
+        out.push(b'}');
+        let metadata = std::str::from_utf8(&self.metadata).expect("JSON is written as text");
+        Some(Row { timestamp, service: &self.service, message: &self.message, metadata })
+    }
+}
+
+fn service(resource: &[u8]) -> String {
+    let attributes = Fields::of(resource).map_while(Result::ok).filter(|entry| entry.number == 1);
+    let name = attributes.filter_map(|entry| match entry.value {
+        Value::Bytes(pair) if member(pair, 1) == b"service.name" => Some(member(member(pair, 2), 1)),
+        _ => None,
+    });
+    let name = name.last().map(String::from_utf8_lossy).unwrap_or_default();
+    match name.trim() {
+        "" => UNKNOWN_SERVICE.to_owned(),
+        name => name.chars().take(SERVICE_CHARS_MAX).collect(),
+    }
+}
+
+fn log(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Timestamp> {
+    const BODY: u32 = 5;
+    let body = member(item.bytes, BODY);
+    match Fields::of(body).map_while(Result::ok).last() {
+        Some(entry) if entry.number == 1 => {
+            if let Value::Bytes(text) = entry.value {
+                message.push_str(&String::from_utf8_lossy(text));
+            }
+        }
+        Some(_) => {
+            let mut json = Vec::new();
+            any_value(body, &mut json);
+            message.push_str(&String::from_utf8_lossy(&json));
+        }
+        None => {}
+    }
+    write_members(item.bytes, &schema::LOG_RECORD, Style::Natural, &[1, BODY], out);
+    time(item.bytes, 1).or_else(|| time(item.bytes, 11))
+}
+
+fn span(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Timestamp> {
+    const NAME: u32 = 5;
+    message.push_str(&String::from_utf8_lossy(member(item.bytes, NAME)));
+    write_members(item.bytes, &schema::SPAN, Style::Natural, &[NAME], out);
+    time(item.bytes, 7)
+}
+
+fn point(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Timestamp> {
+    const NAME: u32 = 1;
+    const TIME: u32 = 3;
+    message.push_str(&String::from_utf8_lossy(member(item.metric, NAME)));
+    let Some(kind) = schema::METRIC.field(item.metric_kind) else { return None };
+    out.extend_from_slice(format!(",\"type\":\"{}\"", kind.name).as_bytes());
+    write_members(item.metric, &schema::METRIC, Style::Natural, &[NAME, 5, 7, 9, 10, 11], out);
+    let schema::Kind::Message(of) = kind.kind else { return None };
+    let data = member(item.metric, item.metric_kind);
+    write_members(data, of, Style::Natural, &[1], out);
+    if let Some(schema::Kind::Message(of)) = of.field(1).map(|field| field.kind) {
+        write_members(item.bytes, of, Style::Natural, &[TIME], out);
+    }
+    time(item.bytes, TIME)
+}
+
+/// A time in nanoseconds since the epoch; 0 says that there is none.
+fn time(message: &[u8], number: u32) -> Option<Timestamp> {
+    let entry = Fields::of(message).map_while(Result::ok).filter(|entry| entry.number == number).last()?;
+    match entry.value {
+        Value::Fixed64(nanos) if nanos > 0 => i64::try_from(nanos).ok().map(Timestamp::from_nanos),
+        _ => None,
+    }
+}
