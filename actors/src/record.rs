@@ -121,6 +121,56 @@ pub struct Batch {
     replay: Option<u64>,
 }
 
+/// Reads the events of a batch.
+#[derive(Debug)]
+pub struct BatchEvents<'a> {
+    batch: &'a Batch,
+    next_record: usize,
+    /// Of the record before that.
+    events: Events<'a>,
+    /// The next event's place, and where this record's share ends.
+    at: Position,
+    until: Position,
+}
+
+impl BatchEvents<'_> {
+    /// The next event; it is gone when the one after it is asked for.
+    ///
+    /// # Errors
+    /// An item is an error where a record's bytes are not what the format says; its other events are lost to this reader.
+    pub fn next_event(&mut self) -> Option<Result<Event<'_>, DecodeError>> {
+        self.advance()?;
+        self.events.next_event()
+    }
+
+    /// The next event as a payload of its own.
+    ///
+    /// # Errors
+    /// As [`BatchEvents::next_event`].
+    pub fn next_single(&mut self) -> Option<Result<Bytes, DecodeError>> {
+        self.advance()?;
+        self.events.next_single()
+    }
+
+    /// Goes on to the next event, in the next record where this one's share is at its end.
+    fn advance(&mut self) -> Option<()> {
+        while self.at == self.until {
+            let record = self.batch.records.get(self.next_record)?;
+            self.next_record += 1;
+            self.events = Events::new(&record.payload);
+            let mut at = record.first;
+            while at < self.batch.span.first {
+                // What is damaged there shows at the next event.
+                let _ = self.events.next_event();
+                at = at.plus(1);
+            }
+            (self.at, self.until) = (at, record.end().min(self.batch.span.end));
+        }
+        self.at = self.at.plus(1);
+        Some(())
+    }
+}
+
 impl Batch {
     /// A batch of the events of `span`.
     ///
@@ -169,17 +219,15 @@ impl Batch {
         &self.records
     }
 
-    /// Its events in journal order.
-    ///
-    /// # Errors
-    /// An item is an error where a record's bytes are not what the format says; its other events are lost
-    /// to this reader.
-    pub fn events(&self) -> impl Iterator<Item = Result<Event<'_>, DecodeError>> {
-        self.records.iter().flat_map(|record| {
-            let skipped = self.span.first.since(record.first);
-            let wanted = self.span.end.since(record.first).min(u64::from(record.count)) - skipped;
-            Events::new(&record.payload).skip(skipped as usize).take(wanted as usize)
-        })
+    /// Reads its events in journal order.
+    pub fn events(&self) -> BatchEvents<'_> {
+        BatchEvents {
+            batch: self,
+            next_record: 0,
+            events: Events::new(&[]),
+            at: self.span.first,
+            until: self.span.first,
+        }
     }
 
     /// The first and second half; `None` where it is a single event.

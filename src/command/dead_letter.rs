@@ -256,7 +256,8 @@ fn summary(id: u64, letter: &DeadLetter) -> Value {
 
 fn event(letter: &DeadLetter) -> Value {
     let payload = letter.event.as_deref().unwrap_or_default();
-    let Some(Ok(event)) = Events::new(payload).next() else { return Value::Null };
+    let mut events = Events::new(payload);
+    let Some(Ok(event)) = events.next_event() else { return Value::Null };
     let mut text = Vec::new();
     write_json(&event, &mut text);
     serde_json::from_slice(&text).unwrap_or_else(|_| json!(String::from_utf8_lossy(&text)))

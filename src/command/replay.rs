@@ -165,12 +165,13 @@ async fn replay_record(
 /// The runs of events of a record that were accepted in the time asked for.
 fn wanted(record: &Record, request: &Request) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
-    for (index, event) in Events::new(&record.payload).enumerate() {
-        let Ok(event) = event else { break };
+    let (mut events, mut next) = (Events::new(&record.payload), record.first);
+    while let Some(Ok(event)) = events.next_event() {
+        let first = next;
+        next = next.plus(1);
         if event.ingested_at < request.from || event.ingested_at >= request.to {
             continue;
         }
-        let first = record.first.plus(index as u64);
         match spans.last_mut() {
             Some(span) if span.end == first => span.end = first.plus(1),
             _ => spans.push(Span { first, end: first.plus(1) }),

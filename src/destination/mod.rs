@@ -143,7 +143,8 @@ fn write_batch(
 ) -> Result<(), DeliveryError> {
     let mut count = 0;
     let mut writer = EventWriter::default();
-    for event in batch.events() {
+    let mut events = batch.events();
+    while let Some(event) = events.next_event() {
         let event = event.map_err(|e| unreadable(batch, &e.to_string()))?;
         match framing {
             Framing::Array => out.push(if count == 0 { b'[' } else { b',' }),

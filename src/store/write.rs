@@ -108,14 +108,19 @@ fn insert_events(
 ) -> Result<Inserted, StoreError> {
     let mut insert = transaction.prepare(INSERT).map_err(at)?;
     let mut inserted = Inserted::default();
-    let mut counts = HashMap::<(i64, &str), i64>::new();
+    let mut counts = HashMap::<String, HashMap<i64, i64>>::new();
     let mut id_text = Vec::new();
-    for event in batch.events() {
+    let mut events = batch.events();
+    while let Some(event) = events.next_event() {
         let event = event?;
         let id = id_str(&event.event_id, &mut id_text);
         let metadata = event.metadata.unwrap_or("{}");
         if insert_event(&mut insert, id, &event, metadata).map_err(at)? {
-            *counts.entry((minute_of(event.timestamp.nanos()), event.service)).or_default() += 1;
+            let minute = minute_of(event.timestamp.nanos());
+            match counts.get_mut(event.service) {
+                Some(minutes) => *minutes.entry(minute).or_default() += 1,
+                None => drop(counts.insert(event.service.to_owned(), HashMap::from([(minute, 1)]))),
+            }
             inserted.new += 1;
             let text_bytes = id.len() + event.service.len() + event.message.len() + metadata.len();
             inserted.bytes += (text_bytes + 2 * size_of::<i64>()) as u64;
@@ -124,8 +129,10 @@ fn insert_events(
         }
     }
     let mut count = transaction.prepare(COUNT).map_err(at)?;
-    for ((minute, service), events) in counts {
-        count.execute((minute, service, events)).map_err(at)?;
+    for (service, minutes) in &counts {
+        for (minute, events) in minutes {
+            count.execute((minute, service, events)).map_err(at)?;
+        }
     }
     Ok(inserted)
 }

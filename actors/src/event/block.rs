@@ -1,18 +1,21 @@
 //! The codec: a block is the events of one request, encoded once and never again.
 //!
 //! ```text
-//! block  = header event*count
-//! header = first_id: 16 bytes, ingested_at: i64 ns, count: u32, bytes of the events: u32   (big-endian)
+//! block  = header (event*count | 0xc1 signal request)
+//! header = first_id: 16 bytes, ingested_at: i64 ns, count: u32, bytes of what follows: u32   (big-endian)
 //! event  = [event_id: str|nil, timestamp: i64 ns|nil, service: str, message: str, metadata: str|nil]
+//! signal = logs 1, metrics 2, traces 3; request = an OpenTelemetry request, in protobuf, of `count` items
 //! ```
 //! An event is MessagePack, an array in field order. `nil` as an id means "the first id plus my index", as
-//! a timestamp "when the block was ingested": so the ingress can encode before anyone has stamped.
+//! a timestamp "when the block was ingested": so the ingress can encode before anyone has stamped. 0xc1 is the one byte
+//! with which no MessagePack begins.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Event, EventId, Timestamp};
+use super::Timestamp;
+use crate::otlp::Signal;
 
 /// Encoded bytes after which a request goes on in a further block: the raw size of a journal record, which
 /// at the 3x that log-like JSON compresses gives the 80 to 112 KiB that sled stores fastest.
@@ -73,6 +76,9 @@ pub enum DecodeError {
     /// The MessagePack is not what the format says.
     #[error("not a block of events: {0}")]
     MessagePack(#[from] rmp_serde::decode::Error),
+    /// A request of OpenTelemetry of no signal that there is, or with fewer items than its header says.
+    #[error("not a request of OpenTelemetry of so many items")]
+    Otlp,
     /// A header promises more than there is.
     #[error("a block of {wanted} bytes stands where {left} are left")]
     Truncated {
@@ -83,11 +89,31 @@ pub enum DecodeError {
     },
 }
 
-const HEADER_BYTES: usize = 32;
+/// Bytes of a block's header.
+pub(super) const HEADER_BYTES: usize = 32;
+
+/// The byte with which the request of OpenTelemetry begins.
+pub(super) const OTLP: u8 = 0xc1;
 
 // === impl Block ===
 
 impl Block {
+    /// An OpenTelemetry request of so many items, which must have been checked.
+    pub fn otlp(signal: Signal, request: &[u8], count: u32) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + 2 + request.len());
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend_from_slice(&[OTLP, signal as u8]);
+        bytes.extend_from_slice(request);
+        Self { count, bytes }
+    }
+
+    /// One event alone.
+    pub(super) fn of_one(draft: &Draft<'_>) -> Self {
+        let mut bytes = vec![0; HEADER_BYTES];
+        rmp_serde::encode::write(&mut bytes, draft).expect("a Vec takes every event");
+        Self { count: 1, bytes }
+    }
+
     /// Events in it.
     pub fn count(&self) -> u32 {
         self.count
@@ -173,166 +199,6 @@ impl BlockBuilder {
         if self.count > 0 {
             let bytes = std::mem::take(&mut self.bytes);
             self.blocks.push(Block { count: std::mem::take(&mut self.count), bytes });
-        }
-    }
-}
-
-/// One event with its id and times, as the payload of a record of its own.
-pub fn encode_single(event: &Event<'_>) -> Vec<u8> {
-    let (event_id, first_id) = match event.event_id {
-        EventId::Given(text) => (Some(text), Uuid::nil()),
-        EventId::Assigned(uuid) => (None, uuid),
-    };
-    let mut builder = BlockBuilder::default();
-    builder.push(&Draft {
-        event_id,
-        timestamp: Some(event.timestamp),
-        service: event.service,
-        message: event.message,
-        metadata: event.metadata,
-    });
-    let stamp = Stamp { first_id, ingested_at: event.ingested_at };
-    builder.finish().into_iter().flat_map(|block| block.stamped(stamp).bytes).collect()
-}
-
-// === impl Events ===
-
-/// Reads the events of a record's payload, block after block, borrowing from it.
-#[derive(Debug)]
-pub struct Events<'a> {
-    /// What stands behind the current block.
-    rest: &'a [u8],
-    block: Decoder<'a>,
-    stamp: Stamp,
-    index: u32,
-    count: u32,
-}
-
-type Decoder<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
-
-impl<'a> Events<'a> {
-    /// Over the payload of a record.
-    pub fn new(payload: &'a [u8]) -> Self {
-        let stamp = Stamp { first_id: Uuid::nil(), ingested_at: Timestamp::default() };
-        Self { rest: payload, block: Decoder::from_read_ref(&[]), stamp, index: 0, count: 0 }
-    }
-
-    fn next_event(&mut self) -> Result<Option<Event<'a>>, DecodeError> {
-        while self.index == self.count {
-            if self.rest.is_empty() {
-                return Ok(None);
-            }
-            self.next_block()?;
-        }
-        let draft = Draft::deserialize(&mut self.block)?;
-        let event = Event {
-            event_id: match draft.event_id {
-                Some(text) => EventId::Given(text),
-                None => EventId::Assigned(self.stamp.id_at(self.index)),
-            },
-            timestamp: draft.timestamp.unwrap_or(self.stamp.ingested_at),
-            service: draft.service,
-            message: draft.message,
-            metadata: draft.metadata,
-            ingested_at: self.stamp.ingested_at,
-        };
-        self.index += 1;
-        Ok(Some(event))
-    }
-
-    fn next_block(&mut self) -> Result<(), DecodeError> {
-        let first_id = Uuid::from_bytes(self.take()?);
-        let ingested_at = Timestamp::from_nanos(i64::from_be_bytes(self.take()?));
-        self.count = u32::from_be_bytes(self.take()?);
-        let wanted = u32::from_be_bytes(self.take()?) as usize;
-        let left = self.rest.len();
-        let (block, rest) =
-            self.rest.split_at_checked(wanted).ok_or(DecodeError::Truncated { wanted, left })?;
-        (self.block, self.rest) = (Decoder::from_read_ref(block), rest);
-        (self.stamp, self.index) = (Stamp { first_id, ingested_at }, 0);
-        Ok(())
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let truncated = DecodeError::Truncated { wanted: N, left: self.rest.len() };
-        let (head, rest) = self.rest.split_first_chunk().ok_or(truncated)?;
-        self.rest = rest;
-        Ok(*head)
-    }
-}
-
-impl<'a> Iterator for Events<'a> {
-    type Item = Result<Event<'a>, DecodeError>;
-
-    /// After an error there is nothing more: where one event ends is where the next begins.
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.next_event();
-        if next.is_err() {
-            *self = Self::new(&[]);
-        }
-        next.transpose()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stamp() -> Stamp {
-        Stamp { first_id: Uuid::from_u128(7), ingested_at: Timestamp::from_nanos(42) }
-    }
-
-    fn draft(message: &str) -> Draft<'_> {
-        Draft { event_id: None, timestamp: None, service: "api", message, metadata: None }
-    }
-
-    fn payload(blocks: Vec<Block>) -> Vec<u8> {
-        blocks.into_iter().flat_map(|block| block.stamped(stamp()).bytes).collect()
-    }
-
-    /// What was encoded is read back field for field, with ids and times filled in where the client sent none.
-    #[test]
-    fn events_round_trip() {
-        let mut builder = BlockBuilder::default();
-        builder.push(&Draft {
-            event_id: Some("mine"),
-            timestamp: Some(Timestamp::from_nanos(-1)),
-            service: "web",
-            message: "h\u{e9}llo",
-            metadata: Some("{\"a\":1}"),
-        });
-        builder.push(&draft("second"));
-        let bytes = payload(builder.finish());
-        let events: Vec<_> = Events::new(&bytes).map(Result::unwrap).collect();
-        assert_eq!(events[0].event_id, EventId::Given("mine"));
-        assert_eq!(events[0].timestamp, Timestamp::from_nanos(-1));
-        assert_eq!((events[0].message, events[0].metadata), ("h\u{e9}llo", Some("{\"a\":1}")));
-        assert_eq!(events[1].event_id, EventId::Assigned(Uuid::from_u128(8)));
-        assert_eq!(events[1].timestamp, Timestamp::from_nanos(42));
-        assert_eq!(events.len(), 2);
-    }
-
-    /// A request far larger than a record becomes several blocks, and no event is split over two.
-    #[test]
-    fn a_large_request_becomes_several_blocks() {
-        let message = "x".repeat(100_000);
-        let mut builder = BlockBuilder::default();
-        (0..7).for_each(|_| builder.push(&draft(&message)));
-        assert_eq!(builder.count(), 7);
-        let blocks = builder.finish();
-        assert_eq!(blocks.iter().map(Block::count).collect::<Vec<_>>(), [2, 2, 2, 1]);
-        assert_eq!(Events::new(&payload(blocks)).filter(Result::is_ok).count(), 7);
-    }
-
-    /// Damaged bytes are an error and an end, never a panic or a loop.
-    #[test]
-    fn damaged_bytes_end_the_reading() {
-        let mut builder = BlockBuilder::default();
-        builder.push(&draft("whole"));
-        let bytes = payload(builder.finish());
-        for cut in 1..bytes.len() {
-            let events: Vec<_> = Events::new(&bytes[..cut]).collect();
-            assert!(events.len() == 1 && events[0].is_err(), "cut at {cut}: {events:?}");
         }
     }
 }

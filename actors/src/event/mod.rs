@@ -4,13 +4,13 @@
 //! parsed it, into a [`Block`]; from then on it is bytes, and [`Event`] is a view that borrows from them.
 
 mod block;
+mod events;
 mod id;
 mod json;
 mod time;
 
-pub use block::{
-    BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Events, Stamp, Stamped, encode_single,
-};
+pub use block::{BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Stamp, Stamped};
+pub use events::Events;
 pub use id::{EventId, IdSource};
 pub use json::{EventWriter, write_json, write_json_string};
 pub use time::{Timestamp, TimestampError};

@@ -59,8 +59,10 @@ fn read_all(journal: &dyn Journal, mut from: Position) -> Vec<(u64, Option<Strin
         for piece in pieces {
             match piece {
                 Piece::Record(record) => {
-                    for (i, event) in Events::new(&record.payload).enumerate() {
-                        let position = record.first.0 + i as u64;
+                    let (mut events, mut next) = (Events::new(&record.payload), record.first.0);
+                    while let Some(event) = events.next_event() {
+                        let position = next;
+                        next += 1;
                         if position >= from.0 {
                             all.push((position, Some(event.unwrap().message.to_owned())));
                         }

@@ -90,11 +90,12 @@ impl Burial {
             return vec![note(DeadLetter::of_span(sink, self.span, self.reason, at))];
         };
         let mut letters = Vec::new();
-        for (index, event) in batch.events().enumerate() {
-            let position = self.span.first.plus(index as u64);
+        let (mut events, mut position) = (batch.events(), self.span.first);
+        while let Some(event) = events.next_single() {
             match event {
                 Ok(event) => {
-                    letters.push(note(DeadLetter::of_event(sink, position, &event, self.reason, at)))
+                    letters.push(note(DeadLetter::of_event(sink, position, event, self.reason, at)));
+                    position = position.plus(1);
                 }
                 Err(_) => {
                     let rest = Span { first: position, end: self.span.end };

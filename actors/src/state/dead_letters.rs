@@ -8,7 +8,7 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 
 use super::{StateDb, StateError, VALUE_BYTES_MAX};
 use crate::{
-    event::{Event, Timestamp, encode_single},
+    event::Timestamp,
     record::{Batch, Position, Record, SinkName, Span},
 };
 
@@ -89,16 +89,16 @@ const LETTERS: &str = "dead_letters";
 const TOTALS: &str = "dead_letter_totals";
 
 impl DeadLetter {
-    /// A dead letter of one event.
+    /// A dead letter of one event, which is a payload of its own.
     pub fn of_event(
         sink: &SinkName,
         position: Position,
-        event: &Event<'_>,
+        event: Bytes,
         reason: Reason,
         at: Timestamp,
     ) -> Self {
         let span = Span { first: position, end: position.plus(1) };
-        let event = Some(encode_single(event).into());
+        let event = Some(event);
         Self { sink: sink.clone(), span, reason, error: String::new(), status: None, attempts: 0, at, event }
     }
 
@@ -273,19 +273,22 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::event::EventId;
+    use crate::event::{BlockBuilder, Draft, EventId, Stamp};
 
     fn letter(sink: &str, message: &str) -> DeadLetter {
         let at = Timestamp::from_nanos(5);
-        let event = Event {
-            event_id: EventId::Given("id-1"),
-            timestamp: at,
+        let mut builder = BlockBuilder::default();
+        let metadata = Some("{\"k\":[1]}");
+        builder.push(&Draft {
+            event_id: Some("id-1"),
+            timestamp: Some(at),
             service: "api",
             message,
-            metadata: Some("{\"k\":[1]}"),
-            ingested_at: at,
-        };
-        DeadLetter::of_event(&SinkName::from(sink), Position(7), &event, Reason::Rejected, at)
+            metadata,
+        });
+        let stamp = Stamp { first_id: uuid::Uuid::nil(), ingested_at: at };
+        let event = builder.finish().remove(0).stamped(stamp).bytes().clone();
+        DeadLetter::of_event(&SinkName::from(sink), Position(7), event, Reason::Rejected, at)
     }
 
     /// A letter comes back whole, also one far larger than a value, after the database was reopened.
@@ -302,7 +305,8 @@ mod tests {
         let found = letters.list(&sink, None, 10).unwrap();
         assert_eq!(found.len(), 2);
         let batch = found[1].1.batch().unwrap();
-        let event = batch.events().next().unwrap().unwrap();
+        let mut events = batch.events();
+        let event = events.next_event().unwrap().unwrap();
         assert_eq!((event.message, event.event_id), (&long[..], EventId::Given("id-1")));
         assert_eq!(letters.list(&sink, Some(found[0].0), 10).unwrap().len(), 1);
         assert!(letters.remove(&sink, found[0].0).unwrap());

@@ -147,7 +147,8 @@ impl Fake {
         }
         let orders = self.state().0.clone();
         let (mut ids, mut bytes) = (Vec::new(), 0);
-        for event in batch.events() {
+        let mut events = batch.events();
+        while let Some(event) = events.next_event() {
             let event = event.map_err(|e| DeliveryError::rejected(e.to_string()))?;
             let has = |marker: Option<&str>| marker.is_some_and(|marker| event.message.contains(marker));
             assert!(!has(orders.panic_on), "the destination cannot bear this event");

@@ -422,7 +422,8 @@ impl Load {
 /// The id of the letter's event; `None` where its bytes are gone.
 pub fn event_id(letter: &DeadLetter) -> Option<String> {
     let payload = letter.event.as_deref()?;
-    let event = Events::new(payload).next()?.expect("the event of a dead letter can be read");
+    let mut events = Events::new(payload);
+    let event = events.next_event()?.expect("the event of a dead letter can be read");
     Some(event.event_id.to_string())
 }
 

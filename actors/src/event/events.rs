@@ -1,0 +1,263 @@
+//! Reading a record's payload: its blocks, and their events one by one.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    Event, EventId, Timestamp,
+    block::{Block, DecodeError, Draft, OTLP, Stamp},
+};
+use crate::otlp::{self, Rows, Signal};
+
+/// Reads the events of a record's payload, block after block. An event borrows from the payload or, where it is an item of
+/// an OpenTelemetry request, from the reader.
+#[derive(Debug)]
+pub struct Events<'a> {
+    /// What stands behind the current block.
+    rest: &'a [u8],
+    body: Body<'a>,
+    stamp: Stamp,
+    index: u32,
+    count: u32,
+}
+
+#[derive(Debug)]
+enum Body<'a> {
+    Events(Decoder<'a>),
+    Otlp { signal: Signal, request: &'a [u8], rows: Box<Rows<'a>> },
+}
+
+type Decoder<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
+
+impl<'a> Events<'a> {
+    /// Over the payload of a record.
+    pub fn new(payload: &'a [u8]) -> Self {
+        let stamp = Stamp { first_id: Uuid::nil(), ingested_at: Timestamp::default() };
+        Self { rest: payload, body: Body::Events(Decoder::from_read_ref(&[])), stamp, index: 0, count: 0 }
+    }
+
+    /// The next event; it is gone when the one after it is asked for. After an error there is nothing more: where one event
+    /// ends is where the next begins.
+    pub fn next_event(&mut self) -> Option<Result<Event<'_>, DecodeError>> {
+        if let Err(end) = self.advance() {
+            return end.map(Err);
+        }
+        let (index, stamp) = (self.index - 1, self.stamp);
+        let assigned = EventId::Assigned(stamp.id_at(index));
+        let found = match &mut self.body {
+            Body::Events(decoder) => {
+                Draft::deserialize(decoder).map_err(DecodeError::from).map(|draft| Event {
+                    event_id: draft.event_id.map_or(assigned, EventId::Given),
+                    timestamp: draft.timestamp.unwrap_or(stamp.ingested_at),
+                    service: draft.service,
+                    message: draft.message,
+                    metadata: draft.metadata,
+                    ingested_at: stamp.ingested_at,
+                })
+            }
+            Body::Otlp { rows, .. } => rows.next_row().ok_or(DecodeError::Otlp).map(|row| Event {
+                event_id: assigned,
+                timestamp: row.timestamp.unwrap_or(stamp.ingested_at),
+                service: row.service,
+                message: row.message,
+                metadata: Some(row.metadata),
+                ingested_at: stamp.ingested_at,
+            }),
+        };
+        if found.is_err() {
+            (self.rest, self.index, self.count) = (&[], 0, 0);
+        }
+        Some(found)
+    }
+
+    /// The next event as a payload of its own, with the id and the times that it has: what a dead letter keeps.
+    pub fn next_single(&mut self) -> Option<Result<Bytes, DecodeError>> {
+        if let Err(end) = self.advance() {
+            return end.map(Err);
+        }
+        let index = self.index - 1;
+        let block = match &mut self.body {
+            Body::Events(decoder) => {
+                Draft::deserialize(decoder).map(|draft| Block::of_one(&draft)).map_err(DecodeError::from)
+            }
+            Body::Otlp { signal, request, rows } => match rows.next_row() {
+                Some(_) => Ok(Block::otlp(*signal, &otlp::select(request, *signal, |item| item == index), 1)),
+                None => Err(DecodeError::Otlp),
+            },
+        };
+        if block.is_err() {
+            (self.rest, self.index, self.count) = (&[], 0, 0);
+        }
+        let stamp = Stamp { first_id: self.stamp.id_at(index), ..self.stamp };
+        Some(block.map(|block| block.stamped(stamp).bytes().clone()))
+    }
+
+    /// Counts one event more, in the next block where this one is at its end.
+    ///
+    /// # Errors
+    /// `None` at the end, or what is wrong with the next block.
+    fn advance(&mut self) -> Result<(), Option<DecodeError>> {
+        while self.index == self.count {
+            if self.rest.is_empty() {
+                return Err(None);
+            }
+            if let Err(error) = self.next_block() {
+                *self = Self::new(&[]);
+                return Err(Some(error));
+            }
+        }
+        self.index += 1;
+        Ok(())
+    }
+
+    fn next_block(&mut self) -> Result<(), DecodeError> {
+        let (stamp, count, body) = split_block(&mut self.rest)?;
+        self.body = match body {
+            [OTLP, signal, request @ ..] => {
+                let signal = Signal::from_u8(*signal).ok_or(DecodeError::Otlp)?;
+                Body::Otlp { signal, request, rows: Box::new(Rows::of(request, signal)) }
+            }
+            events => Body::Events(Decoder::from_read_ref(events)),
+        };
+        (self.stamp, self.count, self.index) = (stamp, count, 0);
+        Ok(())
+    }
+}
+
+/// Takes the block that stands first; its stamp, its events and its body.
+fn split_block<'a>(rest: &mut &'a [u8]) -> Result<(Stamp, u32, &'a [u8]), DecodeError> {
+    let first_id = Uuid::from_bytes(take(rest)?);
+    let ingested_at = Timestamp::from_nanos(i64::from_be_bytes(take(rest)?));
+    let count = u32::from_be_bytes(take(rest)?);
+    let wanted = u32::from_be_bytes(take(rest)?) as usize;
+    let left = rest.len();
+    let (body, behind) = rest.split_at_checked(wanted).ok_or(DecodeError::Truncated { wanted, left })?;
+    *rest = behind;
+    Ok((Stamp { first_id, ingested_at }, count, body))
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], DecodeError> {
+    let truncated = DecodeError::Truncated { wanted: N, left: rest.len() };
+    let (head, behind) = rest.split_first_chunk().ok_or(truncated)?;
+    *rest = behind;
+    Ok(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::BlockBuilder;
+
+    fn stamp() -> Stamp {
+        Stamp { first_id: Uuid::from_u128(7), ingested_at: Timestamp::from_nanos(42) }
+    }
+
+    fn draft(message: &str) -> Draft<'_> {
+        Draft { event_id: None, timestamp: None, service: "api", message, metadata: None }
+    }
+
+    fn payload(blocks: Vec<Block>) -> Vec<u8> {
+        blocks.into_iter().flat_map(|block| block.stamped(stamp()).bytes().clone()).collect()
+    }
+
+    /// Id, time, message and metadata of every event.
+    fn read(payload: &[u8]) -> Vec<Result<(String, i64, String, Option<String>), DecodeError>> {
+        let (mut events, mut found) = (Events::new(payload), Vec::new());
+        while let Some(event) = events.next_event() {
+            found.push(event.map(|event| {
+                let metadata = event.metadata.map(str::to_owned);
+                (event.event_id.to_string(), event.timestamp.nanos(), event.message.to_owned(), metadata)
+            }));
+        }
+        found
+    }
+
+    fn id(number: u128) -> String {
+        Uuid::from_u128(number).to_string()
+    }
+
+    /// An event, a request of OpenTelemetry of two log records, and an event again.
+    fn mixed() -> Vec<u8> {
+        let mut builder = BlockBuilder::default();
+        builder.push(&Draft {
+            event_id: Some("mine"),
+            timestamp: Some(Timestamp::from_nanos(-1)),
+            service: "web",
+            message: "h\u{e9}llo",
+            metadata: Some("{\"a\":1}"),
+        });
+        builder.push(&draft("second"));
+        let mut blocks = builder.finish();
+        // Bodies of text in a record, in a scope's logs, in a resource's, in a request.
+        let record =
+            |text: &str| [vec![0x2a, text.len() as u8 + 2, 0x0a, text.len() as u8], text.into()].concat();
+        let around =
+            |number: u8, inner: &[u8]| [vec![number << 3 | 2, inner.len() as u8], inner.to_vec()].concat();
+        let records = [around(2, &record("third")), around(2, &record("fourth"))].concat();
+        blocks.push(Block::otlp(Signal::Logs, &around(1, &around(2, &records)), 2));
+        let mut builder = BlockBuilder::default();
+        builder.push(&draft("fifth"));
+        blocks.extend(builder.finish());
+        payload(blocks)
+    }
+
+    /// What was encoded is read back field for field, with ids and times filled in where the client sent none.
+    #[test]
+    fn events_round_trip() {
+        let logs = Some("{\"signal\":\"logs\"}".to_owned());
+        let found: Vec<_> = read(&mixed()).into_iter().map(Result::unwrap).collect();
+        assert_eq!(
+            found,
+            [
+                ("mine".into(), -1, "h\u{e9}llo".into(), Some("{\"a\":1}".into())),
+                (id(8), 42, "second".into(), None),
+                (id(7), 42, "third".into(), logs.clone()),
+                (id(8), 42, "fourth".into(), logs),
+                (id(7), 42, "fifth".into(), None),
+            ]
+        );
+    }
+
+    /// Every event alone is what it was among the others.
+    #[test]
+    fn an_event_alone_is_the_same() {
+        let payload = mixed();
+        let (mut events, mut alone) = (Events::new(&payload), Vec::new());
+        while let Some(single) = events.next_single() {
+            let found = read(&single.unwrap());
+            assert_eq!(found.len(), 1);
+            alone.extend(found.into_iter().map(Result::unwrap));
+        }
+        assert_eq!(alone, read(&payload).into_iter().map(Result::unwrap).collect::<Vec<_>>());
+    }
+
+    /// A request far larger than a record becomes several blocks, and no event is split over two.
+    #[test]
+    fn a_large_request_becomes_several_blocks() {
+        let message = "x".repeat(100_000);
+        let mut builder = BlockBuilder::default();
+        (0..7).for_each(|_| builder.push(&draft(&message)));
+        assert_eq!(builder.count(), 7);
+        let blocks = builder.finish();
+        assert_eq!(blocks.iter().map(Block::count).collect::<Vec<_>>(), [2, 2, 2, 1]);
+        assert_eq!(read(&payload(blocks)).into_iter().filter(Result::is_ok).count(), 7);
+    }
+
+    /// Damaged bytes are an error and an end, never a panic or a loop.
+    #[test]
+    fn damaged_bytes_end_the_reading() {
+        let mut builder = BlockBuilder::default();
+        builder.push(&draft("whole"));
+        let bytes = payload(builder.finish());
+        for cut in 1..bytes.len() {
+            let events = read(&bytes[..cut]);
+            assert!(events.len() == 1 && events[0].is_err(), "cut at {cut}: {events:?}");
+        }
+        let mixed = mixed();
+        for cut in 1..mixed.len() {
+            let errors = read(&mixed[..cut]).into_iter().filter(Result::is_err).count();
+            assert!(errors <= 1, "cut at {cut}: {errors} errors");
+        }
+    }
+}
