@@ -67,6 +67,16 @@ impl ApiError {
         Self { close: true, ..self }
     }
 
+    /// What is wrong, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// When trying again makes sense, where it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// The code for programs.
     pub fn code(&self) -> &'static str {
         self.code

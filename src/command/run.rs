@@ -32,8 +32,12 @@ use crate::{
     config::{Config, LogConfig, LogFormat, SinkKind},
     data_dir::{self, DataDir},
     ingress::{
-        body::BodyLimits,
+        body::{BodyBudget, BodyLimits},
         limits::Limits,
+        otlp::{
+            OtlpIngress,
+            server::{self as otlp_server, OtlpServer},
+        },
         post::{Ingress, IngressMetrics},
     },
     pipeline::{self, Pipeline},
@@ -53,6 +57,7 @@ struct Running {
     pipeline: Pipeline,
     shared: web::Data<Shared>,
     server: Server,
+    otlp: OtlpServer,
     control: Option<ServerHandle>,
     orders: mpsc::Receiver<Ordered>,
     file: Option<PathBuf>,
@@ -141,17 +146,27 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         started: Instant::now(),
         registry: registry.clone(),
     });
+    let http = &config.http;
+    let budget = BodyBudget::new(http.max_inflight_bytes);
+    let body = |max_bytes, key| BodyLimits::new(max_bytes, key, http.request_timeout, budget.clone());
+    let metrics = IngressMetrics::new(&registry);
+    let otlp = OtlpIngress::new(
+        pipeline.receiver(),
+        body(config.otlp.max_body_bytes, "otlp.max_body_bytes"),
+        http.max_event_bytes,
+        limits.clone(),
+        view.received.clone(),
+        config.otlp.cors.clone(),
+        &metrics,
+    );
+    let otlp = otlp_server::start(&config.otlp, http, Arc::new(otlp))?;
     let ingress = Arc::new(Ingress {
         receiver: pipeline.receiver(),
-        body: BodyLimits::new(
-            config.http.max_body_bytes,
-            config.http.request_timeout,
-            config.http.max_inflight_bytes,
-        ),
-        max_event_bytes: config.http.max_event_bytes,
+        body: body(http.max_body_bytes, "http.max_body_bytes"),
+        max_event_bytes: http.max_event_bytes,
         limits,
         received: view.received,
-        metrics: IngressMetrics::new(&registry),
+        times: metrics.of("http"),
     });
     let server = server::start(&config.http, shared.clone(), ingress, LAST_ANSWERS);
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
@@ -164,21 +179,27 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
             (None, mpsc::channel(1).1)
         }
     };
-    banner(&config, &server, data_dir.path(), file);
+    banner(&config, &server, &otlp, data_dir.path(), file);
     let file = file.map(Path::to_owned);
-    Ok(Running { pipeline, shared, server, control, orders, file, log, data_dir })
+    Ok(Running { pipeline, shared, server, otlp, control, orders, file, log, data_dir })
 }
 
 /// What somebody wants to know who has just started it.
-fn banner(config: &Config, server: &Server, data_dir: &Path, file: Option<&Path>) {
+fn banner(config: &Config, server: &Server, otlp: &OtlpServer, data_dir: &Path, file: Option<&Path>) {
     let address = server.address;
     let file = file.map_or("the embedded defaults".to_owned(), |file| file.display().to_string());
     let sinks: Vec<_> =
         config.sinks.iter().map(|(name, sink)| format!("{name} ({})", sink.kind.name())).collect();
+    let otlp: Vec<_> = otlp.addresses.iter().map(|(_, address)| address.to_string()).collect();
+    let otlp = match &otlp[..] {
+        [] => String::new(),
+        some => format!("OpenTelemetry over HTTP and gRPC on {}\n", some.join(" and ")),
+    };
     let budget = MemoryBudget::of(config);
     let text = format!(
         "forebay {version}, configured by {file}\n\
          listening on http://{address}\n\
+         {otlp}\
          data in {data_dir}\n\
          sinks: {sinks}\n\
          memory at most, by part:\n{budget}\n\
@@ -234,6 +255,7 @@ impl Running {
         // The gate closes first: from now on events are refused, and readiness says so, while health and metrics can be
         // read to the end.
         let drained = self.pipeline.drain(deadline).await;
+        self.otlp.stop(LAST_ANSWERS).await;
         if tokio::time::timeout(LAST_ANSWERS, self.server.handle.stop(true)).await.is_err() {
             self.server.handle.stop(false).await;
         }

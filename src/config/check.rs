@@ -41,6 +41,17 @@ impl Config {
         found.zero_duration(&["http", "request_timeout"], http.request_timeout);
         found.zero_duration(&["http", "header_timeout"], http.header_timeout);
 
+        found.zero_count(&["otlp", "max_body_bytes"], self.otlp.max_body_bytes);
+        for (index, origin) in self.otlp.cors.allowed_origins.iter().enumerate() {
+            let is_origin =
+                origin == "*" || origin.split_once("://").is_some_and(|(_, host)| !host.contains('/'));
+            if !is_origin {
+                let message =
+                    format!("entry {index}, {origin:?}, is no origin; like https://app.example.com, or *");
+                found.add(&["otlp", "cors", "allowed_origins"], message);
+            }
+        }
+
         found.zero_duration(&["buffer", "sync_interval"], self.buffer.sync_interval);
         found.zero_count(&["buffer", "memory_events_max"], self.buffer.memory_events_max);
         found.zero_count(&["buffer", "memory_bytes_max"], self.buffer.memory_bytes_max);
@@ -81,6 +92,11 @@ impl Config {
             let message = "is smaller than http.max_body_bytes, so the largest bodies would never be let in; \
                            give it at least that much";
             found.add(&["http", "max_inflight_bytes"], message);
+        }
+        if self.otlp.max_body_bytes > http.max_inflight_bytes {
+            let message = "is larger than http.max_inflight_bytes, so the largest bodies would never be let in; \
+                           give it at most that";
+            found.add(&["otlp", "max_body_bytes"], message);
         }
         if http.max_event_bytes > http.max_body_bytes {
             let message =

@@ -28,8 +28,8 @@ pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem};
 pub use schema::json_schema;
 pub use sections::{
-    BatchConfig, BufferConfig, DeadLettersConfig, Durability, HttpConfig, LimitsConfig, LogConfig, LogFormat,
-    RateLimit, RetentionConfig, SupervisorConfig,
+    BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, LimitsConfig,
+    LogConfig, LogFormat, OtlpConfig, OtlpListen, RateLimit, RetentionConfig, SupervisorConfig,
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, Compression, ConsoleSink, FileSink, HttpEncoding, HttpSink,
@@ -56,6 +56,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The HTTP server.
     pub http: HttpConfig,
+    /// OpenTelemetry.
+    pub otlp: OtlpConfig,
     /// What makes events durable before they are answered for.
     pub buffer: BufferConfig,
     /// When a batch is sent: at whichever limit is reached first. A sink may have limits of its own.
@@ -79,6 +81,7 @@ impl Default for Config {
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             log: LogConfig::default(),
             http: HttpConfig::default(),
+            otlp: OtlpConfig::default(),
             buffer: BufferConfig::default(),
             batch: BatchConfig::default(),
             retention: RetentionConfig::default(),

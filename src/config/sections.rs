@@ -8,6 +8,13 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::units;
 
+/// The ports that the protocol gives to both.
+const OTLP_HTTP_PORT: u16 = 4318;
+const OTLP_GRPC_PORT: u16 = 4317;
+
+/// What the exporters of the Collector may send at most is not bounded; this is four times its receiver's default.
+const OTLP_MAX_BODY_BYTES: usize = 64 << 20;
+
 /// All of what a quiet system says about itself: starts, stops, failures.
 const LOG_LEVEL: &str = "info";
 /// Loopback: who wants to be reached from outside says so.
@@ -113,6 +120,50 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// Threads that serve requests; 0 is one per core.
     pub workers: usize,
+}
+
+/// OpenTelemetry: logs, metrics and traces, over HTTP and gRPC. Every address takes both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OtlpConfig {
+    /// One address for both protocols, instead of the two below.
+    #[serde(deserialize_with = "listen_or_not")]
+    #[schemars(with = "Option<String>")]
+    pub listen: Option<SocketAddr>,
+    /// Where exporters for HTTP look.
+    pub http: OtlpListen,
+    /// Where exporters for gRPC look.
+    pub grpc: OtlpListen,
+    /// Largest body of a request, before and after decompression.
+    #[serde(with = "units::size")]
+    #[schemars(with = "units::Size")]
+    pub max_body_bytes: usize,
+    /// Browsers that may send.
+    pub cors: CorsConfig,
+}
+
+/// An address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpListen {
+    /// Address and port; port 0 takes a free one, null does not listen.
+    #[serde(deserialize_with = "listen_or_not")]
+    #[schemars(with = "Option<String>")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// Which pages may send from a browser.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorsConfig {
+    /// Origins like `https://app.example.com`, or `*` for every one.
+    pub allowed_origins: Vec<String>,
+    /// Headers beside `Content-Type` and `Content-Encoding` that requests may have.
+    pub allowed_headers: Vec<String>,
+    /// How long a browser may remember the answer.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "units::Span")]
+    pub max_age: Duration,
 }
 
 /// What makes events durable before they are answered for.
@@ -244,6 +295,25 @@ fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     text.parse().map_err(wrong)
 }
 
+fn listen_or_not<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let wrong = |_| {
+        let what = "is not an address with a port; like 127.0.0.1:4318, or null";
+        D::Error::custom(format_args!("{text:?} {what}"))
+    };
+    text.parse().map(Some).map_err(wrong)
+}
+
+impl OtlpConfig {
+    /// Where it listens, by the key that says so.
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let one = [("otlp.listen", self.listen)];
+        let two = [("otlp.http.listen", self.http.listen), ("otlp.grpc.listen", self.grpc.listen)];
+        let keys = if self.listen.is_some() { &one[..] } else { &two[..] };
+        keys.iter().filter_map(|(key, listen)| Some((*key, (*listen)?))).collect()
+    }
+}
+
 // === impl Default ===
 
 impl Default for LogConfig {
@@ -264,6 +334,19 @@ impl Default for HttpConfig {
             keep_alive: HTTP_KEEP_ALIVE,
             max_connections: HTTP_MAX_CONNECTIONS,
             workers: 0,
+        }
+    }
+}
+
+impl Default for OtlpConfig {
+    fn default() -> Self {
+        let at = |port| OtlpListen { listen: Some(SocketAddr::new(HTTP_LISTEN.ip(), port)) };
+        Self {
+            listen: None,
+            http: at(OTLP_HTTP_PORT),
+            grpc: at(OTLP_GRPC_PORT),
+            max_body_bytes: OTLP_MAX_BODY_BYTES,
+            cors: CorsConfig::default(),
         }
     }
 }

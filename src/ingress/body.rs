@@ -1,6 +1,7 @@
 //! Reading request bodies within bounds: of size, of time, and of memory over all clients together.
 
 use std::{
+    fmt,
     io::Read,
     pin::pin,
     sync::{
@@ -11,12 +12,9 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{
-    http::{StatusCode, header::HeaderMap},
-    web,
-};
+use actix_web::http::StatusCode;
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 
 use crate::{api::error::ApiError, spare::SparePool};
 
@@ -42,6 +40,8 @@ const SPARE_BODY_BYTES_MAX: usize = 512 * 1024;
 pub struct BodyLimits {
     /// Bytes, before and after decompression.
     pub max_bytes: usize,
+    /// The key that sets them, for whoever sent too much.
+    pub key: &'static str,
     /// From the first byte to the last.
     pub timeout: Duration,
     /// Shared by all requests.
@@ -52,9 +52,9 @@ pub struct BodyLimits {
 
 impl BodyLimits {
     /// Bounds of one body, and of all bodies in memory together.
-    pub fn new(max_bytes: usize, timeout: Duration, max_inflight_bytes: usize) -> Self {
+    pub fn new(max_bytes: usize, key: &'static str, timeout: Duration, budget: BodyBudget) -> Self {
         let spare = SparePool::new(SPARE_BODIES, SPARE_BODY_BYTES_MAX);
-        Self { max_bytes, timeout, budget: BodyBudget::new(max_inflight_bytes), spare }
+        Self { max_bytes, key, timeout, budget, spare }
     }
 }
 
@@ -113,16 +113,39 @@ impl Drop for Reserved {
 
 /// How a body is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
+pub enum Coding {
+    /// Not at all.
     Identity,
+    /// As gzip.
     Gzip,
+    /// As zstd.
     Zstd,
 }
 
+/// What a request's head says of its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    /// How it is packed.
+    pub coding: Coding,
+    /// Its bytes, where they are known before.
+    pub length: Option<usize>,
+}
+
+impl Head {
+    /// By the request's headers, whatever kind of map they are in.
+    ///
+    /// # Errors
+    /// 415 where the packing is unknown.
+    pub fn of<'h>(header: impl Fn(&str) -> Option<&'h [u8]>) -> Result<Self, ApiError> {
+        let text = |name| header(name).map(|value| std::str::from_utf8(value).unwrap_or(""));
+        let coding = text("content-encoding").map_or(Ok(Coding::Identity), Coding::of)?;
+        Ok(Self { coding, length: text("content-length").and_then(|length| length.parse().ok()) })
+    }
+}
+
 impl Coding {
-    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
-        let Some(value) = headers.get("content-encoding") else { return Ok(Self::Identity) };
-        match value.to_str().unwrap_or("").trim().to_ascii_lowercase().as_str() {
+    fn of(name: &str) -> Result<Self, ApiError> {
+        match name.trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Ok(Self::Identity),
             "gzip" | "x-gzip" => Ok(Self::Gzip),
             "zstd" => Ok(Self::Zstd),
@@ -141,13 +164,15 @@ impl Coding {
 /// # Errors
 /// 408 where it does not come in time, 413 where it is too large, 415 where its packing is unknown, 503 where too much
 /// is in memory already, 400 where it breaks off or cannot be unpacked.
-pub async fn read(headers: &HeaderMap, payload: web::Payload, limits: &BodyLimits) -> Result<Body, ApiError> {
-    let coding = Coding::of(headers)?;
-    let length = headers.get("content-length").and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > limits.max_bytes) {
-        return Err(too_large(limits.max_bytes).closing());
+pub async fn read<E: fmt::Display>(
+    head: Head,
+    payload: impl Stream<Item = Result<Bytes, E>>,
+    limits: &BodyLimits,
+) -> Result<Body, ApiError> {
+    if head.length.is_some_and(|length| length > limits.max_bytes) {
+        return Err(too_large(limits).closing());
     }
-    let mut collecting = pin!(collect(payload, length, limits));
+    let mut collecting = pin!(collect(payload, head.length, limits));
     // A small body came with its head; a timer for it would cost more than the reading.
     let packed = match futures::poll!(&mut collecting) {
         Poll::Ready(packed) => packed,
@@ -156,32 +181,42 @@ pub async fn read(headers: &HeaderMap, payload: web::Payload, limits: &BodyLimit
             ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message).closing()
         })?,
     };
-    let (packed, reserved) = packed?;
+    let (bytes, reserved) = packed?;
+    unpacked(Body { bytes, reserved }, head.coding, limits).await
+}
+
+/// Unpacks what was read.
+///
+/// # Errors
+/// As [`read`].
+pub async fn unpacked(body: Body, coding: Coding, limits: &BodyLimits) -> Result<Body, ApiError> {
+    let Body { bytes, reserved } = body;
     if coding == Coding::Identity {
-        return Ok(Body { bytes: packed, reserved });
+        return Ok(Body { bytes, reserved });
     }
-    let max_bytes = limits.max_bytes;
-    if packed.len() <= INLINE_BYTES_MAX {
-        return unpack(&packed, coding, max_bytes, reserved);
+    if bytes.len() <= INLINE_BYTES_MAX {
+        return unpack(&bytes, coding, limits, reserved);
     }
-    let unpacked = web::block(move || unpack(&packed, coding, max_bytes, reserved)).await;
+    let limits = limits.clone();
+    let unpacked = tokio::task::spawn_blocking(move || unpack(&bytes, coding, &limits, reserved)).await;
     unpacked.map_err(|_| ApiError::internal("the body could not be unpacked"))?
 }
 
-async fn collect(
-    mut payload: web::Payload,
+async fn collect<E: fmt::Display>(
+    payload: impl Stream<Item = Result<Bytes, E>>,
     length: Option<usize>,
     limits: &BodyLimits,
 ) -> Result<(Bytes, Reserved), ApiError> {
+    let mut payload = pin!(payload);
     let mut reserved = limits.budget.reserve();
     let mut whole = Vec::new();
     let mut only = Bytes::new();
     while let Some(chunk) = payload.next().await {
         let broken =
-            |e| ApiError::bad_request("incomplete_body", format!("the body broke off: {e}")).closing();
+            |e: E| ApiError::bad_request("incomplete_body", format!("the body broke off: {e}")).closing();
         let chunk = chunk.map_err(broken)?;
         if whole.len() + only.len() + chunk.len() > limits.max_bytes {
-            return Err(too_large(limits.max_bytes).closing());
+            return Err(too_large(limits).closing());
         }
         reserved.grow(chunk.len())?;
         if whole.is_empty() && only.is_empty() {
@@ -200,7 +235,13 @@ async fn collect(
     Ok((bytes, reserved))
 }
 
-fn unpack(packed: &[u8], coding: Coding, max_bytes: usize, mut reserved: Reserved) -> Result<Body, ApiError> {
+fn unpack(
+    packed: &[u8],
+    coding: Coding,
+    limits: &BodyLimits,
+    mut reserved: Reserved,
+) -> Result<Body, ApiError> {
+    let max_bytes = limits.max_bytes;
     let broken = |e| ApiError::bad_request("bad_compression", format!("the body cannot be unpacked: {e}"));
     let mut reader: Box<dyn Read + '_> = match coding {
         Coding::Identity => Box::new(packed),
@@ -216,7 +257,7 @@ fn unpack(packed: &[u8], coding: Coding, max_bytes: usize, mut reserved: Reserve
         let step = UNPACK_STEP_BYTES.min(max_bytes + 1 - out.len()) as u64;
         let read = reader.by_ref().take(step).read_to_end(&mut out).map_err(broken)?;
         if out.len() > max_bytes {
-            return Err(too_large(max_bytes));
+            return Err(too_large(limits));
         }
         if read == 0 {
             return Ok(Body { bytes: out.into(), reserved });
@@ -230,9 +271,9 @@ fn unpack(packed: &[u8], coding: Coding, max_bytes: usize, mut reserved: Reserve
     }
 }
 
-fn too_large(max_bytes: usize) -> ApiError {
-    let message =
-        format!("a body may have {max_bytes} bytes, before and after decompression (http.max_body_bytes)");
+fn too_large(limits: &BodyLimits) -> ApiError {
+    let BodyLimits { max_bytes, key, .. } = limits;
+    let message = format!("a body may have {max_bytes} bytes, before and after decompression ({key})");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
 }
 
@@ -248,17 +289,21 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn limits(max_bytes: usize, budget: &BodyBudget) -> BodyLimits {
+        BodyLimits::new(max_bytes, "http.max_body_bytes", Duration::from_secs(1), budget.clone())
+    }
+
     /// Unpacking stops at the bound: a bomb of 100 MB costs the 1 MB that is allowed.
     #[test]
     fn a_bomb_stops_at_the_bound() {
         let budget = BodyBudget::new(2 << 20);
         let bomb = gzip(&vec![0; 100_000_000]);
         assert!(bomb.len() < 1_000_000, "{}", bomb.len());
-        let error = unpack(&bomb, Coding::Gzip, 1 << 20, budget.reserve()).unwrap_err();
+        let error = unpack(&bomb, Coding::Gzip, &limits(1 << 20, &budget), budget.reserve()).unwrap_err();
         assert_eq!(error.code(), "body_too_large");
         let zeros = vec![0; 100_000_000];
         let bomb = zstd::encode_all(&zeros[..], 3).unwrap();
-        let error = unpack(&bomb, Coding::Zstd, 1 << 20, budget.reserve()).unwrap_err();
+        let error = unpack(&bomb, Coding::Zstd, &limits(1 << 20, &budget), budget.reserve()).unwrap_err();
         assert_eq!(error.code(), "body_too_large");
         assert_eq!(budget.used.load(Ordering::Relaxed), 0, "shares are given back");
     }
@@ -269,10 +314,12 @@ mod tests {
         let budget = BodyBudget::new(100_000);
         let mut first = budget.reserve();
         first.grow(90_000).unwrap();
-        let error = unpack(&gzip(&[7; 50_000]), Coding::Gzip, 1 << 20, budget.reserve()).unwrap_err();
+        let error = unpack(&gzip(&[7; 50_000]), Coding::Gzip, &limits(1 << 20, &budget), budget.reserve())
+            .unwrap_err();
         assert_eq!(error.code(), "overloaded");
         drop(first);
-        let body = unpack(&gzip(&[7; 50_000]), Coding::Gzip, 1 << 20, budget.reserve()).unwrap();
+        let body =
+            unpack(&gzip(&[7; 50_000]), Coding::Gzip, &limits(1 << 20, &budget), budget.reserve()).unwrap();
         assert_eq!(&body.bytes[..], &[7; 50_000]);
     }
 
@@ -282,7 +329,7 @@ mod tests {
         let mut packed = gzip(b"some text that is long enough");
         packed.truncate(15);
         for coding in [Coding::Gzip, Coding::Zstd] {
-            let error = unpack(&packed, coding, 1000, budget.reserve()).unwrap_err();
+            let error = unpack(&packed, coding, &limits(1000, &budget), budget.reserve()).unwrap_err();
             assert_eq!(error.code(), "bad_compression");
         }
     }

@@ -6,4 +6,5 @@ pub mod courier;
 pub mod events;
 mod fields;
 pub mod limits;
+pub mod otlp;
 pub mod post;

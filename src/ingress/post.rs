@@ -12,13 +12,13 @@ use forebay_actors::{
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::Mailbox,
 };
-use prometheus::{Histogram, Registry};
+use prometheus::{Histogram, HistogramVec, Registry};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
-    body::{self, Body, BodyLimits},
+    body::{self, Body, BodyLimits, Head},
     courier::Courier,
     events::{Framing, ParseError, Parsed, parse},
     limits::{Limits, RouteClass},
@@ -43,12 +43,18 @@ pub struct Ingress {
     /// What is refused here is counted where `Receiver` counts.
     pub received: ReceiverMetrics,
     /// Times of requests.
-    pub metrics: IngressMetrics,
+    pub times: RequestTimes,
 }
 
 /// Times of requests, by protocol and class of answer.
 #[derive(Debug, Clone)]
 pub struct IngressMetrics {
+    request_seconds: HistogramVec,
+}
+
+/// Times of the requests of one protocol.
+#[derive(Debug, Clone)]
+pub struct RequestTimes {
     ok: Histogram,
     refused: Histogram,
     failed: Histogram,
@@ -62,12 +68,20 @@ impl IngressMetrics {
         let labels = &["protocol", "status"];
         let request_seconds =
             forebay_actors::runtime::metrics::histograms(registry, name, help, REQUEST_BUCKETS_S, labels);
-        let class = |status: &str| request_seconds.with_label_values(&["http", status]);
-        Self { ok: class("2xx"), refused: class("4xx"), failed: class("5xx") }
+        Self { request_seconds }
     }
 
-    fn observe(&self, status: StatusCode, began: Instant) {
-        let class = match status.as_u16() {
+    /// Those of one protocol.
+    pub fn of(&self, protocol: &str) -> RequestTimes {
+        let class = |status: &str| self.request_seconds.with_label_values(&[protocol, status]);
+        RequestTimes { ok: class("2xx"), refused: class("4xx"), failed: class("5xx") }
+    }
+}
+
+impl RequestTimes {
+    /// Notes a request that has this answer.
+    pub fn observe(&self, status: u16, began: Instant) {
+        let class = match status {
             200..300 => &self.ok,
             500.. => &self.failed,
             _ => &self.refused,
@@ -109,7 +123,7 @@ pub async fn post_events(
             actix_web::ResponseError::status_code(error)
         }
     };
-    ingress.metrics.observe(status, began);
+    ingress.times.observe(status.as_u16(), began);
     answer
 }
 
@@ -126,7 +140,8 @@ async fn take(
         .map_err(ApiError::closing)?;
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or(""));
     let framing = Framing::of(content_type).ok_or_else(|| unsupported(content_type.unwrap_or("")))?;
-    let body = body::read(request.headers(), payload, &ingress.body).await?;
+    let head = Head::of(|name| request.headers().get(name).map(|value| value.as_bytes()))?;
+    let body = body::read(head, payload, &ingress.body).await?;
     let mut parsed = parse(&body.bytes, framing, ingress.max_event_bytes).map_err(unparsable)?;
     // The bytes are not needed while the commit is waited for, but the events are in memory as long.
     let Body { bytes, reserved: _until_answered } = body;
@@ -222,6 +237,7 @@ fn unparsable(error: ParseError) -> ApiError {
     }
 }
 
-fn refusal(refusal: Refusal) -> ApiError {
+/// What a client is told whose events were not taken.
+pub(super) fn refusal(refusal: Refusal) -> ApiError {
     ApiError::unavailable(refusal.as_str(), refusal.to_string(), refusal.retry_after())
 }

@@ -92,6 +92,9 @@ impl Place {
     pub fn write(&self) -> PathBuf {
         let mut text = format!("data_dir: {}\nhttp:\n  listen: \"127.0.0.1:0\"\n", self.data_dir.display());
         self.http.iter().for_each(|entry| text.push_str(&format!("  {entry}\n")));
+        if !self.sections.iter().any(|line| line.starts_with("otlp:")) {
+            text.push_str("otlp: { listen: \"127.0.0.1:0\" }\n");
+        }
         if !self.sections.iter().any(|line| line.starts_with("batch:")) {
             text.push_str("batch: { max_wait: 10ms }\n");
         }
@@ -233,6 +236,14 @@ impl Forebay {
     /// What it printed to standard error.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Where it takes OpenTelemetry.
+    #[track_caller]
+    pub fn otlp(&self) -> SocketAddr {
+        let output = self.output();
+        let line = output.lines().find_map(|line| line.strip_prefix("OpenTelemetry over HTTP and gRPC on "));
+        line.and_then(|line| line.parse().ok()).expect("it listens at one address")
     }
 
     pub fn id(&self) -> u32 {

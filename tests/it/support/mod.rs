@@ -6,7 +6,11 @@ pub mod destination;
 pub mod http;
 pub mod testbed;
 
-use std::{io::Write as _, time::Duration};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -16,6 +20,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How much a test does: the first here in a plain `cargo test`, the second where `FOREBAY_THOROUGH` is set, as CI does.
 pub fn thorough<T>(plain: T, in_ci: T) -> T {
     if std::env::var_os("FOREBAY_THOROUGH").is_some() { in_ci } else { plain }
+}
+
+/// Where real input is: beside the checkout, or where `FOREBAY_DATA` says.
+pub fn data_dir() -> PathBuf {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    std::env::var_os("FOREBAY_DATA").map_or(beside, PathBuf::from)
 }
 
 /// Says that a test did nothing. Not by `eprintln`, which the test harness keeps to itself where a test passes.

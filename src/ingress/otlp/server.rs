@@ -1,0 +1,220 @@
+//! The server of both protocols: which connection is answered by whom.
+//!
+//! Every address takes HTTP/1.1, HTTP/2 and gRPC, so an exporter that is pointed at the wrong of the two ports works all the
+//! same. It runs on threads of its own, because actix-web knows no trailers, without which there is no gRPC.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::StreamBody;
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto::Builder, graceful::GracefulShutdown},
+};
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, watch},
+};
+
+use super::{OtlpIngress, Payload, grpc, http as otlp_http};
+use crate::config::{HttpConfig, OtlpConfig};
+
+/// Calls at a time on one connection of HTTP/2: each may hold a body, which the budget of all bodies bounds.
+const STREAMS_MAX: u32 = 256;
+
+/// Bytes a client may send ahead on one stream and on one connection: a usual request whole, without waiting for a window.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// How long accepting rests where the process has no file descriptor left.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// What a header that is longer gets: 431.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// Frames of an answer; there are never more than the message and the trailers.
+type Frames = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, otlp_http::Never>>>>;
+
+/// A server that runs.
+pub struct OtlpServer {
+    /// Where it listens, with the ports it was given, by the key that says so.
+    pub addresses: Vec<(&'static str, SocketAddr)>,
+    stop: watch::Sender<bool>,
+    runtime: Option<Runtime>,
+    ended: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// Starts to listen on every address of the configuration.
+///
+/// # Errors
+/// Where it cannot listen, with the key and the address.
+pub fn start(otlp: &OtlpConfig, http: &HttpConfig, ingress: Arc<OtlpIngress>) -> Result<OtlpServer, String> {
+    let mut listeners = Vec::new();
+    for (key, address) in otlp.addresses() {
+        let at = |error: io::Error| format!("{key} {address}: {error}; null does not listen");
+        let listener = TcpListener::bind(address).map_err(at)?;
+        listener.set_nonblocking(true).map_err(at)?;
+        let address = listener.local_addr().map_err(at)?;
+        listeners.push((key, address, listener));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = if http.workers == 0 { cores } else { http.workers };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(workers + 2)
+        .thread_name("otlp")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("otlp: threads cannot be started: {error}"))?;
+    let (stop, stopping) = watch::channel(false);
+    let connections = Arc::new(Semaphore::new(http.max_connections));
+    let (mut addresses, mut ended) = (Vec::new(), Vec::new());
+    for (key, address, listener) in listeners {
+        addresses.push((key, address));
+        let serving = Serving {
+            ingress: ingress.clone(),
+            connections: connections.clone(),
+            header_timeout: http.header_timeout,
+        };
+        ended.push(runtime.spawn(serving.serve(listener, stopping.clone())));
+    }
+    Ok(OtlpServer { addresses, stop, runtime: Some(runtime), ended })
+}
+
+impl OtlpServer {
+    /// Takes no more connections, and lets those that are there end within `patience`.
+    pub async fn stop(mut self, patience: Duration) {
+        // Where every listener has ended there is nobody to tell.
+        let _ = self.stop.send(true);
+        let ended = std::mem::take(&mut self.ended);
+        let all = async {
+            for listener in ended {
+                let _ = listener.await;
+            }
+        };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::debug!("connections of OpenTelemetry are cut off at the end");
+        }
+    }
+}
+
+impl Drop for OtlpServer {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Within another runtime this must not wait.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Serving {
+    ingress: Arc<OtlpIngress>,
+    connections: Arc<Semaphore>,
+    header_timeout: Duration,
+}
+
+impl Serving {
+    async fn serve(self, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "a listener of OpenTelemetry cannot be served"),
+        };
+        let mut server = Builder::new(TokioExecutor::new());
+        server
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(64 * 1024);
+        server
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .keep_alive_interval(Duration::from_secs(60))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let graceful = GracefulShutdown::new();
+        loop {
+            let permit = tokio::select! {
+                permit = self.connections.clone().acquire_owned() => permit,
+                _ = stopping.changed() => break,
+            };
+            let Ok(permit) = permit else { break };
+            let (socket, peer) = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection of OpenTelemetry could not be taken");
+                        tokio::time::sleep(ACCEPT_REST).await;
+                        continue;
+                    }
+                },
+                _ = stopping.changed() => break,
+            };
+            // Where it fails, answers are a little slower.
+            let _ = socket.set_nodelay(true);
+            let ingress = self.ingress.clone();
+            let service = service_fn(move |request| {
+                let ingress = ingress.clone();
+                async move { Ok::<_, otlp_http::Never>(answer(&ingress, peer.ip(), request).await) }
+            });
+            let connection = server.serve_connection(TokioIo::new(socket), service).into_owned();
+            let connection = graceful.watch(connection);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%peer, %error, "a connection of OpenTelemetry ended");
+                }
+                drop(permit);
+            });
+        }
+        graceful.shutdown().await;
+    }
+}
+
+async fn answer(ingress: &OtlpIngress, peer: IpAddr, request: Request<Incoming>) -> Response<Frames> {
+    if grpc::is_call(request.headers()) {
+        return call(grpc::answer(ingress, peer, request).await);
+    }
+    let response = otlp_http::answer(ingress, peer, request).await;
+    response.map(|body: Payload| frames(vec![Frame::data(body)]))
+}
+
+fn frames(frames: Vec<Frame<Bytes>>) -> Frames {
+    StreamBody::new(stream::iter(frames.into_iter().map(Ok).collect::<Vec<_>>()))
+}
+
+/// An answer of gRPC: a message and the trailers, or only the trailers, which then are headers.
+fn call(outcome: grpc::Outcome) -> Response<Frames> {
+    let mut response = match outcome {
+        Ok(message) => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            Response::new(frames(vec![Frame::data(grpc::framed(&message)), Frame::trailers(trailers)]))
+        }
+        Err(status) => {
+            let mut response = Response::new(frames(Vec::new()));
+            for (name, value) in status.trailers() {
+                if let Ok(value) = HeaderValue::from_str(&value) {
+                    response.headers_mut().insert(HeaderName::from_static(name), value);
+                }
+            }
+            response
+        }
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd"));
+    response
+}
