@@ -1,5 +1,6 @@
 //! OpenTelemetry over HTTP and gRPC: what the protocol asks of a server, row by row.
 
+mod clients;
 mod grpc;
 mod http;
 mod messages;
