@@ -30,6 +30,8 @@ struct Exporters {
 }
 
 fn over_http(address: SocketAddr) -> Exporters {
+    // Its HTTP client wants one even where it speaks in the clear; another test may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let at = |signal: &str| format!("http://{address}/v1/{signal}");
     Exporters {
         logs: LogExporter::builder().with_http().with_endpoint(at("logs")).build().unwrap(),
