@@ -4,7 +4,7 @@ mod commit;
 
 use std::{
     collections::VecDeque,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,7 +16,7 @@ use self::commit::Writer;
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
     generation::{Generation, QUARANTINE, Tail},
-    inspect::{Entry, find_generations, read_witness},
+    inspect::{Entry, find_generations, read_witness, was_never_begun},
 };
 use crate::{
     event::{Stamped, Timestamp},
@@ -26,6 +26,9 @@ use crate::{
 
 /// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
 const UNKNOWN_POSITIONS: u64 = 1 << 32;
+
+/// What the name of a generation begins with while it is removed.
+const DISCARDED: &str = "discarded-";
 
 /// The sled journal in one directory. Opening reads one record, whatever the backlog.
 pub struct SledJournal {
@@ -91,6 +94,7 @@ impl SledJournal {
             head: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
         };
+        journal.clear_discarded().map_err(|e| JournalError::io(dir, e))?;
         journal.shelf().entries = find_generations(dir)?.into();
         let head = journal.recover_head()?.max(floor);
         journal.head = AtomicU64::new(head.0);
@@ -103,14 +107,19 @@ impl SledJournal {
         let firsts: Vec<_> = self.shelf().entries.iter().map(|entry| entry.first).collect();
         let Some(&newest) = firsts.last() else { return Ok(Position(0)) };
         let dir = self.generation_dir(newest);
-        let witnessed = read_witness(&dir).unwrap_or(newest);
+        if was_never_begun(&dir, newest) {
+            self.forget(newest);
+            self.discard(newest)?;
+            return Ok(newest);
+        }
+        let witnessed = read_witness(&dir, newest).unwrap_or(newest);
         let span = Span { first: newest, end: witnessed };
         match Generation::open(&dir, span).and_then(|generation| generation.tail()) {
             Ok(Tail::At(head)) => Ok(self.believed(head, witnessed)),
             Ok(Tail::Empty) if witnessed > newest => Ok(self.believed(newest, witnessed)),
             Ok(Tail::Empty) => {
-                self.shelf().entries.pop_back();
-                fs::remove_dir_all(&dir).map_err(|e| JournalError::io(dir, e))?;
+                self.forget(newest);
+                self.discard(newest)?;
                 Ok(newest)
             }
             Ok(Tail::Damaged(first)) if witnessed > first => Ok(self.believed(first, witnessed)),
@@ -140,6 +149,31 @@ impl SledJournal {
         tracing::error!(generation = %from.display(), kept = %to.display(), reason, "a generation is damaged; reading goes on behind it");
         self.damaged.fetch_add(1, Ordering::Relaxed);
         self.shelf().entries.retain(|entry| entry.first != first);
+        Ok(())
+    }
+
+    /// Removes a generation's directory, if there is one. It gets another name first, so that a crash leaves it whole or not
+    /// at all under its own.
+    fn discard(&self, first: Position) -> Result<(), JournalError> {
+        let (from, to) = (self.generation_dir(first), self.dir.join(format!("{DISCARDED}{:020}", first.0)));
+        // What is left there is of a removal that failed half-way.
+        for step in [fs::remove_dir_all(&to), fs::rename(&from, &to), fs::remove_dir_all(&to)] {
+            match step {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(JournalError::io(from, e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what crashes left half removed.
+    fn clear_discarded(&self) -> io::Result<()> {
+        for item in fs::read_dir(&self.dir)? {
+            let item = item?;
+            if item.file_name().to_string_lossy().starts_with(DISCARDED) {
+                fs::remove_dir_all(item.path())?;
+            }
+        }
         Ok(())
     }
 
@@ -279,8 +313,7 @@ impl Journal for SledJournal {
             shelf.entries.pop_front();
             shelf.open.retain(|(open, _)| *open != first);
             drop(shelf);
-            let dir = self.generation_dir(first);
-            fs::remove_dir_all(&dir).map_err(|e| JournalError::io(dir, e))?;
+            self.discard(first)?;
             removed += 1;
         }
     }

@@ -8,6 +8,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -16,7 +17,10 @@ use std::{
 };
 
 use super::{CHUNK_BYTES_MAX, JournalError, Piece, salvage::Salvage, stored};
-use crate::record::{Position, Record, Span};
+use crate::{
+    durable,
+    record::{Position, Record, Span},
+};
 
 /// Values a tree gets: sled consolidates a leaf at its tenth change (`PAGE_CONSOLIDATION_THRESHOLD`), and the
 /// tree's creation is one.
@@ -64,16 +68,23 @@ pub(super) enum Tail {
 }
 
 impl Generation {
-    /// Makes an empty generation in `dir`, to be written.
+    /// Makes an empty generation in `dir`, to be written. Its name and those of its files are the caller's to sync.
     pub(super) fn create(dir: &Path) -> Result<Self, JournalError> {
-        Self::open_sled(dir, None)
+        let generation = Self::open_sled(dir, None)?;
+        durable::sync_files(dir).map_err(|e| JournalError::io(dir, e))?;
+        Ok(generation)
     }
 
     /// Opens a generation that was written before, to be read. It should hold the records of `span`.
     pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
         let log = dir.join("db");
         let copy = dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0));
-        let salvage = Salvage::of_damaged(&log, span, &copy).map_err(|e| JournalError::io(log, e))?;
+        let salvage = Salvage::of_damaged(&log, span, &copy).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                JournalError::Damaged { path: dir.into(), reason: "its log is gone".into() }
+            }
+            _ => JournalError::io(log, e),
+        })?;
         Self::open_sled(dir, salvage)
     }
 

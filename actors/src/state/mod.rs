@@ -16,6 +16,8 @@ use std::{
 pub use cursors::{Cursor, Cursors, WhenFull};
 pub use dead_letters::{DeadLetter, DeadLetters, Reason, Totals};
 
+use crate::durable::{sync, sync_files};
+
 /// Bytes of one value.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;
 
@@ -88,6 +90,7 @@ impl StateDb {
         let db = catch_unwind(std::panic::AssertUnwindSafe(open))
             .map_err(|_| self.failed("sled panicked"))?
             .map_err(|e| self.failed(e))?;
+        sync_files(&self.dir).and_then(|()| sync(&self.dir)).map_err(|e| self.failed(e))?;
         let log = File::options().write(true).open(self.dir.join("db")).map_err(|e| self.failed(e))?;
         Ok(Open { db, log })
     }
