@@ -13,7 +13,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use super::{CHUNK_BYTES_MAX, JournalError, Piece, salvage::Salvage, stored};
@@ -35,9 +34,6 @@ const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// What sled may cache. It keeps a page that is being read, however small this is.
 const CACHE_BYTES: u64 = 1024 * 1024;
-
-/// A generation that was closed a moment ago may still be locked: a thread of sled's lets go of it a little later.
-const LOCKED_TRIES_MAX: usize = 1000;
 
 /// One tree: a run of chunks.
 struct Group {
@@ -89,30 +85,13 @@ impl Generation {
     }
 
     fn open_sled(dir: &Path, salvage: Option<Salvage>) -> Result<Self, JournalError> {
-        let open = || {
-            sled::Config::new()
-                .path(dir)
-                .segment_size(SEGMENT_BYTES)
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(None)
-                .mode(sled::Mode::HighThroughput)
-                .open()
-        };
-        // sled answers some damage with an assertion instead of an error.
-        let open = || {
-            catch_unwind(open)
-                .map_err(|_| JournalError::Damaged { path: dir.into(), reason: "sled panicked".into() })?
-                .map_err(|e| JournalError::sled(dir, e))
-        };
-        let mut db = open();
-        for _ in 0..LOCKED_TRIES_MAX {
-            if !db.as_ref().is_err_and(is_locked) {
-                break;
-            }
-            pause();
-            db = open();
-        }
-        let db = db?;
+        let config = sled::Config::new()
+            .path(dir)
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::HighThroughput);
+        let db = durable::open(&config).map_err(|e| JournalError::sled(dir, e))?;
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
@@ -240,19 +219,6 @@ impl Generation {
     fn sled(&self, error: sled::Error) -> JournalError {
         JournalError::sled(&self.dir, error)
     }
-}
-
-fn is_locked(error: &JournalError) -> bool {
-    // sled has no kind for it, only words.
-    matches!(error, JournalError::Io { source, .. } if source.to_string().contains("could not acquire lock"))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "opening runs on a blocking thread, and sled has nothing to wait for"
-)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(1));
 }
 
 /// Puts chunks together to records, and notices what is missing.

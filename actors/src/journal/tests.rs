@@ -201,6 +201,77 @@ fn p8_a_destroyed_generation_is_put_aside() {
     assert_eq!(found.last().unwrap().1.as_deref(), Some("new"));
 }
 
+/// Three generations of three commits each; their directories, oldest first.
+fn three_generations(dir: &Path) -> Vec<std::path::PathBuf> {
+    let journal = open(dir, 60_000);
+    for i in 0..9 {
+        journal.commit(&blocks(&[noise(i, 25_000)])).unwrap();
+    }
+    let mut generations: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    generations.sort();
+    assert_eq!(generations.len(), 3);
+    generations
+}
+
+/// Scenario: after a power loss the witness, which is not synced, is empty, or zeros as long as it was, or anything.
+/// Guarantee: it is not believed: everything is read, and positions go on behind it. Zeros were taken for the position 0,
+/// and the process did not start any more.
+#[test]
+fn r0301_a_witness_of_zeros_stopped_every_start() {
+    for witness in [&[][..], &[0; 8], &[0; 12], &[0xff; 12], &[7; 40]] {
+        let dir = TempDir::new().unwrap();
+        let newest = three_generations(dir.path()).pop().unwrap();
+        fs::write(newest.join("head"), witness).unwrap();
+        let journal = open(dir.path(), 60_000);
+        assert_eq!(journal.span(), Span { first: Position(0), end: Position(9) }, "{witness:?}");
+        assert!(read_all(&journal, Position(0)).iter().all(|(_, message)| message.is_some()));
+        assert_eq!(verify(dir.path()).unwrap().damaged, 0);
+    }
+}
+
+/// Scenario: a crash comes while the next generation is made: its directory is there, and of its files none, or some.
+/// Guarantee: it counts as not begun. Without its log the process did not start any more, and with half of its settings four
+/// milliards of positions were skipped and reported as lost.
+#[test]
+fn r0302_a_half_made_generation_stopped_every_start() {
+    for files in [&[][..], &["conf"], &["conf", "db"]] {
+        let dir = TempDir::new().unwrap();
+        let conf = fs::read(three_generations(dir.path())[0].join("conf")).unwrap();
+        let next = dir.path().join(format!("{:020}", 9));
+        fs::create_dir_all(next.join("blobs")).unwrap();
+        for file in files {
+            let half: &[u8] = if *file == "conf" { &conf[..conf.len() / 2] } else { &[] };
+            fs::write(next.join(file), half).unwrap();
+        }
+        verify(dir.path()).unwrap();
+        let journal = open(dir.path(), 60_000);
+        assert_eq!(journal.span(), Span { first: Position(0), end: Position(9) }, "{files:?}");
+        assert_eq!(journal.commit(&blocks(&["next".to_owned()])).unwrap()[0].first, Position(9));
+        assert!(read_all(&journal, Position(0)).iter().all(|(_, message)| message.is_some()));
+        assert_eq!(journal.usage().damaged, 0);
+    }
+}
+
+/// Scenario: a crash comes while a generation is removed, or somebody removes its log.
+/// Guarantee: what is half removed is cleared away; what lacks its log is a gap, and reading goes on behind it. It was an
+/// error that every reading met again.
+#[test]
+fn r0303_nobody_could_read_past_a_generation_without_its_log() {
+    let dir = TempDir::new().unwrap();
+    let generations = three_generations(dir.path());
+    fs::remove_file(generations[1].join("db")).unwrap();
+    let half_removed = dir.path().join(format!("discarded-{:020}", 77));
+    fs::create_dir(&half_removed).unwrap();
+    let journal = open(dir.path(), 60_000);
+    let found: Vec<_> = read_all(&journal, Position(0)).iter().map(|(at, m)| (*at, m.is_some())).collect();
+    let whole = |range: std::ops::Range<u64>| range.map(|at| (at, true)).collect::<Vec<_>>();
+    assert_eq!(found, [whole(0..3), vec![(3, false)], whole(6..9)].concat());
+    assert!(!half_removed.exists());
+    assert_eq!(journal.remove(Position(9), Timestamp::from_nanos(i64::MAX)).unwrap(), 2);
+    drop(journal);
+    assert_eq!(open(dir.path(), 60_000).span(), Span { first: Position(9), end: Position(9) });
+}
+
 /// A cursor that is ahead of what a crash left (`interval` mode) never sees a position twice.
 #[test]
 fn positions_are_not_reused_below_the_floor() {

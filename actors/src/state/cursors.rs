@@ -185,4 +185,21 @@ mod tests {
         let again = Cursors::open(Arc::new(StateDb::open(dir.path()).unwrap())).unwrap();
         assert_eq!(again.get(&name).next, Position(9));
     }
+
+    /// Scenario: the database is opened again while a thread of the one before has not let go of its lock yet.
+    /// Guarantee: that is waited for. Cursors and dead letters failed for that alone, now and then.
+    #[test]
+    fn r0304_the_state_was_still_locked_by_itself() {
+        let dir = TempDir::new().unwrap();
+        drop(StateDb::open(dir.path()).unwrap());
+        let held = std::fs::File::open(dir.path().join("db")).unwrap();
+        held.lock().unwrap();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| StateDb::open(dir.path()).map(drop));
+            // The first look at the lock comes long before; if not, the test has only not tried anything.
+            std::thread::park_timeout(std::time::Duration::from_millis(30));
+            drop(held);
+            opening.join().unwrap().unwrap();
+        });
+    }
 }

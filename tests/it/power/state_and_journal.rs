@@ -293,9 +293,10 @@ impl Promised {
                         }
                     }
                     Piece::Damaged(span) | Piece::Removed(span) => {
-                        let is_promised =
-                            self.committed.range(span.first.0.max(self.removing)..span.end.0).next();
-                        assert_eq!(is_promised, None, "{span:?} is damaged");
+                        let kept = |at: &&u64| **at >= self.removing;
+                        let mut promised = self.committed.range(span.first.0..span.end.0).map(|(at, _)| at);
+                        let promised = promised.find(kept);
+                        assert_eq!(promised, None, "{span:?} is damaged");
                     }
                 }
             }
