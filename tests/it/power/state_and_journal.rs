@@ -2,16 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{File, OpenOptions},
-    io::Write as _,
     path::Path,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use super::{Notes, attack, noise, recorded_place, seed, test_name};
+use crate::support::thorough;
 use forebay::data_dir::{self, DataDir};
 use forebay_actors::{
     event::{BlockBuilder, Draft, Events, IdSource, Stamp, Stamped, Timestamp},
@@ -20,14 +20,6 @@ use forebay_actors::{
     runtime::clock::Clock,
     state::{Cursor, Cursors, DeadLetter, DeadLetters, Reason, StateDb, WhenFull},
 };
-use tempfile::TempDir;
-
-use super::{
-    can_record,
-    device::{Recording, Survived},
-    recorded_place, test_name, trace,
-};
-use crate::support::thorough;
 
 /// Stored bytes of a generation here: a few commits, so that generations roll all the time.
 const GENERATION_BYTES: u64 = 150_000;
@@ -37,23 +29,6 @@ const THREADS: u64 = 2;
 
 /// Times the recorded process opens everything again.
 const LIVES: u64 = 3;
-
-const NOISE_BYTES: usize = 1 << 20;
-
-const SEED: &str = "FOREBAY_TEST_POWER_SEED";
-
-/// What the recorded process says, a line each, in one write, so that the trace has it in its order.
-struct Notes(File);
-
-impl Notes {
-    fn open(place: &Path) -> Self {
-        Self(OpenOptions::new().create(true).append(true).open(place.join("notes")).unwrap())
-    }
-
-    fn say(&self, note: String) {
-        (&self.0).write_all(format!("{note}\n").as_bytes()).unwrap();
-    }
-}
 
 /// The journal and all around it, opened as the pipeline does.
 struct Opened {
@@ -81,15 +56,6 @@ fn open(path: &Path, durability: Durability) -> Opened {
     Opened { journal, cursors, letters, _data_dir: data_dir }
 }
 
-/// Text that no compression makes shorter; made once, because making it takes longer than committing it.
-fn noise() -> &'static str {
-    static NOISE: OnceLock<String> = OnceLock::new();
-    NOISE.get_or_init(|| {
-        let mut random = fastrand::Rng::with_seed(7);
-        (0..NOISE_BYTES).map(|_| random.alphanumeric()).collect()
-    })
-}
-
 /// A message that says which it is, and whose text follows from that.
 fn message(id: u64) -> String {
     let mut random = fastrand::Rng::with_seed(id);
@@ -99,8 +65,7 @@ fn message(id: u64) -> String {
         1..=6 => random.usize(20_000..60_000),
         _ => random.usize(..2_000),
     };
-    let from = random.usize(..NOISE_BYTES / 2);
-    format!("{id} {}", &noise()[from..from + bytes])
+    format!("{id} {}", noise(&mut random, bytes))
 }
 
 /// Which message a text is; what is none of them is garbage.
@@ -134,7 +99,7 @@ fn blocks(ids: &[u64]) -> Vec<Stamped> {
 
 /// The recorded process: it opens everything, works with two threads, and opens it again.
 fn work(place: &Path, durability: Durability) {
-    let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
+    let seed = seed();
     let notes = Notes::open(place);
     let next_id = AtomicU64::new(seed * 1_000_000);
     for life in 0..LIVES {
@@ -217,9 +182,9 @@ struct Promised {
 }
 
 impl Promised {
-    fn until(recording: &Recording, cut: usize) -> Self {
+    fn of<'a>(notes: impl Iterator<Item = &'a str>) -> Self {
         let mut promised = Self::default();
-        for note in recording.notes(cut) {
+        for note in notes {
             let mut words = note.split(' ');
             let what = words.next();
             let numbers: Vec<u64> = words.map(|number| number.parse().unwrap()).collect();
@@ -307,52 +272,6 @@ impl Promised {
     }
 }
 
-/// Records one process and lets the power go again and again.
-fn attack(test: &str, durability: Durability, cuts_in_plain: usize, recordings: u64) {
-    if !can_record(test) {
-        return;
-    }
-    let mut images = 0;
-    let (mut steps, mut syncs, mut cuts_made) = (0, 0, 0);
-    for seed in 1..=recordings {
-        let place = TempDir::with_prefix("forebay-power-").unwrap();
-        std::fs::create_dir(place.path().join("data")).unwrap();
-        let recording = trace::record(test, place.path(), &[(SEED, seed.to_string())]);
-        steps += recording.size().0;
-        syncs += recording.size().1;
-        let mut cuts = recording.cuts();
-        let mut random = fastrand::Rng::with_seed(seed);
-        random.shuffle(&mut cuts);
-        cuts.truncate(thorough(cuts_in_plain, usize::MAX));
-        for (index, cut) in cuts.iter().enumerate() {
-            let promised = Promised::until(&recording, *cut);
-            let chance = random.u64(..);
-            let all = [
-                Survived::Nothing,
-                Survived::Some(chance),
-                Survived::SomeInOrder(chance),
-                Survived::Everything,
-            ];
-            // In a plain run each cut gets one of them.
-            let variants = thorough(&all[index % all.len()..][..1], &all[..]);
-            for survived in variants {
-                let at = place.path().join("image");
-                recording.image(*cut, *survived).write(&recording, &at);
-                let compared = std::panic::catch_unwind(|| promised.compare(&at, durability));
-                if let Err(panic) = compared {
-                    eprintln!("recording {seed}, cut at line {cut}, survived: {survived:?}");
-                    eprintln!("kept: {}", place.keep().display());
-                    std::panic::resume_unwind(panic);
-                }
-                std::fs::remove_dir_all(&at).unwrap();
-                images += 1;
-            }
-            cuts_made += 1;
-        }
-    }
-    println!("{steps} changes, {syncs} syncs, {cuts_made} cuts, {images} images: nothing lost");
-}
-
 /// Scenario: a process commits with two threads over many generations, saves cursors, keeps dead letters, trims and starts
 /// again; the power goes at any sync or acknowledgement, and of what was not synced nothing, everything or any part is
 /// on the device.
@@ -363,7 +282,9 @@ fn p1_power_loss_costs_nothing_that_was_synced() {
     if let Some(place) = recorded_place() {
         return work(&place, Durability::Fsync);
     }
-    attack(test_name!(p1_power_loss_costs_nothing_that_was_synced), Durability::Fsync, 24, thorough(1, 3));
+    attack(test_name!(p1_power_loss_costs_nothing_that_was_synced), 20, thorough(1, 2), |path, notes| {
+        Promised::of(notes).compare(path, Durability::Fsync);
+    });
 }
 
 /// Scenario: as before, in `interval` mode.
@@ -375,5 +296,6 @@ fn p1_power_loss_in_interval_mode_costs_what_came_after_the_tick() {
     if let Some(place) = recorded_place() {
         return work(&place, durability);
     }
-    attack(test_name!(p1_power_loss_in_interval_mode_costs_what_came_after_the_tick), durability, 12, 1);
+    let test = test_name!(p1_power_loss_in_interval_mode_costs_what_came_after_the_tick);
+    attack(test, 10, 1, |path, notes| Promised::of(notes).compare(path, durability));
 }
