@@ -331,6 +331,10 @@ impl Journal for SledJournal {
             damaged: self.damaged.load(Ordering::Relaxed),
         }
     }
+
+    fn may_forget(&self) -> bool {
+        self.durability != Durability::Fsync
+    }
 }
 
 impl SledJournal {

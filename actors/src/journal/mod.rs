@@ -95,6 +95,11 @@ pub trait Journal: Send + Sync + 'static {
 
     /// What it takes up.
     fn usage(&self) -> Usage;
+
+    /// Whether a crash may take back what readers were shown. A sink then notes how far it goes before it goes there.
+    fn may_forget(&self) -> bool {
+        false
+    }
 }
 
 /// One item of a reading.

@@ -67,7 +67,7 @@ fn work(place: &Path) {
                 notes.say(format!("removed {removed}"));
             }
             notes.say(format!("moving {number}"));
-            opened.cursors.advance(&sink(), Cursor { next: Position(number), planned: None });
+            opened.cursors.advance(&sink(), Cursor::at(Position(number)));
             opened.cursors.save().unwrap();
             notes.say(format!("saved {number}"));
         }

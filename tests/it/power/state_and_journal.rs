@@ -161,7 +161,7 @@ fn work_as(
 /// Moves the cursor, saves it, and trims behind it.
 fn save_cursor(opened: &Opened, notes: &Notes, next: Position) {
     notes.say(format!("moving {next}"));
-    opened.cursors.advance(&sink(), Cursor { next, planned: None });
+    opened.cursors.advance(&sink(), Cursor::at(next));
     opened.cursors.save().unwrap();
     notes.say(format!("saved {next}"));
     // Not all that could go, so that there are several generations.
