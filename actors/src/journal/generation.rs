@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{CHUNK_BYTES_MAX, JournalError, Piece, salvage::Salvage, stored};
+use super::{JournalError, Piece, salvage::Salvage, stored};
 use crate::{
     durable,
     record::{Position, Record, Span},
@@ -91,7 +91,7 @@ impl Generation {
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
-        let db = durable::open(&config).map_err(|e| JournalError::sled(dir, e))?;
+        let db = durable::open(&config, dir).map_err(|e| JournalError::sled(dir, e))?;
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
@@ -110,10 +110,9 @@ impl Generation {
     /// form, and is left for the next.
     pub(super) fn append(&self, record: &Record, scratch: &mut Vec<u8>) -> Result<u64, JournalError> {
         let stored = stored::encode(record, scratch);
-        for (chunk, bytes) in stored.chunks(CHUNK_BYTES_MAX).enumerate() {
-            let key = stored::key(record.first, u16::try_from(chunk).expect("a record has few chunks"));
+        for (key, value) in stored::chunks(record.first, stored) {
             let tree = self.group_for(key)?;
-            tree.insert(key, bytes).map_err(|e| self.sled(e))?;
+            tree.insert(key, &*value).map_err(|e| self.sled(e))?;
         }
         Ok(stored.len() as u64)
     }
@@ -151,7 +150,9 @@ impl Generation {
             }
             // The last record that begins at or before `from` is the first one needed.
             let start = tree.range(..=stored::key(from, 0)).next_back().and_then(Result::ok);
-            let lower = start.map_or(sled::IVec::from(&[]), |(key, _)| key);
+            let start = start.and_then(|(key, _)| stored::parse_key(&key));
+            // What was found may be one of its further chunks.
+            let lower = start.map_or_else(Vec::new, |(first, _)| stored::key(first, 0).to_vec());
             let feed = || tree.range(lower..).try_for_each(|entry| reading.feed(entry));
             // sled answers some damage with an assertion instead of an error. Either way the gap is noticed
             // when the next record, from the next tree, does not follow the last one.
@@ -180,16 +181,18 @@ impl Generation {
     /// Where the generation ends, by its own bytes.
     pub(super) fn tail(&self) -> Result<Tail, JournalError> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let mut chunks: Vec<sled::IVec> = Vec::new();
+        let mut chunks: Vec<(stored::Key, sled::IVec)> = Vec::new();
         for group in groups.iter().rev() {
             for entry in group.tree.iter().rev() {
                 let (key, value) = entry.map_err(|e| self.sled(e))?;
                 let Some((first, chunk)) = stored::parse_key(&key) else { continue };
-                chunks.push(value);
+                chunks.push((stored::key(first, chunk), value));
                 if chunk > 0 {
                     continue;
                 }
-                let stored: Vec<u8> = chunks.drain(..).rev().flat_map(|chunk| chunk.to_vec()).collect();
+                let parts = chunks.drain(..).rev();
+                let stored: Vec<u8> =
+                    parts.flat_map(|(key, value)| stored::part(key, &value).to_vec()).collect();
                 match stored::Header::parse(&stored) {
                     // A crash came between its chunks: it was never acknowledged, and counts as absent.
                     Some(header) if header.stored_bytes() > stored.len() => {}
@@ -258,7 +261,7 @@ impl Reading<'_> {
             (Some((first, chunk)), Some(mut partial))
                 if partial.first == first && partial.chunk + 1 == chunk =>
             {
-                partial.stored.extend_from_slice(&value);
+                partial.stored.extend_from_slice(stored::part(stored::key(first, chunk), &value));
                 partial.chunk = chunk;
                 if partial.stored.len() >= partial.stored_bytes {
                     self.stored(first, &partial.stored);

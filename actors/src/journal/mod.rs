@@ -15,6 +15,8 @@ mod disk;
 mod generation;
 mod inspect;
 mod memory;
+#[cfg(test)]
+mod model;
 mod salvage;
 mod stored;
 #[cfg(test)]

@@ -3,12 +3,11 @@
 //! When sled opens a log it believes it up to the first damaged message and wipes the rest, so one flipped bit
 //! would cost every record behind it. Therefore a generation is looked through before sled may open it: each
 //! record begins with a magic and its own position and ends under its own checksum. Where one is missing, the
-//! file is copied to the quarantine first, and what sled does not list is read from the copy. Only a record of
-//! several chunks (over 112 KiB stored) cannot be read that way.
+//! file is copied to the quarantine first, and what sled does not list is read from the copy.
 
 use std::{collections::BTreeMap, fs, fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
-use super::{CHUNK_BYTES_MAX, stored};
+use super::stored;
 use crate::record::{Position, Record, Span};
 
 /// Bytes looked through at a time.
@@ -21,8 +20,9 @@ pub(super) struct Salvage {
 }
 
 struct Found {
-    offset: u64,
     end: Position,
+    /// Where its chunks lie: offsets and lengths. Empty where that cannot be told: it is believed to be whole.
+    places: Vec<(u64, usize)>,
 }
 
 impl Salvage {
@@ -51,25 +51,51 @@ impl Salvage {
     }
 
     fn scan(file: File) -> io::Result<Self> {
-        let mut records = BTreeMap::new();
-        let mut window = vec![0; WINDOW_BYTES + CHUNK_BYTES_MAX];
+        let (mut beginnings, mut further) = (Vec::new(), BTreeMap::new());
+        let mut window = vec![0; WINDOW_BYTES + stored::HEADER_BYTES];
         let mut start = 0;
         loop {
             let read = read_at(&file, &mut window, start)?;
             let last = read < window.len();
             for at in memchr::memmem::find_iter(&window[..read], stored::MAGIC) {
                 // What begins behind the window is seen whole in the next, if there is one.
-                if (last || at < WINDOW_BYTES)
-                    && let Some(header) = stored::Header::check(&window[at..read])
-                {
-                    records.insert(header.first, Found { offset: start + at as u64, end: header.end() });
+                if !last && at >= WINDOW_BYTES {
+                    continue;
+                }
+                let (found, offset) = (&window[at..read], start + at as u64);
+                if let Some(header) = stored::Header::parse(found) {
+                    beginnings.push((header, offset));
+                } else if let Some(key) = stored::parse_further(found) {
+                    further.insert(key, offset);
                 }
             }
             if last {
-                return Ok(Self { file, records });
+                break;
             }
             start += WINDOW_BYTES as u64;
         }
+        let mut salvage = Self { file, records: BTreeMap::new() };
+        for (header, offset) in beginnings {
+            let places = match header.has_bare_chunks() {
+                true => Some(Vec::new()),
+                false => stored::places(&header, offset, |key| further.get(&key).copied())
+                    .filter(|places| salvage.bytes(places).is_ok_and(|stored| stored::is_whole(&stored))),
+            };
+            if let Some(places) = places {
+                salvage.records.insert(header.first, Found { end: header.end(), places });
+            }
+        }
+        Ok(salvage)
+    }
+
+    fn bytes(&self, places: &[(u64, usize)]) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; places.iter().map(|(_, length)| length).sum()];
+        let mut filled = 0;
+        for (offset, length) in places {
+            self.file.read_exact_at(&mut bytes[filled..filled + length], *offset)?;
+            filled += length;
+        }
+        Ok(bytes)
     }
 
     fn is_whole(&self, span: Span) -> bool {
@@ -88,11 +114,9 @@ impl Salvage {
     pub(super) fn records(&self, from: Position, end: Position) -> impl Iterator<Item = Record> + '_ {
         // The record that holds `from` may begin before it.
         let begin = self.records.range(..=from).next_back().map_or(from, |(first, _)| *first);
-        self.records.range(begin..end).filter_map(|(first, found)| {
-            let mut bytes = vec![0; CHUNK_BYTES_MAX];
-            let read = read_at(&self.file, &mut bytes, found.offset).ok()?;
-            stored::decode(*first, &bytes[..read])
-        })
+        self.records
+            .range(begin..end)
+            .filter_map(|(first, found)| stored::decode(*first, &self.bytes(&found.places).ok()?))
     }
 }
 

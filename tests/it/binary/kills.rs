@@ -297,7 +297,7 @@ fn stages(data: &Path) -> Vec<Box<dyn Fn() -> bool>> {
     for file in ["", "/blobs", "/conf", "/db", "/head"] {
         stages.push(there(&format!("{generation}{file}")));
     }
-    stages.extend(["store", "store/events.db", "store/events.db-wal", "control.sock"].map(there));
+    stages.push(there("control.sock"));
     stages
 }
 
