@@ -15,7 +15,8 @@ use std::{
 use self::commit::Writer;
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
-    generation::{Generation, QUARANTINE, Tail},
+    closed::{Closed, QUARANTINE},
+    generation::Generation,
     inspect::{Entry, find_generations, read_witness, was_never_begun},
 };
 use crate::{
@@ -23,9 +24,6 @@ use crate::{
     record::{Position, Record, Span},
     runtime::clock::Clock,
 };
-
-/// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
-const UNKNOWN_POSITIONS: u64 = 1 << 32;
 
 /// What the name of a generation begins with while it is removed.
 const DISCARDED: &str = "discarded-";
@@ -52,7 +50,25 @@ pub struct SledJournal {
 /// All generations, oldest first, and those of them that are open for reading.
 struct Shelf {
     entries: VecDeque<Entry>,
-    open: VecDeque<(Position, Arc<Generation>)>,
+    open: VecDeque<(Position, Readable)>,
+}
+
+/// A generation that is open.
+#[derive(Clone)]
+enum Readable {
+    Written(Arc<Generation>),
+    Closed(Arc<Closed>),
+}
+
+impl Readable {
+    /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there. `end` is where the next generation
+    /// begins, or the head: what a failed commit left behind it does not count.
+    fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
+        match self {
+            Self::Written(generation) => generation.read(from, end, bytes_max),
+            Self::Closed(generation) => generation.read(from, end, bytes_max),
+        }
+    }
 }
 
 impl SledJournal {
@@ -112,32 +128,30 @@ impl SledJournal {
             self.discard(newest)?;
             return Ok(newest);
         }
-        let witnessed = read_witness(&dir, newest).unwrap_or(newest);
-        let span = Span { first: newest, end: witnessed };
-        match Generation::open(&dir, span).and_then(|generation| generation.tail()) {
-            Ok(Tail::At(head)) => Ok(self.believed(head, witnessed)),
-            Ok(Tail::Empty) if witnessed > newest => Ok(self.believed(newest, witnessed)),
-            Ok(Tail::Empty) => {
-                self.forget(newest);
-                self.discard(newest)?;
-                Ok(newest)
-            }
-            Ok(Tail::Damaged(first)) if witnessed > first => Ok(self.believed(first, witnessed)),
-            Ok(Tail::Damaged(first)) => Ok(self.believed(first, first.plus(UNKNOWN_POSITIONS))),
+        let witnessed = read_witness(&dir, newest);
+        let log = match Closed::look(&dir) {
             Err(JournalError::Damaged { reason, .. }) => {
                 self.set_aside(newest, &reason)?;
-                Ok(if witnessed > newest { witnessed } else { newest.plus(UNKNOWN_POSITIONS) })
+                return Ok(witnessed.unwrap_or(newest));
             }
-            Err(other) => Err(other),
+            log => log?,
+        };
+        let logged = log.end_from(newest);
+        let head = match witnessed {
+            Some(witnessed) => {
+                if logged < witnessed {
+                    tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
+                }
+                logged.max(witnessed)
+            }
+            // A power loss took the witness. What lies behind a gap may have been acknowledged, or not.
+            None => log.last_end().unwrap_or(logged),
+        };
+        if head == newest {
+            self.forget(newest);
+            self.discard(newest)?;
         }
-    }
-
-    /// The head, where the log ends at `logged` and the witness says `witnessed`.
-    fn believed(&self, logged: Position, witnessed: Position) -> Position {
-        if logged < witnessed {
-            tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
-        }
-        logged.max(witnessed)
+        Ok(head)
     }
 
     /// Moves a generation that cannot be opened out of the way; its span becomes a gap that readers report.
@@ -184,7 +198,7 @@ impl SledJournal {
     }
 
     /// The generation that holds `from`, its end, and whether it could be opened.
-    fn generation_at(&self, from: Position) -> Result<Option<(Arc<Generation>, Span)>, JournalError> {
+    fn generation_at(&self, from: Position) -> Result<Option<(Readable, Span)>, JournalError> {
         if let Some((span, Some(generation))) = self.find(from) {
             return Ok(Some((generation, span)));
         }
@@ -195,7 +209,8 @@ impl SledJournal {
             // Another reader was faster.
             Some((span, Some(generation))) => Ok(Some((generation, span))),
             Some((span, None)) => {
-                let generation = Arc::new(Generation::open(&self.generation_dir(span.first), span)?);
+                let closed = Closed::open(&self.generation_dir(span.first), span)?;
+                let generation = Readable::Closed(Arc::new(closed));
                 self.shelf().keep_open(span.first, generation.clone());
                 Ok(Some((generation, span)))
             }
@@ -203,7 +218,7 @@ impl SledJournal {
     }
 
     /// The span of the generation that holds `from`, and the generation if it is open.
-    fn find(&self, from: Position) -> Option<(Span, Option<Arc<Generation>>)> {
+    fn find(&self, from: Position) -> Option<(Span, Option<Readable>)> {
         let mut shelf = self.shelf();
         let index = shelf.entries.partition_point(|entry| entry.first <= from).saturating_sub(1);
         let first = shelf.entries.get(index)?.first;
@@ -240,11 +255,11 @@ impl SledJournal {
 }
 
 impl Shelf {
-    fn keep_open(&mut self, first: Position, generation: Arc<Generation>) {
+    fn keep_open(&mut self, first: Position, generation: Readable) {
         self.open.push_back((first, generation));
         let newest = self.entries.back().map(|entry| entry.first);
         while self.open.len() > OPEN_GENERATIONS_MAX + 1 {
-            // sled holds a lock on its directory, so the one being written must never be opened twice.
+            // The log of the one being written does not have everything yet.
             let Some(index) = self.open.iter().position(|(first, _)| Some(*first) != newest) else { break };
             self.open.remove(index);
         }

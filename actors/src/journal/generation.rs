@@ -1,4 +1,4 @@
-//! One generation: a small sled database in a directory of its own.
+//! The generation that is written: a small sled database in a directory of its own.
 //!
 //! sled rewrites a leaf when its tenth change comes, writes the result, which with values of 100 KiB is far
 //! over its inline limit, to a `blobs/` file that it never syncs, and reuses the segments where the values
@@ -8,14 +8,13 @@
 
 use std::{
     fs::{self, File},
-    io,
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{JournalError, Piece, salvage::Salvage, stored};
+use super::{JournalError, Piece, closed::QUARANTINE, stored};
 use crate::{
     durable,
     record::{Position, Record, Span},
@@ -24,9 +23,6 @@ use crate::{
 /// Values a tree gets: sled consolidates a leaf at its tenth change (`PAGE_CONSOLIDATION_THRESHOLD`), and the
 /// tree's creation is one.
 const GROUP_CHUNKS_MAX: usize = 8;
-
-/// The directory beside the generations where damaged bytes are kept.
-pub(super) const QUARANTINE: &str = "quarantine";
 
 /// sled's unit of writing. Larger than its default of 512 KiB, because a commit that passes from one to the next wakes
 /// sled's seven I/O threads once more.
@@ -42,49 +38,18 @@ struct Group {
     tree: sled::Tree,
 }
 
-/// An open generation. Written by one thread at a time, read by many.
+/// The generation that is written, by one thread at a time, and read by many.
 pub(super) struct Generation {
     dir: PathBuf,
     db: sled::Db,
     /// A handle on sled's own log, for a sync that survives a power loss: `flush` only starts the writing.
     log: File,
     groups: RwLock<Vec<Group>>,
-    /// What there is besides sled, where the log was found damaged.
-    salvage: Option<Salvage>,
-}
-
-/// What stands at the end of a generation.
-pub(super) enum Tail {
-    /// No record at all.
-    Empty,
-    /// The place after the last whole record.
-    At(Position),
-    /// The last record, which begins here, is damaged: where it ended is not known.
-    Damaged(Position),
 }
 
 impl Generation {
     /// Makes an empty generation in `dir`, to be written. Its name and those of its files are the caller's to sync.
     pub(super) fn create(dir: &Path) -> Result<Self, JournalError> {
-        let generation = Self::open_sled(dir, None)?;
-        durable::sync_files(dir).map_err(|e| JournalError::io(dir, e))?;
-        Ok(generation)
-    }
-
-    /// Opens a generation that was written before, to be read. It should hold the records of `span`.
-    pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
-        let log = dir.join("db");
-        let copy = dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0));
-        let salvage = Salvage::of_damaged(&log, span, &copy).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                JournalError::Damaged { path: dir.into(), reason: "its log is gone".into() }
-            }
-            _ => JournalError::io(log, e),
-        })?;
-        Self::open_sled(dir, salvage)
-    }
-
-    fn open_sled(dir: &Path, salvage: Option<Salvage>) -> Result<Self, JournalError> {
         let config = sled::Config::new()
             .path(dir)
             .segment_size(SEGMENT_BYTES)
@@ -92,18 +57,11 @@ impl Generation {
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
         let db = durable::open(&config, dir).map_err(|e| JournalError::sled(dir, e))?;
+        durable::sync_files(dir).map_err(|e| JournalError::io(dir, e))?;
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
-        // A generation that is opened again is read, never appended to, so its trees count as full.
-        let mut groups = Vec::new();
-        for name in db.tree_names() {
-            let Ok(first) = stored::Key::try_from(&name[..]) else { continue };
-            let tree = db.open_tree(&name).map_err(|e| JournalError::sled(dir, e))?;
-            groups.push(Group { first, chunks: GROUP_CHUNKS_MAX, tree });
-        }
-        groups.sort_by_key(|group| group.first);
-        Ok(Self { dir: dir.into(), db, log, groups: RwLock::new(groups), salvage })
+        Ok(Self { dir: dir.into(), db, log, groups: RwLock::default() })
     }
 
     /// Adds a record; durable only after [`Generation::sync`]. Returns its stored bytes. The scratch is for its stored
@@ -176,34 +134,6 @@ impl Generation {
             start -= 1;
         }
         groups[start..].iter().map(|group| group.tree.clone()).collect()
-    }
-
-    /// Where the generation ends, by its own bytes.
-    pub(super) fn tail(&self) -> Result<Tail, JournalError> {
-        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let mut chunks: Vec<(stored::Key, sled::IVec)> = Vec::new();
-        for group in groups.iter().rev() {
-            for entry in group.tree.iter().rev() {
-                let (key, value) = entry.map_err(|e| self.sled(e))?;
-                let Some((first, chunk)) = stored::parse_key(&key) else { continue };
-                chunks.push((stored::key(first, chunk), value));
-                if chunk > 0 {
-                    continue;
-                }
-                let parts = chunks.drain(..).rev();
-                let stored: Vec<u8> =
-                    parts.flat_map(|(key, value)| stored::part(key, &value).to_vec()).collect();
-                match stored::Header::parse(&stored) {
-                    // A crash came between its chunks: it was never acknowledged, and counts as absent.
-                    Some(header) if header.stored_bytes() > stored.len() => {}
-                    _ => {
-                        let record = stored::decode(first, &stored);
-                        return Ok(record.map_or(Tail::Damaged(first), |record| Tail::At(record.end())));
-                    }
-                }
-            }
-        }
-        Ok(Tail::Empty)
     }
 
     /// Keeps the bytes of a record that cannot be read, for whoever wants to look; once for each record.
@@ -281,7 +211,7 @@ impl Reading<'_> {
         }
         match stored::decode(first, bytes) {
             Some(record) if record.end() > self.at => {
-                self.gap_until(record.first);
+                self.damaged_until(record.first);
                 if !self.is_done() {
                     self.push(record);
                 }
@@ -297,25 +227,6 @@ impl Reading<'_> {
         self.pieces.push(Piece::Record(Arc::new(record)));
     }
 
-    /// Accounts for positions that sled does not list: salvaged where the bytes are still there.
-    fn gap_until(&mut self, end: Position) {
-        if end <= self.at {
-            return;
-        }
-        if let Some(salvage) = &self.generation.salvage {
-            for record in salvage.records(self.at, end) {
-                self.damaged_until(record.first);
-                if !self.is_done() && record.end() > self.at {
-                    self.push(record);
-                }
-            }
-        }
-        // What was salvaged may be enough for this reading; then the rest of the gap is the next one's.
-        if !self.is_done() {
-            self.damaged_until(end);
-        }
-    }
-
     fn damaged_until(&mut self, end: Position) {
         if end > self.at && !self.is_done() {
             self.pieces.push(Piece::Damaged(Span { first: self.at, end }));
@@ -325,7 +236,7 @@ impl Reading<'_> {
 
     fn finish(mut self) -> Vec<Piece> {
         if !self.is_done() {
-            self.gap_until(self.end);
+            self.damaged_until(self.end);
         }
         self.pieces
     }

@@ -1,8 +1,8 @@
 //! Looking at a journal's directory from outside: which generations there are, and whether their records are whole.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use super::{JournalError, salvage::Salvage};
+use super::{JournalError, closed::Closed};
 use crate::{
     event::Timestamp,
     record::{Position, Span},
@@ -55,12 +55,11 @@ pub(super) fn read_witness(generation: &Path, first: Position) -> Option<Positio
 /// Whether a crash came while the generation was made, so that it never held anything: its log is missing, or neither the
 /// witness nor any record is there.
 pub(super) fn was_never_begun(generation: &Path, first: Position) -> bool {
-    let log = generation.join("db");
-    if !log.exists() {
-        return read_witness(generation, first).is_none_or(|head| head == first);
+    match Closed::look(generation) {
+        Ok(log) => !generation.join(WITNESS).exists() && log.last_end().is_none(),
+        Err(JournalError::Damaged { .. }) => read_witness(generation, first).is_none_or(|head| head == first),
+        Err(_) => false,
     }
-    let all = Span { first, end: Position(u64::MAX) };
-    !generation.join(WITNESS).exists() && Salvage::count_whole(&log, all).is_ok_and(|events| events == 0)
 }
 
 /// What a look at a journal found.
@@ -89,10 +88,9 @@ pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
         let next = entries.get(index + 1).map(|next| next.first);
         let end = next.or_else(|| read_witness(&generation, entry.first)).unwrap_or(entry.first);
         let span = Span { first: entry.first, end: end.max(entry.first) };
-        let log = generation.join("db");
-        let whole = match Salvage::count_whole(&log, span) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-            counted => counted.map_err(|e| JournalError::io(log, e))?,
+        let whole = match Closed::look(&generation) {
+            Err(JournalError::Damaged { .. }) => 0,
+            log => log?.count_whole(span),
         };
         verified.events += whole;
         verified.damaged += span.count().saturating_sub(whole);

@@ -11,13 +11,13 @@
 //! - A reader sees only what was committed, in order; what cannot be read is a [`Piece::Damaged`] with its
 //!   span, never a silent gap.
 
+mod closed;
 mod disk;
 mod generation;
 mod inspect;
 mod memory;
 #[cfg(test)]
 mod model;
-mod salvage;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -352,13 +352,13 @@ impl Run {
         };
         for offset in &found {
             let Some(header) = stored::Header::parse(&log[*offset..]) else { continue };
-            let Some(places) = stored::places(&header, *offset as u64, further) else { continue };
+            let Some(place) = stored::Place::find(&header, *offset as u64, further) else { continue };
             // What stands before a further chunk is the record's, too.
-            let is_in = |(offset, bytes): &(u64, usize)| {
-                (*offset as usize - stored::FURTHER_BYTES.min(*offset as usize)..*offset as usize + bytes)
+            let is_in = |(offset, bytes): (u64, usize)| {
+                (offset as usize - stored::FURTHER_BYTES.min(offset as usize)..offset as usize + bytes)
                     .contains(&at)
             };
-            if places.iter().any(is_in) {
+            if place.parts().any(is_in) {
                 let events = self.events.range_mut(header.first.0..header.end().0);
                 events.for_each(|(_, known)| known.may_be_gone = true);
             }

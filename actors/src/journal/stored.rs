@@ -2,14 +2,13 @@
 //!
 //! ```text
 //! stored  = header body                          cut into chunks of at most CHUNK_BYTES_MAX
-//! header  = magic "FBR2" | position u64 | codec u8 | count u32 | written_at i64 ns | raw bytes u32
+//! header  = magic "FBR1" | position u64 | codec u8 | count u32 | written_at i64 ns | raw bytes u32
 //!           | body bytes u32 | crc32 u32
 //! further = magic "FBRc" | key                   before every chunk but the first
 //! key     = position of the first event u64 | chunk u16           (all numbers big-endian)
 //! ```
 //! The checksum covers the header before it and the body, so a flipped bit anywhere is found. Magic and position
-//! make a record recognisable without sled; the magic's last letter is the version. Further chunks of "FBR1" have nothing
-//! before them.
+//! make a record and its chunks recognisable without sled; the magic's last letter is the version.
 
 use std::borrow::Cow;
 
@@ -21,8 +20,7 @@ use crate::{
 
 /// What all magics begin with.
 pub(super) const MAGIC: &[u8; 3] = b"FBR";
-const VERSION: u8 = b'2';
-const VERSION_OF_BARE_CHUNKS: u8 = b'1';
+const VERSION: u8 = b'1';
 const FURTHER: &[u8; 4] = b"FBRc";
 pub(super) const HEADER_BYTES: usize = 37;
 const CRC_AT: usize = HEADER_BYTES - 4;
@@ -76,29 +74,50 @@ pub(super) fn parse_further(bytes: &[u8]) -> Option<Key> {
     bytes.strip_prefix(FURTHER)?.first_chunk().copied()
 }
 
-/// Where a record lies whose first chunk is at `beginning`, by the places of its further chunks: offsets and lengths.
-pub(super) fn places(
-    header: &Header,
+/// Where a record lies in a log.
+pub(super) struct Place {
     beginning: u64,
-    further: impl Fn(Key) -> Option<u64>,
-) -> Option<Vec<(u64, usize)>> {
-    let mut places = vec![(beginning, header.stored_bytes().min(CHUNK_BYTES_MAX))];
-    let mut rest = header.stored_bytes().saturating_sub(CHUNK_BYTES_MAX);
-    for chunk in 1_u16.. {
-        if rest == 0 {
-            break;
-        }
-        let bytes = rest.min(CHUNK_BYTES_MAX - FURTHER_BYTES);
-        places.push((further(key(header.first, chunk))? + FURTHER_BYTES as u64, bytes));
-        rest -= bytes;
+    bytes: usize,
+    /// Where the bodies of its further chunks are.
+    further: Vec<u64>,
+}
+
+impl Place {
+    /// The place of the record whose first chunk is at `beginning`, by those of its further chunks; `None` where one is
+    /// missing.
+    pub(super) fn find(
+        header: &Header,
+        beginning: u64,
+        further_at: impl Fn(Key) -> Option<u64>,
+    ) -> Option<Self> {
+        let bytes = header.stored_bytes();
+        let count = bytes.saturating_sub(CHUNK_BYTES_MAX).div_ceil(CHUNK_BYTES_MAX - FURTHER_BYTES);
+        let body_at = |chunk| Some(further_at(key(header.first, chunk))? + FURTHER_BYTES as u64);
+        let further = (1..=u16::try_from(count).ok()?).map(body_at).collect::<Option<_>>()?;
+        Some(Self { beginning, bytes, further })
     }
-    Some(places)
+
+    /// Bytes of the record.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its parts in order: offsets and lengths.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, usize)> {
+        let first = self.bytes.min(CHUNK_BYTES_MAX);
+        let mut rest = self.bytes - first;
+        let further = self.further.iter().map(move |offset| {
+            let bytes = rest.min(CHUNK_BYTES_MAX - FURTHER_BYTES);
+            rest -= bytes;
+            (*offset, bytes)
+        });
+        std::iter::once((self.beginning, first)).chain(further)
+    }
 }
 
 /// What a header says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
-    version: u8,
     pub(super) first: Position,
     codec: u8,
     count: u32,
@@ -118,7 +137,6 @@ impl Header {
             bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
         };
         let header = Self {
-            version: *version,
             first: Position(number(8)),
             codec: number(1) as u8,
             count: number(4) as u32,
@@ -127,13 +145,7 @@ impl Header {
             body_bytes: number(4) as usize,
             crc: number(4) as u32,
         };
-        let is_known = [VERSION, VERSION_OF_BARE_CHUNKS].contains(version);
-        (is_known && header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
-    }
-
-    /// Whether its record is one whose further chunks cannot be found without sled.
-    pub(super) fn has_bare_chunks(&self) -> bool {
-        self.version == VERSION_OF_BARE_CHUNKS && self.stored_bytes() > CHUNK_BYTES_MAX
+        (*version == VERSION && header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
     }
 
     /// The place after the record's last event.

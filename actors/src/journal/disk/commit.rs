@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::SledJournal;
+use super::{Readable, SledJournal};
 use crate::{
     durable,
     event::Stamped,
@@ -128,7 +128,9 @@ impl SledJournal {
         self.discard(first)?;
         let generation = Arc::new(Generation::create(&dir)?);
         let path = dir.join(WITNESS);
-        let witness = fs::File::create(&path).map_err(|e| JournalError::io(path, e))?;
+        let witness = fs::File::create(&path)
+            .and_then(|file| file.write_all_at(&witness(first), 0).map(|()| file))
+            .map_err(|e| JournalError::io(path, e))?;
         // Its own name must survive a power loss as well as its bytes, and the names of its files.
         for path in [&dir, &self.dir] {
             durable::sync(path).map_err(|e| JournalError::io(path, e))?;
@@ -139,7 +141,7 @@ impl SledJournal {
         shelf.open.retain(|(open, _)| Some(*open) != before);
         let last_write = self.clock.now();
         shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
-        shelf.keep_open(first, generation.clone());
+        shelf.keep_open(first, Readable::Written(generation.clone()));
         let target = Arc::new(Target { generation, witness, failed: AtomicBool::new(false) });
         Ok(Writer { target, appended: first, stored_bytes: 0, scratch: Vec::new() })
     }
