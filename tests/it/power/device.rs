@@ -83,9 +83,9 @@ pub struct Image {
 }
 
 impl Recording {
-    /// The moments at which the power may go: each return of a sync, and each note.
+    /// The moments at which the power may go: where a sync begins, where it has returned, and at each note.
     pub fn cuts(&self) -> Vec<usize> {
-        let mut cuts: Vec<_> = self.syncs.iter().map(|sync| sync.ended).collect();
+        let mut cuts: Vec<_> = self.syncs.iter().flat_map(|sync| [sync.began, sync.ended]).collect();
         cuts.extend(self.notes.iter().map(|note| note.began));
         cuts.sort_unstable();
         cuts.dedup();
