@@ -10,6 +10,7 @@ pub mod batcher;
 pub mod broadcast;
 pub mod buffer;
 pub mod destination;
+mod durable;
 pub mod event;
 pub mod health;
 pub mod journal;

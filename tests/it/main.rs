@@ -7,6 +7,7 @@ mod binary;
 mod chaos;
 mod cli;
 mod http_api;
+mod power;
 mod promises;
 mod regression;
 mod support;

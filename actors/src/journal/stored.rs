@@ -4,10 +4,13 @@
 //! stored  = header body                          cut into chunks of at most CHUNK_BYTES_MAX
 //! header  = magic "FBR1" | position u64 | codec u8 | count u32 | written_at i64 ns | raw bytes u32
 //!           | body bytes u32 | crc32 u32
+//! further = magic "FBRc" | key                   before every chunk but the first
 //! key     = position of the first event u64 | chunk u16           (all numbers big-endian)
 //! ```
 //! The checksum covers the header before it and the body, so a flipped bit anywhere is found. Magic and position
-//! make a record recognisable without sled; the magic's last letter is the version.
+//! make a record and its chunks recognisable without sled; the magic's last letter is the version.
+
+use std::borrow::Cow;
 
 use super::CHUNK_BYTES_MAX;
 use crate::{
@@ -15,7 +18,10 @@ use crate::{
     record::{Position, Record},
 };
 
-pub(super) const MAGIC: &[u8; 4] = b"FBR1";
+/// What all magics begin with.
+pub(super) const MAGIC: &[u8; 3] = b"FBR";
+const VERSION: u8 = b'1';
+const FURTHER: &[u8; 4] = b"FBRc";
 pub(super) const HEADER_BYTES: usize = 37;
 const CRC_AT: usize = HEADER_BYTES - 4;
 
@@ -27,10 +33,14 @@ const CODEC_NONE: u8 = 0;
 const CODEC_LZ4: u8 = 1;
 
 /// The key of one chunk.
-pub(super) type Key = [u8; 10];
+pub(super) type Key = [u8; KEY_BYTES];
+const KEY_BYTES: usize = 10;
+
+/// Bytes before the body of a further chunk.
+pub(super) const FURTHER_BYTES: usize = FURTHER.len() + KEY_BYTES;
 
 pub(super) fn key(first: Position, chunk: u16) -> Key {
-    let mut key = [0; 10];
+    let mut key = [0; KEY_BYTES];
     key[..8].copy_from_slice(&first.0.to_be_bytes());
     key[8..].copy_from_slice(&chunk.to_be_bytes());
     key
@@ -39,6 +49,70 @@ pub(super) fn key(first: Position, chunk: u16) -> Key {
 pub(super) fn parse_key(bytes: &[u8]) -> Option<(Position, u16)> {
     let (first, chunk) = bytes.split_first_chunk::<8>()?;
     Some((Position(u64::from_be_bytes(*first)), u16::from_be_bytes(chunk.try_into().ok()?)))
+}
+
+/// A stored record as the values that are kept of it.
+pub(super) fn chunks(first: Position, stored: &[u8]) -> impl Iterator<Item = (Key, Cow<'_, [u8]>)> {
+    let (beginning, rest) = stored.split_at(stored.len().min(CHUNK_BYTES_MAX));
+    let further = rest.chunks(CHUNK_BYTES_MAX - FURTHER_BYTES).zip(1..).map(move |(body, chunk)| {
+        let key = key(first, chunk);
+        (key, Cow::Owned([&FURTHER[..], &key, body].concat()))
+    });
+    std::iter::once((key(first, 0), Cow::Borrowed(beginning))).chain(further)
+}
+
+/// What a value adds to its record.
+pub(super) fn part(key: Key, value: &[u8]) -> &[u8] {
+    match parse_further(value) {
+        Some(found) if found == key => &value[FURTHER_BYTES..],
+        _ => value,
+    }
+}
+
+/// The key of a further chunk, where its bytes begin so.
+pub(super) fn parse_further(bytes: &[u8]) -> Option<Key> {
+    bytes.strip_prefix(FURTHER)?.first_chunk().copied()
+}
+
+/// Where a record lies in a log.
+pub(super) struct Place {
+    beginning: u64,
+    bytes: usize,
+    /// Where the bodies of its further chunks are.
+    further: Vec<u64>,
+}
+
+impl Place {
+    /// The place of the record whose first chunk is at `beginning`, by those of its further chunks; `None` where one is
+    /// missing.
+    pub(super) fn find(
+        header: &Header,
+        beginning: u64,
+        further_at: impl Fn(Key) -> Option<u64>,
+    ) -> Option<Self> {
+        let bytes = header.stored_bytes();
+        let count = bytes.saturating_sub(CHUNK_BYTES_MAX).div_ceil(CHUNK_BYTES_MAX - FURTHER_BYTES);
+        let body_at = |chunk| Some(further_at(key(header.first, chunk))? + FURTHER_BYTES as u64);
+        let further = (1..=u16::try_from(count).ok()?).map(body_at).collect::<Option<_>>()?;
+        Some(Self { beginning, bytes, further })
+    }
+
+    /// Bytes of the record.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its parts in order: offsets and lengths.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, usize)> {
+        let first = self.bytes.min(CHUNK_BYTES_MAX);
+        let mut rest = self.bytes - first;
+        let further = self.further.iter().map(move |offset| {
+            let bytes = rest.min(CHUNK_BYTES_MAX - FURTHER_BYTES);
+            rest -= bytes;
+            (*offset, bytes)
+        });
+        std::iter::once((self.beginning, first)).chain(further)
+    }
 }
 
 /// What a header says.
@@ -56,7 +130,7 @@ pub(super) struct Header {
 impl Header {
     /// `None` where the bytes are no header of this version.
     pub(super) fn parse(stored: &[u8]) -> Option<Self> {
-        let mut at = stored.get(..HEADER_BYTES)?.strip_prefix(MAGIC)?;
+        let (version, mut at) = stored.get(..HEADER_BYTES)?.strip_prefix(MAGIC)?.split_first()?;
         let mut number = |width: usize| {
             let (bytes, rest) = at.split_at(width);
             at = rest;
@@ -71,16 +145,7 @@ impl Header {
             body_bytes: number(4) as usize,
             crc: number(4) as u32,
         };
-        (header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
-    }
-
-    /// A header whose record is whole as far as the bytes at hand show: one of several chunks is not checked.
-    pub(super) fn check(stored: &[u8]) -> Option<Self> {
-        let header = Self::parse(stored)?;
-        let bytes = header.stored_bytes();
-        let whole = bytes > CHUNK_BYTES_MAX
-            || stored.get(..bytes).is_some_and(|stored| checksum(stored) == header.crc);
-        whole.then_some(header)
+        (*version == VERSION && header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
     }
 
     /// The place after the record's last event.
@@ -111,8 +176,9 @@ pub(super) fn encode<'a>(record: &Record, out: &'a mut Vec<u8>) -> &'a [u8] {
     };
     let out = &mut out[..HEADER_BYTES + body_bytes];
     let bytes = |n: usize| u32::try_from(n).expect("a record is far below 4 GiB").to_be_bytes();
-    let fields: [&[u8]; 7] = [
+    let fields: [&[u8]; 8] = [
         MAGIC,
+        &[VERSION],
         &record.first.0.to_be_bytes(),
         &[codec],
         &record.count.to_be_bytes(),
@@ -124,6 +190,14 @@ pub(super) fn encode<'a>(record: &Record, out: &'a mut Vec<u8>) -> &'a [u8] {
     let crc = checksum(out);
     out[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
     out
+}
+
+/// Whether the bytes are those of a whole record.
+pub(super) fn is_whole(stored: &[u8]) -> bool {
+    let header = Header::parse(stored);
+    header.is_some_and(|header| {
+        stored.get(..header.stored_bytes()).is_some_and(|stored| checksum(stored) == header.crc)
+    })
 }
 
 /// The record again; `None` where the bytes are not what [`encode`] made.

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod kills;
 mod lifecycle;
 mod real_data;
 mod reload;
