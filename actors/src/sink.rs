@@ -19,7 +19,7 @@ mod delivery;
 mod intake;
 mod report;
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
@@ -38,7 +38,7 @@ use crate::{
     buffer::Buffer,
     destination::{Destination, DestinationFactory},
     event::Timestamp,
-    journal::{Journal, JournalError, Piece},
+    journal::{Journal, Piece},
     message::{Delivered, Drain, Shaped},
     record::{Position, SinkName, Span},
     runtime::{
@@ -186,9 +186,7 @@ impl Sink {
             match read {
                 Ok(Ok(pieces)) => sink.take(from, pieces),
                 Ok(Err(error)) => sink.could_not_read(&error),
-                Err(_) => {
-                    tracing::error!(sink = %sink.spec.name, "reading the journal panicked; it is tried again")
-                }
+                Err(_) => sink.could_not_read(&"reading panicked"),
             }
             sink.step(ctx);
         }));
@@ -209,7 +207,7 @@ impl Sink {
         self.lagging = self.intake.expected() < self.spec.journal.span().end;
     }
 
-    fn could_not_read(&mut self, error: &JournalError) {
+    fn could_not_read(&mut self, error: &dyn Display) {
         tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
         // Not at once: the look after LOOK_INTERVAL sees the lag again.
         self.lagging = false;

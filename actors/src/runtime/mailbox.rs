@@ -43,17 +43,18 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         A: Handler<M>,
         Context<A>: ToEnvelope<A, M>,
     {
-        // Counted before it is sent: the actor may take it before this thread goes on.
-        self.probe.waiting.inc();
-        self.addr.try_send(message).map_err(|refused| {
-            self.probe.waiting.dec();
-            match refused {
-                SendError::Full(message) => {
-                    self.probe.refused.inc();
-                    NotTaken::Full(message)
-                }
-                SendError::Closed(message) => NotTaken::Ended(message),
+        // Counted before it is sent: the actor may take it before this thread goes on. The bound is kept here, because
+        // actix gives every clone of an address a place beyond its own bound, and some are cloned for every commit.
+        let sent = match self.probe.enters() {
+            true => self.addr.try_send(message).inspect_err(|_| self.probe.leaves()),
+            false => Err(SendError::Full(message)),
+        };
+        sent.map_err(|refused| match refused {
+            SendError::Full(message) => {
+                self.probe.refused.inc();
+                NotTaken::Full(message)
             }
+            SendError::Closed(message) => NotTaken::Ended(message),
         })
     }
 }

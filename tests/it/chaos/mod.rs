@@ -1,1 +1,6 @@
 //! Faults on purpose: actors, the clock and the command `forebay chaos`.
+
+mod account;
+mod actors;
+mod sinks;
+mod stalls;
