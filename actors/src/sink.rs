@@ -209,6 +209,9 @@ impl Sink {
 
     fn could_not_read(&mut self, error: &dyn Display) {
         tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
+        // Said until the next delivery, which comes only if this passes.
+        let text = format!("the journal could not be read: {error}");
+        self.spec.probe.update(|report| report.error = Some(text));
         // Not at once: the look after LOOK_INTERVAL sees the lag again.
         self.lagging = false;
     }

@@ -4,7 +4,7 @@ mod commit;
 
 use std::{
     collections::VecDeque,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,10 +15,11 @@ use std::{
 use self::commit::Writer;
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
-    generation::{Generation, Tail},
+    generation::{Generation, Tail, quarantined},
     inspect::{Entry, find_generations, read_witness},
     log::Log,
     reading::{QUARANTINE, Reading},
+    reserve::Reserve,
 };
 use crate::{
     event::{Stamped, Timestamp},
@@ -28,6 +29,10 @@ use crate::{
 
 /// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
 const UNKNOWN_POSITIONS: u64 = 1 << 32;
+
+/// The file in the journal's directory that holds space for what makes room on a full device. Whoever finds the device
+/// full before there is a journal may remove it.
+pub const RESERVE: &str = "reserve";
 
 /// The sled journal in one directory. Opening reads one record, whatever the backlog.
 pub struct SledJournal {
@@ -46,6 +51,7 @@ pub struct SledJournal {
     /// The position the next event gets; readers go no further.
     head: AtomicU64,
     damaged: AtomicU64,
+    reserve: Option<Reserve>,
 }
 
 /// All generations, oldest first, and those of them that are open for reading.
@@ -101,12 +107,24 @@ impl SledJournal {
             shelf: Mutex::new(Shelf { entries: VecDeque::new(), open: VecDeque::new() }),
             head: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
+            reserve: None,
         };
         journal.shelf().entries = find_generations(dir)?.into();
+        if journal.shelf().entries.is_empty() && floor > Position(0) {
+            // The newest generation is always kept, so somebody else has removed it; or events were kept in memory.
+            tracing::warn!(dir = %dir.display(), cursors = %floor, "the journal is gone; what was in it and not delivered is lost");
+        }
         let head = journal.recover_head()?.max(floor);
         journal.head = AtomicU64::new(head.0);
         *journal.writer() = Some(journal.begin_generation(head)?);
         Ok(journal)
+    }
+
+    /// Keeps some space of the device from events, for those who make room; see [`RESERVE`].
+    #[must_use]
+    pub fn with_reserve(self) -> Self {
+        let reserve = Some(Reserve::new(self.dir.join(RESERVE)));
+        Self { reserve, ..self }
     }
 
     /// The position after the last event, by the newest generation and its witness.
@@ -145,13 +163,26 @@ impl SledJournal {
     /// Moves a generation that cannot be opened out of the way; its span becomes a gap that readers report.
     fn set_aside(&self, first: Position, reason: &str) -> Result<(), JournalError> {
         let (from, quarantine) = (self.generation_dir(first), self.dir.join(QUARANTINE));
+        self.is_there()?;
         let to = quarantine.join(format!("{:020}", first.0));
         fs::create_dir_all(&quarantine).map_err(|e| JournalError::io(&quarantine, e))?;
-        fs::rename(&from, &to).map_err(|e| JournalError::io(&from, e))?;
+        match fs::rename(&from, &to) {
+            // Somebody has removed it: nothing is left to keep.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.map_err(|e| JournalError::io(&from, e))?,
+        }
         tracing::error!(generation = %from.display(), kept = %to.display(), reason, "a generation is damaged; reading goes on behind it");
         self.damaged.fetch_add(1, Ordering::Relaxed);
         self.shelf().entries.retain(|entry| entry.first != first);
         Ok(())
+    }
+
+    /// Whether the newest generation is where it was begun. Where it is not, what is missing elsewhere is not lost: the
+    /// device may only have been unmounted.
+    fn is_there(&self) -> Result<(), JournalError> {
+        let newest = self.shelf().entries.back().map(|entry| self.generation_dir(entry.first));
+        let Some(newest) = newest else { return Ok(()) };
+        fs::metadata(&newest).map(drop).map_err(|e| JournalError::io(newest, e))
     }
 
     fn forget(&self, first: Position) {
@@ -232,11 +263,20 @@ impl Readable {
     /// Opens a generation that was written before and should hold the records of the span.
     fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
         let path = dir.join("db");
-        let log = Log::scan(&path).map_err(|e| JournalError::io(path, e))?;
+        let log = Log::scan(&path).map_err(|e| JournalError::of_log(path, e))?;
         if log.is_readable(span) {
             return Ok(Self::Log(Arc::new(log)));
         }
-        Generation::open_scanned(dir, span, &log).map(|generation| Self::Sled(Arc::new(generation)))
+        match Generation::open_scanned(dir, span, &log) {
+            // sled cannot open what is damaged; the records that the log itself has whole can be read all the same. With
+            // none, there is nothing to be had.
+            Err(JournalError::Damaged { reason, .. }) if log.has_any(span) => {
+                tracing::error!(generation = %dir.display(), reason, "sled cannot open a damaged generation; it is read without");
+                let copy = quarantined(dir, span).exists().then(|| Log::scan(&quarantined(dir, span)));
+                Ok(Self::Log(Arc::new(copy.and_then(Result::ok).unwrap_or(log))))
+            }
+            opened => opened.map(|generation| Self::Sled(Arc::new(generation))),
+        }
     }
 
     fn read(&self, dir: &Path, span: Span, bytes_max: usize) -> Result<Vec<Piece>, JournalError> {
@@ -259,7 +299,12 @@ impl Readable {
 
 impl Journal for SledJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
-        self.append_and_publish(blocks)
+        self.reserve.as_ref().map_or(Ok(()), Reserve::hold)?;
+        let committed = self.append_and_publish(blocks);
+        if let (Some(reserve), Err(JournalError::Full { .. })) = (&self.reserve, &committed) {
+            reserve.release();
+        }
+        committed
     }
 
     fn sync(&self) -> Result<(), JournalError> {

@@ -8,6 +8,7 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -74,7 +75,7 @@ impl Generation {
     /// Opens a generation that was written before, to be read. It should hold the records of `span`.
     pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
         let path = dir.join("db");
-        let log = Log::scan(&path).map_err(|e| JournalError::io(&path, e))?;
+        let log = Log::scan(&path).map_err(|e| JournalError::of_log(path, e))?;
         Self::open_scanned(dir, span, &log)
     }
 
@@ -84,8 +85,8 @@ impl Generation {
             return Self::open_sled(dir, None);
         }
         let path = dir.join("db");
-        let copy = dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0));
-        let salvage = Log::keep(&path, &copy).map_err(|e| JournalError::io(path, e))?;
+        let copy = quarantined(dir, span);
+        let salvage = Log::keep(&path, &copy).map_err(|e| JournalError::io(copy, e))?;
         Self::open_sled(dir, Some(salvage))
     }
 
@@ -153,8 +154,22 @@ impl Generation {
 
     /// Everything appended so far is on the device afterwards.
     pub(super) fn sync(&self) -> Result<(), JournalError> {
+        self.has_a_name()?;
         self.db.flush().map_err(|e| self.sled(e))?;
         self.log.sync_data().map_err(|e| JournalError::io(&self.dir, e))
+    }
+
+    /// Whether its log still has a name: the bytes of one that was deleted go with this process, however well they are
+    /// synced.
+    fn has_a_name(&self) -> Result<(), JournalError> {
+        let failed = |e| JournalError::io(&self.dir, e);
+        match self.log.metadata().map_err(failed)?.nlink() {
+            0 => Err(failed(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the log was deleted while it was written",
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Bytes its files take up on the device.
@@ -227,6 +242,11 @@ impl Generation {
     fn sled(&self, error: sled::Error) -> JournalError {
         JournalError::sled(&self.dir, error)
     }
+}
+
+/// Where the log of a damaged generation is kept, as it was before sled opened it.
+pub(super) fn quarantined(dir: &Path, span: Span) -> PathBuf {
+    dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0))
 }
 
 fn is_locked(error: &JournalError) -> bool {

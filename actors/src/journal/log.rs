@@ -85,6 +85,11 @@ impl Log {
         at >= span.end
     }
 
+    /// Whether any record of the span is there.
+    pub(super) fn has_any(&self, span: Span) -> bool {
+        self.records.range(span.first..span.end).next().is_some()
+    }
+
     /// Whether every record of the span is there and can be read from here.
     pub(super) fn is_readable(&self, span: Span) -> bool {
         let mut records = self.records.range(span.first..span.end);

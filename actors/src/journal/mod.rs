@@ -17,13 +17,14 @@ mod inspect;
 mod log;
 mod memory;
 mod reading;
+mod reserve;
 mod stored;
 #[cfg(test)]
 mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-pub use disk::SledJournal;
+pub use disk::{RESERVE, SledJournal};
 pub use inspect::{Verified, verify};
 pub use memory::MemoryJournal;
 
@@ -165,6 +166,16 @@ impl JournalError {
         match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full { path },
             _ => Self::Io { path, source },
+        }
+    }
+
+    /// Of a generation's log: one that is not there is damage, and reading goes on behind it.
+    fn of_log(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        match source.kind() {
+            std::io::ErrorKind::NotFound => {
+                Self::Damaged { path: path.into(), reason: "it is not there".into() }
+            }
+            _ => Self::io(path, source),
         }
     }
 

@@ -1,7 +1,10 @@
 //! The process: crashes, real input, its start, its end, its reload.
 
 mod crash;
+mod damage;
+mod device;
 mod disk;
+mod full_devices;
 mod lifecycle;
 mod real_data;
 mod reload;
