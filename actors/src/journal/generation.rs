@@ -22,7 +22,10 @@ use super::{
     reading::{QUARANTINE, Reading},
     stored,
 };
-use crate::record::{Position, Record, Span};
+use crate::{
+    closing::Closing,
+    record::{Position, Record, Span},
+};
 
 /// Values a tree gets: sled consolidates a leaf at its tenth change (`PAGE_CONSOLIDATION_THRESHOLD`), and the
 /// tree's creation is one.
@@ -48,10 +51,10 @@ struct Group {
 /// An open generation. Written by one thread at a time, read by many.
 pub(super) struct Generation {
     dir: PathBuf,
-    db: sled::Db,
+    db: Closing<sled::Db>,
     /// A handle on sled's own log, for a sync that survives a power loss: `flush` only starts the writing.
     log: File,
-    groups: RwLock<Vec<Group>>,
+    groups: Closing<RwLock<Vec<Group>>>,
     /// What there is besides sled, where the log was found damaged.
     salvage: Option<Log>,
 }
@@ -114,7 +117,7 @@ impl Generation {
             pause();
             db = open();
         }
-        let db = db?;
+        let db = Closing::new(db?);
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
@@ -126,7 +129,8 @@ impl Generation {
             groups.push(Group { first, chunks: GROUP_CHUNKS_MAX, tree });
         }
         groups.sort_by_key(|group| group.first);
-        Ok(Self { dir: dir.into(), db, log, groups: RwLock::new(groups), salvage })
+        let groups = Closing::new(RwLock::new(groups));
+        Ok(Self { dir: dir.into(), db, log, groups, salvage })
     }
 
     /// Adds a record; durable only after [`Generation::sync`]. Returns its stored bytes. The scratch is for its stored

@@ -16,6 +16,8 @@ use std::{
 pub use cursors::{Cursor, Cursors, WhenFull};
 pub use dead_letters::{DeadLetter, DeadLetters, Reason, Totals};
 
+use crate::closing::Closing;
+
 /// Bytes of one value.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;
 
@@ -32,7 +34,7 @@ pub struct StateDb {
 
 #[derive(Debug)]
 struct Open {
-    db: sled::Db,
+    db: Closing<sled::Db>,
     /// A handle on sled's own log, for a sync that survives a power loss.
     log: File,
 }
@@ -89,7 +91,7 @@ impl StateDb {
             .map_err(|_| self.failed("sled panicked"))?
             .map_err(|e| self.failed(e))?;
         let log = File::options().write(true).open(self.dir.join("db")).map_err(|e| self.failed(e))?;
-        Ok(Open { db, log })
+        Ok(Open { db: Closing::new(db), log })
     }
 
     fn failed(&self, error: impl std::fmt::Display) -> StateError {

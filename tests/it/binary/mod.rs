@@ -6,5 +6,6 @@ mod device;
 mod disk;
 mod full_devices;
 mod lifecycle;
+mod read_only;
 mod real_data;
 mod reload;
