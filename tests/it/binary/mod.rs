@@ -6,6 +6,7 @@ mod device;
 mod disk;
 mod full_devices;
 mod lifecycle;
+mod memory;
 mod read_only;
 mod real_data;
 mod reload;
