@@ -127,6 +127,8 @@ pub struct Sink {
     not_before: Instant,
     wake: Option<(Instant, SpawnHandle)>,
     draining: bool,
+    /// What the clock said when nothing waited, and when that was: time that really passed is counted from there.
+    idle_at: (Timestamp, Instant),
 }
 
 impl Sink {
@@ -154,6 +156,7 @@ impl Sink {
             not_before: Instant::now(),
             wake: None,
             draining: false,
+            idle_at: (spec.clock.now(), Instant::now()),
             spec,
         }
     }
@@ -341,9 +344,21 @@ impl Sink {
         self.wake = Some((at, handle));
     }
 
+    /// How long an event has waited that was written at this time: by the clock, or by the time that has really passed,
+    /// whichever is less. So no event expires because the clock was set; at most it expires later.
+    fn waited_seconds(&self, written_at: Timestamp) -> f64 {
+        let (clock_then, then) = self.idle_at;
+        let passed = i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        let by_time = Timestamp::from_nanos(clock_then.nanos().saturating_add(passed));
+        self.spec.clock.now().min(by_time).seconds_since(written_at)
+    }
+
     fn show(&mut self) {
         let head = self.spec.journal.span().end;
         let lag_events = head.since(self.next);
+        if lag_events == 0 {
+            self.idle_at = (self.spec.clock.now(), Instant::now());
+        }
         let flying = self.oldest_flight.filter(|_| !self.flights.is_empty());
         let oldest = flying.or(self.intake.front().map(|record| record.written_at));
         let lag_seconds = match oldest {
@@ -389,7 +404,9 @@ impl Actor for Sink {
 
 impl Supervised for Sink {
     fn restarting(&mut self, _: &mut Context<Self>) {
-        *self = Self::new(self.spec.clone(), self.actor.clone());
+        let idle_at = self.idle_at;
+        // Time goes on over a restart.
+        *self = Self { idle_at, ..Self::new(self.spec.clone(), self.actor.clone()) };
     }
 }
 

@@ -32,6 +32,11 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         Self { addr, probe }
     }
 
+    /// Whether the actor takes messages, now or after a restart; not where it has ended.
+    pub fn is_open(&self) -> bool {
+        self.addr.connected()
+    }
+
     /// Puts the message into the mailbox, or gives it back at once.
     ///
     /// # Errors

@@ -10,3 +10,4 @@ mod memory;
 mod read_only;
 mod real_data;
 mod reload;
+mod under_load;

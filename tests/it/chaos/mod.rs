@@ -2,5 +2,6 @@
 
 mod account;
 mod actors;
+mod clock;
 mod sinks;
 mod stalls;
