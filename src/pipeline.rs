@@ -164,7 +164,11 @@ impl Pipeline {
         let floor = cursors.furthest();
         let journal: Arc<dyn Journal> = match durability {
             journal::Durability::Memory => Arc::new(MemoryJournal::new(clock.clone(), floor)),
-            _ => Arc::new(SledJournal::open(&data_dir::journal(data_dir), durability, floor, clock.clone())?),
+            _ => {
+                let journal =
+                    SledJournal::open(&data_dir::journal(data_dir), durability, floor, clock.clone())?;
+                Arc::new(journal.with_reserve())
+            }
         };
         let parts = Parts {
             journal,

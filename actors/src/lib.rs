@@ -9,6 +9,7 @@
 pub mod batcher;
 pub mod broadcast;
 pub mod buffer;
+mod closing;
 pub mod destination;
 mod durable;
 pub mod event;

@@ -19,7 +19,7 @@ mod delivery;
 mod intake;
 mod report;
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
@@ -38,7 +38,7 @@ use crate::{
     buffer::Buffer,
     destination::{Destination, DestinationFactory},
     event::Timestamp,
-    journal::{Journal, JournalError, Piece},
+    journal::{Journal, Piece},
     message::{Delivered, Drain, Shaped},
     record::{Position, SinkName, Span},
     runtime::{
@@ -129,6 +129,8 @@ pub struct Sink {
     not_before: Instant,
     wake: Option<(Instant, SpawnHandle)>,
     draining: bool,
+    /// What the clock said when nothing waited, and when that was: time that really passed is counted from there.
+    idle_at: (Timestamp, Instant),
 }
 
 impl Sink {
@@ -157,6 +159,7 @@ impl Sink {
             not_before: Instant::now(),
             wake: None,
             draining: false,
+            idle_at: (spec.clock.now(), Instant::now()),
             spec,
         }
     }
@@ -189,9 +192,7 @@ impl Sink {
             match read {
                 Ok(Ok(pieces)) => sink.take(from, pieces),
                 Ok(Err(error)) => sink.could_not_read(&error),
-                Err(_) => {
-                    tracing::error!(sink = %sink.spec.name, "reading the journal panicked; it is tried again")
-                }
+                Err(_) => sink.could_not_read(&"reading panicked"),
             }
             sink.step(ctx);
         }));
@@ -212,8 +213,11 @@ impl Sink {
         self.lagging = self.intake.expected() < self.spec.journal.span().end;
     }
 
-    fn could_not_read(&mut self, error: &JournalError) {
+    fn could_not_read(&mut self, error: &dyn Display) {
         tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
+        // Said until the next delivery, which comes only if this passes.
+        let text = format!("the journal could not be read: {error}");
+        self.spec.probe.update(|report| report.error = Some(text));
         // Not at once: the look after LOOK_INTERVAL sees the lag again.
         self.lagging = false;
     }
@@ -347,9 +351,21 @@ impl Sink {
         self.wake = Some((at, handle));
     }
 
+    /// How long an event has waited that was written at this time: by the clock, or by the time that has really passed,
+    /// whichever is less. So no event expires because the clock was set; at most it expires later.
+    fn waited_seconds(&self, written_at: Timestamp) -> f64 {
+        let (clock_then, then) = self.idle_at;
+        let passed = i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        let by_time = Timestamp::from_nanos(clock_then.nanos().saturating_add(passed));
+        self.spec.clock.now().min(by_time).seconds_since(written_at)
+    }
+
     fn show(&mut self) {
         let head = self.spec.journal.span().end;
         let lag_events = head.since(self.next);
+        if lag_events == 0 {
+            self.idle_at = (self.spec.clock.now(), Instant::now());
+        }
         let flying = self.oldest_flight.filter(|_| !self.flights.is_empty());
         let oldest = flying.or(self.intake.front().map(|record| record.written_at));
         let lag_seconds = match oldest {
@@ -395,7 +411,9 @@ impl Actor for Sink {
 
 impl Supervised for Sink {
     fn restarting(&mut self, _: &mut Context<Self>) {
-        *self = Self::new(self.spec.clone(), self.actor.clone());
+        let idle_at = self.idle_at;
+        // Time goes on over a restart.
+        *self = Self { idle_at, ..Self::new(self.spec.clone(), self.actor.clone()) };
     }
 }
 

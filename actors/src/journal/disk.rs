@@ -18,6 +18,7 @@ use super::{
     closed::{Closed, QUARANTINE},
     generation::Generation,
     inspect::{Entry, find_generations, read_witness, was_never_begun},
+    reserve::Reserve,
 };
 use crate::{
     event::{Stamped, Timestamp},
@@ -27,6 +28,10 @@ use crate::{
 
 /// What the name of a generation begins with while it is removed.
 const DISCARDED: &str = "discarded-";
+
+/// The file in the journal's directory that holds space for what makes room on a full device. Whoever finds the device
+/// full before there is a journal may remove it.
+pub const RESERVE: &str = "reserve";
 
 /// The sled journal in one directory. Opening reads one record, whatever the backlog.
 pub struct SledJournal {
@@ -45,6 +50,7 @@ pub struct SledJournal {
     /// The position the next event gets; readers go no further.
     head: AtomicU64,
     damaged: AtomicU64,
+    reserve: Option<Reserve>,
 }
 
 /// All generations, oldest first, and those of them that are open for reading.
@@ -109,13 +115,25 @@ impl SledJournal {
             shelf: Mutex::new(Shelf { entries: VecDeque::new(), open: VecDeque::new() }),
             head: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
+            reserve: None,
         };
         journal.clear_discarded().map_err(|e| JournalError::io(dir, e))?;
         journal.shelf().entries = find_generations(dir)?.into();
+        if journal.shelf().entries.is_empty() && floor > Position(0) {
+            // The newest generation is always kept, so somebody else has removed it; or events were kept in memory.
+            tracing::warn!(dir = %dir.display(), cursors = %floor, "the journal is gone; what was in it and not delivered is lost");
+        }
         let head = journal.recover_head()?.max(floor);
         journal.head = AtomicU64::new(head.0);
         *journal.writer() = Some(journal.begin_generation(head)?);
         Ok(journal)
+    }
+
+    /// Keeps some space of the device from events, for those who make room; see [`RESERVE`].
+    #[must_use]
+    pub fn with_reserve(self) -> Self {
+        let reserve = Some(Reserve::new(self.dir.join(RESERVE)));
+        Self { reserve, ..self }
     }
 
     /// The position after the last event, by the newest generation and its witness.
@@ -157,9 +175,14 @@ impl SledJournal {
     /// Moves a generation that cannot be opened out of the way; its span becomes a gap that readers report.
     fn set_aside(&self, first: Position, reason: &str) -> Result<(), JournalError> {
         let (from, quarantine) = (self.generation_dir(first), self.dir.join(QUARANTINE));
+        self.is_there()?;
         let to = quarantine.join(format!("{:020}", first.0));
         fs::create_dir_all(&quarantine).map_err(|e| JournalError::io(&quarantine, e))?;
-        fs::rename(&from, &to).map_err(|e| JournalError::io(&from, e))?;
+        match fs::rename(&from, &to) {
+            // Somebody has removed it: nothing is left to keep.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.map_err(|e| JournalError::io(&from, e))?,
+        }
         tracing::error!(generation = %from.display(), kept = %to.display(), reason, "a generation is damaged; reading goes on behind it");
         self.damaged.fetch_add(1, Ordering::Relaxed);
         self.shelf().entries.retain(|entry| entry.first != first);
@@ -189,6 +212,14 @@ impl SledJournal {
             }
         }
         Ok(())
+    }
+
+    /// Whether the newest generation is where it was begun. Where it is not, what is missing elsewhere is not lost: the
+    /// device may only have been unmounted.
+    fn is_there(&self) -> Result<(), JournalError> {
+        let newest = self.shelf().entries.back().map(|entry| self.generation_dir(entry.first));
+        let Some(newest) = newest else { return Ok(()) };
+        fs::metadata(&newest).map(drop).map_err(|e| JournalError::io(newest, e))
     }
 
     fn forget(&self, first: Position) {
@@ -268,7 +299,12 @@ impl Shelf {
 
 impl Journal for SledJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
-        self.append_and_publish(blocks)
+        self.reserve.as_ref().map_or(Ok(()), Reserve::hold)?;
+        let committed = self.append_and_publish(blocks);
+        if let (Some(reserve), Err(JournalError::Full { .. })) = (&self.reserve, &committed) {
+            reserve.release();
+        }
+        committed
     }
 
     fn sync(&self) -> Result<(), JournalError> {

@@ -8,6 +8,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use std::{
 
 use super::{JournalError, Piece, closed::QUARANTINE, stored};
 use crate::{
+    closing::Closing,
     durable,
     record::{Position, Record, Span},
 };
@@ -41,10 +43,10 @@ struct Group {
 /// The generation that is written, by one thread at a time, and read by many.
 pub(super) struct Generation {
     dir: PathBuf,
-    db: sled::Db,
+    db: Closing<sled::Db>,
     /// A handle on sled's own log, for a sync that survives a power loss: `flush` only starts the writing.
     log: File,
-    groups: RwLock<Vec<Group>>,
+    groups: Closing<RwLock<Vec<Group>>>,
 }
 
 impl Generation {
@@ -57,11 +59,12 @@ impl Generation {
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
         let db = durable::open(&config, dir).map_err(|e| JournalError::sled(dir, e))?;
+        let db = Closing::new(db);
         durable::sync_files(dir).map_err(|e| JournalError::io(dir, e))?;
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
-        Ok(Self { dir: dir.into(), db, log, groups: RwLock::default() })
+        Ok(Self { dir: dir.into(), db, log, groups: Closing::new(RwLock::default()) })
     }
 
     /// Adds a record; durable only after [`Generation::sync`]. Returns its stored bytes. The scratch is for its stored
@@ -88,8 +91,22 @@ impl Generation {
 
     /// Everything appended so far is on the device afterwards.
     pub(super) fn sync(&self) -> Result<(), JournalError> {
+        self.has_a_name()?;
         self.db.flush().map_err(|e| self.sled(e))?;
         self.log.sync_data().map_err(|e| JournalError::io(&self.dir, e))
+    }
+
+    /// Whether its log still has a name: the bytes of one that was deleted go with this process, however well they are
+    /// synced.
+    fn has_a_name(&self) -> Result<(), JournalError> {
+        let failed = |e| JournalError::io(&self.dir, e);
+        match self.log.metadata().map_err(failed)?.nlink() {
+            0 => Err(failed(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the log was deleted while it was written",
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Bytes its files take up on the device.

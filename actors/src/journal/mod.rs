@@ -18,13 +18,14 @@ mod inspect;
 mod memory;
 #[cfg(test)]
 mod model;
+mod reserve;
 mod stored;
 #[cfg(test)]
 mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-pub use disk::SledJournal;
+pub use disk::{RESERVE, SledJournal};
 pub use inspect::{Verified, verify};
 pub use memory::MemoryJournal;
 

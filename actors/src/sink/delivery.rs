@@ -200,7 +200,7 @@ impl Sink {
             Err(error) => {
                 self.fail(&error);
                 // By the age of its events: what waited behind others that were retried has waited, too.
-                let age = work.written_at().map_or(0.0, |at| self.spec.clock.now().seconds_since(at));
+                let age = work.written_at().map_or(0.0, |at| self.waited_seconds(at));
                 if self.spec.policy.max_age.is_some_and(|max_age| age >= max_age.as_secs_f64()) {
                     let (first, events) = (batch.span().first, batch.count());
                     tracing::warn!(sink = %self.spec.name, %first, events, "events older than retry.max_age become dead letters");

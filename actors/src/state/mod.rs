@@ -15,7 +15,7 @@ use std::{
 pub use cursors::{Cursor, Cursors, WhenFull};
 pub use dead_letters::{DeadLetter, DeadLetters, Reason, Totals};
 
-use crate::durable;
+use crate::{closing::Closing, durable};
 
 /// Bytes of one value.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;
@@ -33,7 +33,7 @@ pub struct StateDb {
 
 #[derive(Debug)]
 struct Open {
-    db: sled::Db,
+    db: Closing<sled::Db>,
     /// A handle on sled's own log, for a sync that survives a power loss.
     log: File,
 }
@@ -87,7 +87,7 @@ impl StateDb {
         let db = durable::open(&config, &self.dir).map_err(|e| self.failed(e))?;
         durable::sync_files(&self.dir).and_then(|()| durable::sync(&self.dir)).map_err(|e| self.failed(e))?;
         let log = File::options().write(true).open(self.dir.join("db")).map_err(|e| self.failed(e))?;
-        Ok(Open { db, log })
+        Ok(Open { db: Closing::new(db), log })
     }
 
     fn failed(&self, error: impl std::fmt::Display) -> StateError {

@@ -215,7 +215,7 @@ pub struct Forebay {
 
 impl Forebay {
     #[track_caller]
-    fn wait_until_it_listens(&mut self) {
+    pub fn wait_until_it_listens(&mut self) {
         self.address = eventually("the process listens", || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended instead: {ended:?}\n{}{}", self.output(), self.log());
