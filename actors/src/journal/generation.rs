@@ -57,7 +57,6 @@ impl Generation {
             .flush_every_ms(None)
             .mode(sled::Mode::HighThroughput);
         let db = durable::open(&config, dir).map_err(|e| JournalError::sled(dir, e))?;
-        durable::sync_files(dir).map_err(|e| JournalError::io(dir, e))?;
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
