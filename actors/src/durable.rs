@@ -102,10 +102,10 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(1));
 }
 
-/// Makes what is in the files of a database that was just opened durable.
-pub(crate) fn sync_files(dir: &Path) -> io::Result<()> {
+/// Makes the settings of a database that was just opened durable, and the names of its files.
+pub(crate) fn sync_names(dir: &Path) -> io::Result<()> {
     sync(&dir.join(SETTINGS))?;
-    sync(&dir.join("db"))
+    sync(dir)
 }
 
 /// Makes a file, or the names in a directory, durable.
@@ -125,14 +125,15 @@ mod tests {
     /// start any more, or put a whole generation of the journal aside.
     #[test]
     fn r0305_what_stands_beside_the_log_stopped_every_start() {
-        let spoil: [(&str, fn(&mut Vec<u8>)); 5] = [
-            ("snap.generating", |_| {}),
-            ("snap", |bytes| bytes[3] ^= 1),
-            ("snap", |bytes| bytes.truncate(5)),
-            ("conf", |bytes| bytes[7] ^= 64),
-            ("conf", |bytes| bytes.truncate(20)),
+        // A file, and the byte that changes in it, or the bytes that are left.
+        let spoiled = [
+            ("snap.generating", None, 0),
+            ("snap", Some(3), 0),
+            ("snap", None, 5),
+            ("conf", Some(7), 0),
+            ("conf", None, 20),
         ];
-        for (number, (what, spoil)) in spoil.into_iter().enumerate() {
+        for (number, (what, changed, left)) in spoiled.into_iter().enumerate() {
             let home = TempDir::new().unwrap();
             let dir = home.path().join("db");
             let config = sled::Config::new().path(&dir).flush_every_ms(None);
@@ -149,7 +150,10 @@ mod tests {
                 fs::write(dir.join("snap.0000000000007777.generating"), [0; 7]).unwrap();
             } else {
                 let mut bytes = fs::read(named(what)).unwrap();
-                spoil(&mut bytes);
+                match changed {
+                    Some(at) => bytes[at] ^= 64,
+                    None => bytes.truncate(left),
+                }
                 fs::write(named(what), bytes).unwrap();
             }
             let db = open(&config, &dir).unwrap_or_else(|error| panic!("{number}: {error}"));

@@ -60,7 +60,6 @@ impl Generation {
             .mode(sled::Mode::HighThroughput);
         let db = durable::open(&config, dir).map_err(|e| JournalError::sled(dir, e))?;
         let db = Closing::new(db);
-        durable::sync_files(dir).map_err(|e| JournalError::io(dir, e))?;
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;

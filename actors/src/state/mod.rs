@@ -85,7 +85,7 @@ impl StateDb {
     fn open_sled(&self) -> Result<Open, StateError> {
         let config = sled::Config::new().path(&self.dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let db = durable::open(&config, &self.dir).map_err(|e| self.failed(e))?;
-        durable::sync_files(&self.dir).and_then(|()| durable::sync(&self.dir)).map_err(|e| self.failed(e))?;
+        durable::sync_names(&self.dir).map_err(|e| self.failed(e))?;
         let log = File::options().write(true).open(self.dir.join("db")).map_err(|e| self.failed(e))?;
         Ok(Open { db: Closing::new(db), log })
     }

@@ -85,7 +85,7 @@ fn attack(
         let mut cuts = recording.cuts();
         let mut random = fastrand::Rng::with_seed(seed);
         random.shuffle(&mut cuts);
-        cuts.truncate(thorough(cuts_in_plain, 150));
+        cuts.truncate(thorough(cuts_in_plain, 100));
         for (index, cut) in cuts.iter().enumerate() {
             let chance = random.u64(..);
             let all = [
