@@ -6,6 +6,7 @@
 mod binary;
 mod chaos;
 mod cli;
+mod fuzz;
 mod http_api;
 mod promises;
 mod regression;

@@ -17,6 +17,8 @@ mod inspect;
 mod memory;
 mod salvage;
 mod stored;
+#[doc(hidden)]
+pub mod stored_form;
 #[cfg(test)]
 mod tests;
 

@@ -146,6 +146,17 @@ pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
     Some(Record { first, count: header.count, written_at: header.written_at, payload: payload.into() })
 }
 
+/// Makes the magic, the length and the checksum those of a whole record; of no use where there is no room for a header.
+pub(super) fn seal(stored: &mut [u8]) {
+    let Some(body_bytes) = stored.len().checked_sub(HEADER_BYTES).and_then(|n| u32::try_from(n).ok()) else {
+        return;
+    };
+    stored[..MAGIC.len()].copy_from_slice(MAGIC);
+    stored[CRC_AT - 4..CRC_AT].copy_from_slice(&body_bytes.to_be_bytes());
+    let crc = checksum(stored);
+    stored[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
+}
+
 fn checksum(stored: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&stored[..CRC_AT]);
