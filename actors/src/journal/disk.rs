@@ -16,16 +16,13 @@ use self::commit::Writer;
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
     generation::{Generation, QUARANTINE, Tail},
-    inspect::{Entry, find_generations, read_witness},
+    inspect::{Entry, GENERATION_POSITIONS_MAX, find_generations, read_witness},
 };
 use crate::{
     event::{Stamped, Timestamp},
     record::{Position, Record, Span},
     runtime::clock::Clock,
 };
-
-/// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
-const UNKNOWN_POSITIONS: u64 = 1 << 32;
 
 /// The sled journal in one directory. Opening reads one record, whatever the backlog.
 pub struct SledJournal {
@@ -98,12 +95,13 @@ impl SledJournal {
         Ok(journal)
     }
 
-    /// The position after the last event, by the newest generation and its witness.
+    /// The position after the last event, by the newest generation and its witness. Where damage hides how many events there
+    /// were, more positions are skipped than a generation can hold.
     fn recover_head(&self) -> Result<Position, JournalError> {
         let firsts: Vec<_> = self.shelf().entries.iter().map(|entry| entry.first).collect();
         let Some(&newest) = firsts.last() else { return Ok(Position(0)) };
         let dir = self.generation_dir(newest);
-        let witnessed = read_witness(&dir).unwrap_or(newest);
+        let witnessed = read_witness(&dir, newest).unwrap_or(newest);
         let span = Span { first: newest, end: witnessed };
         match Generation::open(&dir, span).and_then(|generation| generation.tail()) {
             Ok(Tail::At(head)) => Ok(self.believed(head, witnessed)),
@@ -114,10 +112,10 @@ impl SledJournal {
                 Ok(newest)
             }
             Ok(Tail::Damaged(first)) if witnessed > first => Ok(self.believed(first, witnessed)),
-            Ok(Tail::Damaged(first)) => Ok(self.believed(first, first.plus(UNKNOWN_POSITIONS))),
+            Ok(Tail::Damaged(first)) => Ok(self.believed(first, first.plus(GENERATION_POSITIONS_MAX))),
             Err(JournalError::Damaged { reason, .. }) => {
                 self.set_aside(newest, &reason)?;
-                Ok(if witnessed > newest { witnessed } else { newest.plus(UNKNOWN_POSITIONS) })
+                Ok(if witnessed > newest { witnessed } else { newest.plus(GENERATION_POSITIONS_MAX) })
             }
             Err(other) => Err(other),
         }

@@ -8,6 +8,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -73,7 +74,13 @@ impl Generation {
     pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
         let log = dir.join("db");
         let copy = dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0));
-        let salvage = Salvage::of_damaged(&log, span, &copy).map_err(|e| JournalError::io(log, e))?;
+        let salvage = Salvage::of_damaged(&log, span, &copy).map_err(|e| match e.kind() {
+            // Nothing that may pass: without its log, a generation is as good as destroyed.
+            io::ErrorKind::NotFound => {
+                JournalError::Damaged { path: log, reason: "its log is missing".to_owned() }
+            }
+            _ => JournalError::io(log, e),
+        })?;
         Self::open_sled(dir, salvage)
     }
 

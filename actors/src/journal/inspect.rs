@@ -35,9 +35,15 @@ pub(super) fn find_generations(dir: &Path) -> Result<Vec<Entry>, JournalError> {
     Ok(entries)
 }
 
-pub(super) fn read_witness(generation: &Path) -> Option<Position> {
+/// More positions than a generation can hold.
+pub(super) const GENERATION_POSITIONS_MAX: u64 = 1 << 32;
+
+/// The position after the last event of the generation that begins at `first`. `None` where the witness is missing or says
+/// what cannot be: it is not synced, so after a power loss it may be anything, zeros most of all.
+pub(super) fn read_witness(generation: &Path, first: Position) -> Option<Position> {
     let bytes = fs::read(generation.join(WITNESS)).ok()?;
-    Some(Position(u64::from_be_bytes(bytes.try_into().ok()?)))
+    let head = Position(u64::from_be_bytes(bytes.try_into().ok()?));
+    (first..=first.plus(GENERATION_POSITIONS_MAX)).contains(&head).then_some(head)
 }
 
 /// What a look at a journal found.
@@ -64,8 +70,8 @@ pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
     for (index, entry) in entries.iter().enumerate() {
         let generation = dir.join(format!("{:020}", entry.first.0));
         let next = entries.get(index + 1).map(|next| next.first);
-        let end = next.or_else(|| read_witness(&generation)).unwrap_or(entry.first);
-        let span = Span { first: entry.first, end: end.max(entry.first) };
+        let end = next.or_else(|| read_witness(&generation, entry.first)).unwrap_or(entry.first);
+        let span = Span { first: entry.first, end };
         let log = generation.join("db");
         let whole = Salvage::count_whole(&log, span).map_err(|e| JournalError::io(log, e))?;
         verified.events += whole;
