@@ -14,7 +14,8 @@ pub fn config(input: &[u8]) {
         Ok(config) => {
             let written = config.to_yaml();
             let again = Config::parse(&written, Format::Yaml, "f", &|_| None);
-            let again = again.unwrap_or_else(|error| panic!("what was written is refused: {error}\n{written}"));
+            let again =
+                again.unwrap_or_else(|error| panic!("what was written is refused: {error}\n{written}"));
             assert_eq!(again, config, "{written}");
             drop(config.redacted().to_yaml());
         }

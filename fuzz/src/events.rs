@@ -5,7 +5,8 @@ use std::fmt;
 
 use forebay::ingress::events::{Framing, ParseError, Parsed, REJECTIONS_MAX, parse};
 use forebay_actors::event::{
-    EVENT_ID_CHARS_MAX, Event, EventId, Events, METADATA_DEPTH_MAX, SERVICE_CHARS_MAX, Stamp, Timestamp, write_json,
+    EVENT_ID_CHARS_MAX, Event, EventId, Events, METADATA_DEPTH_MAX, SERVICE_CHARS_MAX, Stamp, Timestamp,
+    write_json,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -220,7 +221,8 @@ fn compare(verdicts: &[Option<Expected>], parsed: &Parsed) {
     let stamp = Stamp { first_id: Uuid::from_u128(1), ingested_at: Timestamp::from_nanos(7) };
     let blocks = parsed.blocks.iter().map(|block| block.clone().stamped(stamp));
     let payload: Vec<u8> = blocks.flat_map(|block| block.bytes().clone()).collect();
-    let events: Vec<_> = Events::new(&payload).map(|event| event.expect("what was encoded is decoded")).collect();
+    let events: Vec<_> =
+        Events::new(&payload).map(|event| event.expect("what was encoded is decoded")).collect();
     assert_eq!(events.len(), right.len());
     for (event, expected) in events.iter().zip(right) {
         same(event, expected, stamp);
@@ -238,7 +240,8 @@ fn same(event: &Event<'_>, expected: &Expected, stamp: Stamp) {
     match &expected.metadata {
         Metadata::Verbatim(text) => assert_eq!(event.metadata, text.as_deref()),
         Metadata::Merged(entries) => {
-            let Entries(found) = serde_json::from_str(event.metadata.expect("it has fields")).expect("it is JSON");
+            let Entries(found) =
+                serde_json::from_str(event.metadata.expect("it has fields")).expect("it is JSON");
             assert_eq!(found, *entries);
         }
     }
@@ -253,7 +256,8 @@ fn one_line_of_json(event: &Event<'_>) {
     assert_eq!((again.accepted, again.rejected_count), (1, 0), "{:?}", again.rejected);
     let stamp = Stamp { first_id: Uuid::from_u128(1), ingested_at: Timestamp::from_nanos(8) };
     let block = again.blocks.into_iter().next().expect("one was accepted").stamped(stamp);
-    let read = Events::new(block.bytes()).next().expect("one was accepted").expect("what was encoded is decoded");
+    let read =
+        Events::new(block.bytes()).next().expect("one was accepted").expect("what was encoded is decoded");
     let said = |event: &Event<'_>| {
         (event.event_id.to_string(), event.timestamp, event.service.to_owned(), event.message.to_owned())
     };

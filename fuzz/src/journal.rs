@@ -67,7 +67,10 @@ pub fn journal(damages: &[u8]) {
     }
     for (generation, span) in &image.generations {
         if !touched.iter().any(|path| path.starts_with(generation)) {
-            assert!(span.clone().all(|at| found.contains_key(&at)), "{generation:?} was whole, and is not read");
+            assert!(
+                span.clone().all(|at| found.contains_key(&at)),
+                "{generation:?} was whole, and is not read"
+            );
         }
     }
 
@@ -87,7 +90,10 @@ pub fn journal(damages: &[u8]) {
     let journal = open(dir.path());
     let again = read_all(&journal);
     for (position, text) in &found {
-        assert!(again.get(position) == Some(text), "position {position} was read once, and not a second time");
+        assert!(
+            again.get(position) == Some(text),
+            "position {position} was read once, and not a second time"
+        );
     }
     assert_eq!(again.get(&at.0).map(String::as_str), Some("new"));
 }
@@ -243,7 +249,8 @@ fn read_all(journal: &dyn Journal) -> BTreeMap<u64, String> {
         for piece in pieces {
             let first = match &piece {
                 Piece::Record(record) => {
-                    let events = Events::new(&record.payload).map(|event| event.expect("a whole record is whole"));
+                    let events =
+                        Events::new(&record.payload).map(|event| event.expect("a whole record is whole"));
                     let events: Vec<_> = events.map(|event| event.message.to_owned()).collect();
                     assert_eq!(events.len(), record.count as usize);
                     found.extend((record.first.0..).zip(events));

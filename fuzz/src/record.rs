@@ -14,12 +14,16 @@ pub fn record(bytes: &[u8]) {
     decode(bytes);
 
     let (first, count) = (Position(9), 3);
-    let record = Record { first, count, written_at: Timestamp::from_nanos(-5), payload: bytes.to_vec().into() };
+    let record =
+        Record { first, count, written_at: Timestamp::from_nanos(-5), payload: bytes.to_vec().into() };
     let stored = stored_form::encode(&record);
     let back = stored_form::decode(first, &stored).expect("what was encoded is decoded");
     assert_eq!(back.payload, record.payload);
     assert_eq!((back.first, back.count, back.written_at), (first, count, record.written_at));
-    assert!(stored_form::decode(Position(8), &stored).is_none(), "a record is believed at its own place only");
+    assert!(
+        stored_form::decode(Position(8), &stored).is_none(),
+        "a record is believed at its own place only"
+    );
 
     let mut stored = bytes.to_vec();
     stored_form::seal(&mut stored);

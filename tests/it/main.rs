@@ -10,6 +10,7 @@ mod fuzz;
 mod http_api;
 mod promises;
 mod regression;
+mod soak;
 mod support;
 
 /// The binary's: what memory comes to depends on it.
