@@ -12,7 +12,7 @@ use super::{
 const WIDTH: f64 = 1080.0;
 const LEFT: f64 = 92.0;
 const RIGHT: f64 = 1056.0;
-const TOP: f64 = 118.0;
+const TOP: f64 = 136.0;
 const PANEL: f64 = 108.0;
 const PANEL_STEP: f64 = 152.0;
 const BELOW: f64 = 56.0;
@@ -150,7 +150,7 @@ impl Plot<'_> {
         kinds.dedup();
         let mut x = 24.0;
         text(out, (x, 97.0), "fill=\"#555\"", "on purpose:");
-        x += 72.0;
+        x += 84.0;
         for kind in kinds {
             let colour = shade(kind);
             if matches!(kind, Fault::Reload | Fault::Kill) {

@@ -103,7 +103,10 @@ impl Outcome {
         let faulted = self.faulted();
         let sound = format!(
             "held: {} events acknowledged, {} delivered, {} lost, {} more than once",
-            self.acknowledged, self.delivered, self.lost, self.repeated
+            grouped(self.acknowledged),
+            grouped(self.delivered),
+            grouped(self.lost),
+            grouped(self.repeated)
         );
         let outcome = if faulted.is_empty() { sound } else { format!("failed: {}", faulted.join("; ")) };
         let plot = Plot {
@@ -129,9 +132,14 @@ impl fmt::Display for Outcome {
         let per_s = self.acknowledged as f64 / self.held.as_secs_f64();
         writeln!(f, "held           {:.0} s, {per_s:.0} events/s acknowledged", self.held.as_secs_f64())?;
         writeln!(f, "faults         {faults}")?;
-        writeln!(f, "acknowledged   {}", self.acknowledged)?;
-        writeln!(f, "delivered      {} ({} of them came again)", self.delivered, self.repeated)?;
-        writeln!(f, "lost           {}", self.lost)?;
+        writeln!(f, "acknowledged   {}", grouped(self.acknowledged))?;
+        writeln!(
+            f,
+            "delivered      {} ({} more than once)",
+            grouped(self.delivered),
+            grouped(self.repeated)
+        )?;
+        writeln!(f, "lost           {}", grouped(self.lost))?;
         writeln!(f, "not taken      {:?}", self.refused)?;
         writeln!(f, "all there      {:.1} s after the load", self.waited.as_secs_f64())?;
         writeln!(f, "peak RSS       {:.1} MiB", self.rss_peak_bytes as f64 / MIB)?;
@@ -153,4 +161,17 @@ impl fmt::Display for Outcome {
         }
         Ok(())
     }
+}
+
+/// A number as people read it.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

@@ -18,8 +18,9 @@ use forebay_actors::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// Some generations with few records each: everything that reading passes over, in little room.
-const GENERATION_BYTES: u64 = 20_000;
+/// Three generations with few records each: everything that reading passes over, in little room, because sled takes a
+/// millisecond or more to open one.
+const GENERATION_BYTES: u64 = 40_000;
 
 /// Bytes of the messages of each commit: many small records, large ones, and one that is stored in two chunks.
 const COMMITS: [&[usize]; 14] = [
@@ -54,7 +55,7 @@ pub fn journal(damages: &[u8]) {
     let image = image();
     let mut files = image.files.clone();
     let touched = damage(&mut files, damages);
-    let dir = TempDir::new().expect("there is room for a directory");
+    let dir = directory();
     for (path, bytes) in &files {
         write(&dir.path().join(path), bytes);
     }
@@ -116,7 +117,7 @@ struct Contents {
 fn image() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        let dir = TempDir::new().expect("there is room for a directory");
+        let dir = directory();
         let journal = open(dir.path());
         let mut messages = Vec::new();
         for sizes in COMMITS {
@@ -133,9 +134,17 @@ fn image() -> &'static Image {
         let firsts = names.iter().map(|name| first(name).expect("a generation is named by its position"));
         let firsts: Vec<u64> = firsts.chain([messages.len() as u64]).collect();
         let spans = firsts.windows(2).map(|pair| pair[0]..pair[1]);
-        let generations = names.into_iter().zip(spans).collect();
+        let generations: Vec<_> = names.into_iter().zip(spans).collect();
+        assert_eq!(generations.len(), 3, "{generations:?}");
         Image { files, generations, messages }
     })
+}
+
+/// In memory where there is such a place: what is damaged thousands of times need not be synced to a real disk before.
+fn directory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
+    dir.expect("there is room for a directory")
 }
 
 fn collect(root: &Path, below: &Path, files: &mut BTreeMap<PathBuf, Contents>) {
@@ -275,13 +284,17 @@ fn blocks<T: AsRef<str>>(messages: &[T]) -> Vec<Stamped> {
     builder.finish().into_iter().map(|block| block.stamped(stamp)).collect()
 }
 
-/// A text of its own for each position. Every second one does not compress.
+/// A text of its own for each position. Large ones and every second small one do not compress.
 fn text(at: usize, bytes: usize) -> String {
     let mut text = format!("{at} ");
     let mut state = at as u64 + 1;
     while text.len() < bytes {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text.push_str(&if at % 2 == 0 { format!("{state:016x}") } else { "the same ".to_owned() });
+        text.push_str(&if at % 2 == 0 || bytes > 8_000 {
+            format!("{state:016x}")
+        } else {
+            "the same ".to_owned()
+        });
     }
     text
 }

@@ -54,15 +54,22 @@ impl Salvage {
         let mut records = BTreeMap::new();
         let mut window = vec![0; WINDOW_BYTES + CHUNK_BYTES_MAX];
         let mut start = 0;
+        // What looks like a record within a whole one is what an event says: clients may write what they like.
+        let mut end_of_whole = 0;
         loop {
             let read = read_at(&file, &mut window, start)?;
             let last = read < window.len();
             for at in memchr::memmem::find_iter(&window[..read], stored::MAGIC) {
+                let offset = start + at as u64;
                 // What begins behind the window is seen whole in the next, if there is one.
                 if (last || at < WINDOW_BYTES)
+                    && offset >= end_of_whole
                     && let Some(header) = stored::Header::check(&window[at..read])
                 {
-                    records.insert(header.first, Found { offset: start + at as u64, end: header.end() });
+                    if header.stored_bytes() <= CHUNK_BYTES_MAX {
+                        end_of_whole = offset + header.stored_bytes() as u64;
+                    }
+                    records.insert(header.first, Found { offset, end: header.end() });
                 }
             }
             if last {
