@@ -222,29 +222,33 @@ fn r0303_a_missing_log_kept_the_journal_from_opening() {
 /// stood where the other event's bytes were looked for.
 #[test]
 fn r0304_a_record_within_an_event_was_taken_for_one() {
-    let dir = TempDir::new().unwrap();
+    // Without zeros, so that nothing of it is compressed.
+    let first = Position(0x0102_0304_0506_0708);
     let forged: [&[u8]; 7] = [
         super::stored::MAGIC,
-        &2_u64.to_be_bytes(),
-        &[0],
-        &1_u32.to_be_bytes(),
-        &7_u64.to_be_bytes(),
-        &1_u32.to_be_bytes(),
+        &first.0.to_be_bytes(),
+        &[7],
+        &0x0102_0304_u32.to_be_bytes(),
+        &0x1112_1314_1516_1718_u64.to_be_bytes(),
+        &0x2122_2324_u32.to_be_bytes(),
         // So long that it would not be stored in one piece, and its checksum could not be checked.
-        &0x0101_0101_u32.to_be_bytes(),
+        &0x3132_3334_u32.to_be_bytes(),
     ];
     let forged = String::from_utf8(forged.concat()).unwrap() + "crc.";
-    let journal = open(dir.path(), u64::MAX);
-    let messages = ["a".to_owned(), noise(1, 3_000) + &forged + &noise(2, 3_000), "c".to_owned()];
+    let dir = TempDir::new().unwrap();
+    let at_first = || {
+        SledJournal::with_generation_bytes(dir.path(), Durability::Fsync, first, clock(), u64::MAX).unwrap()
+    };
+    let journal = at_first();
+    let messages = ["a", &forged, "c"].map(str::to_owned);
     messages.iter().for_each(|message| drop(journal.commit(&blocks(&[message.clone()])).unwrap()));
     drop(journal);
-    let log = fs::read(dir.path().join(format!("{:020}", 0)).join("db")).unwrap();
+    let log = fs::read(dir.path().join(format!("{:020}", first.0)).join("db")).unwrap();
     assert!(memchr::memmem::find(&log, forged.as_bytes()).is_some(), "it is stored as the client wrote it");
 
     let found = verify(dir.path()).unwrap();
     assert_eq!((found.events, found.damaged), (3, 0));
-    let journal = open(dir.path(), u64::MAX);
-    let found: Vec<_> = read_all(&journal, Position(0)).into_iter().map(|(_, m)| m.unwrap()).collect();
+    let found: Vec<_> = read_all(&at_first(), first).into_iter().map(|(_, m)| m.unwrap()).collect();
     assert_eq!(found, messages);
     assert!(!dir.path().join("quarantine").exists(), "nothing was damaged");
 }
