@@ -107,29 +107,29 @@ fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Rng) {
 /// reading, too, and has a place.
 #[test]
 fn bodies_are_what_a_slow_reading_says() {
-    run("http_events", targets::http_events, thorough(200, 20_000));
+    run("http_events", targets::http_events, thorough(200, 5_000));
 }
 
 /// The same for a body of lines, where each is judged alone.
 #[test]
 fn lines_are_what_a_slow_reading_says() {
-    run("ndjson", targets::ndjson, thorough(200, 20_000));
+    run("ndjson", targets::ndjson, thorough(200, 5_000));
 }
 
 /// Bytes as events and as a stored record: decoded or refused, and what was decoded can be encoded again.
 #[test]
 fn records_are_decoded_or_refused() {
-    run("record", targets::record, thorough(200, 20_000));
+    run("record", targets::record, thorough(200, 5_000));
 }
 
 /// A journal with damaged files opens, reads on to its end, and gives nothing for what was not written.
 #[test]
 fn a_damaged_journal_gives_only_what_was_written() {
-    run("journal", targets::journal, thorough(2, 60));
+    run("journal", targets::journal, thorough(1, 25));
 }
 
 /// A configuration loads, or every mistake in it has a place.
 #[test]
 fn every_mistake_of_a_configuration_has_a_place() {
-    run("config", targets::config, thorough(100, 5_000));
+    run("config", targets::config, thorough(100, 3_000));
 }

@@ -22,6 +22,9 @@ const CRC_AT: usize = HEADER_BYTES - 4;
 /// A body is never larger than this uncompressed: the largest request there can be, far above any default.
 const RAW_BYTES_MAX: usize = 1 << 30;
 
+/// What a byte of lz4 can become at most: a length goes on in bytes that stand for 255 each.
+const LZ4_RATIO_MAX: usize = 255;
+
 /// How a body is compressed; its byte in the header.
 const CODEC_NONE: u8 = 0;
 const CODEC_LZ4: u8 = 1;
@@ -136,7 +139,10 @@ pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
     let payload = match header.codec {
         CODEC_NONE => body.to_vec(),
         CODEC_LZ4 => {
-            // The size the header names is believed only now that the checksum is.
+            // The size the header names is believed only now that the checksum is, and only where lz4 could reach it.
+            if header.raw_bytes > body.len() * LZ4_RATIO_MAX {
+                return None;
+            }
             let mut raw = vec![0; header.raw_bytes];
             let written = lz4_flex::block::decompress_into(body, &mut raw).ok()?;
             (written == header.raw_bytes).then_some(raw)?
@@ -173,6 +179,17 @@ mod tests {
     fn record(payload: Vec<u8>) -> Record {
         let written_at = Timestamp::from_nanos(123);
         Record { first: Position(9), count: 3, written_at, payload: payload.into() }
+    }
+
+    /// What compresses best is still within what a header is believed.
+    #[test]
+    fn the_best_compression_is_believed() {
+        for bytes in [1_000, 300_000, 3_000_000] {
+            let record = record(vec![b'x'; bytes]);
+            let stored = encode(&record, &mut Vec::new()).to_vec();
+            assert!(stored.len() < bytes / 20);
+            assert_eq!(decode(record.first, &stored).unwrap().payload, record.payload);
+        }
     }
 
     proptest! {
