@@ -290,7 +290,7 @@ fn text(at: usize, bytes: usize) -> String {
     let mut state = at as u64 + 1;
     while text.len() < bytes {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text.push_str(&if at % 2 == 0 || bytes > 8_000 {
+        text.push_str(&if at.is_multiple_of(2) || bytes > 8_000 {
             format!("{state:016x}")
         } else {
             "the same ".to_owned()

@@ -187,7 +187,7 @@ mod tests {
         for bytes in [1_000, 300_000, 3_000_000] {
             let record = record(vec![b'x'; bytes]);
             let stored = encode(&record, &mut Vec::new()).to_vec();
-            assert!(stored.len() < bytes / 20);
+            assert!(stored.len() < bytes / 10);
             assert_eq!(decode(record.first, &stored).unwrap().payload, record.payload);
         }
     }

@@ -241,7 +241,7 @@ fn r0304_a_record_within_an_event_was_taken_for_one() {
     };
     let journal = at_first();
     let messages = ["a", &forged, "c"].map(str::to_owned);
-    messages.iter().for_each(|message| drop(journal.commit(&blocks(&[message.clone()])).unwrap()));
+    messages.iter().for_each(|message| drop(journal.commit(&blocks(std::slice::from_ref(message))).unwrap()));
     drop(journal);
     let log = fs::read(dir.path().join(format!("{:020}", first.0)).join("db")).unwrap();
     assert!(memchr::memmem::find(&log, forged.as_bytes()).is_some(), "it is stored as the client wrote it");
