@@ -134,7 +134,11 @@ impl SledJournal {
         let (from, quarantine) = (self.generation_dir(first), self.dir.join(QUARANTINE));
         let to = quarantine.join(format!("{:020}", first.0));
         fs::create_dir_all(&quarantine).map_err(|e| JournalError::io(&quarantine, e))?;
-        fs::rename(&from, &to).map_err(|e| JournalError::io(&from, e))?;
+        match fs::rename(&from, &to) {
+            // Somebody deleted it: there is nothing to move, and its span is a gap all the same.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            moved => moved.map_err(|e| JournalError::io(&from, e))?,
+        }
         tracing::error!(generation = %from.display(), kept = %to.display(), reason, "a generation is damaged; reading goes on behind it");
         self.damaged.fetch_add(1, Ordering::Relaxed);
         self.shelf().entries.retain(|entry| entry.first != first);

@@ -217,6 +217,20 @@ fn r0303_a_missing_log_kept_the_journal_from_opening() {
     assert_eq!(journal.usage().damaged, 2, "the generation, and its gap for who reads");
 }
 
+/// Scenario: somebody deletes a generation while the journal is open.
+/// Guarantee: its positions are a gap, and reading goes on behind it. It failed at that place again and again.
+#[test]
+fn r0306_a_deleted_generation_stopped_the_reading() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), 1);
+    for message in ["a", "b", "c"] {
+        journal.commit(&blocks(&[message.to_owned()])).unwrap();
+    }
+    fs::remove_dir_all(dir.path().join(format!("{:020}", 1))).unwrap();
+    let expected = [(0, Some("a".to_owned())), (1, None), (2, Some("c".to_owned()))];
+    assert_eq!(read_all(&journal, Position(0)), expected);
+}
+
 /// Scenario: a client sends an event whose text is the header of a record at another event's place.
 /// Guarantee: it is an event like any other. The generation was taken for damaged, copied at every opening, and the text
 /// stood where the other event's bytes were looked for.
