@@ -22,6 +22,13 @@ pub const POINTS_MAX: usize = 900;
 /// Lines of a panel's grid, about.
 const GRID_LINES: f64 = 4.0;
 const TIME_LINES: f64 = 12.0;
+/// Steps of the time that people count in, in seconds; beyond, whole days.
+const TIME_STEPS: [f64; 17] = [
+    1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0,
+    21_600.0, 43_200.0,
+];
+/// More shades than this would be one grey: none of them is drawn.
+const SHADES_MAX: usize = 300;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -132,7 +139,7 @@ impl Plot<'_> {
             self.panel(&mut out, panel, TOP + PANEL_STEP * index as f64);
         }
         let bottom = height - BELOW;
-        for at in grid(self.seconds(), TIME_LINES) {
+        for at in time_grid(self.seconds()) {
             let style = "text-anchor=\"middle\" fill=\"#555\"";
             text(&mut out, (self.x(at), bottom + 18.0), style, &clock(at, self.seconds()));
         }
@@ -149,6 +156,10 @@ impl Plot<'_> {
         kinds.sort();
         kinds.dedup();
         let mut x = 24.0;
+        if self.drawn_faults().len() < self.faults.len() {
+            let said = format!("on purpose: {} faults, too many to be drawn", self.faults.len());
+            return text(out, (x, 97.0), "fill=\"#555\"", &said);
+        }
         text(out, (x, 97.0), "fill=\"#555\"", "on purpose:");
         x += 84.0;
         for kind in kinds {
@@ -179,7 +190,7 @@ impl Plot<'_> {
         let scale = (highest * 1.05).max(ticks.last().copied().unwrap_or(1.0)).max(1.0);
         let y = |value: f64| bottom - PANEL * (value / scale).clamp(0.0, 1.0);
 
-        for planned in self.faults {
+        for planned in self.drawn_faults() {
             let (from, until) = (self.x(planned.at.as_secs_f64()), self.x(planned.until.as_secs_f64()));
             let colour = shade(planned.fault);
             let _ = if until > from {
@@ -205,7 +216,7 @@ impl Plot<'_> {
             );
             text(out, (LEFT - 8.0, at + 4.0), "text-anchor=\"end\" fill=\"#555\"", &number(tick));
         }
-        for at in grid(self.seconds(), TIME_LINES) {
+        for at in time_grid(self.seconds()) {
             let x = self.x(at);
             let _ = writeln!(
                 out,
@@ -272,6 +283,10 @@ impl Plot<'_> {
         text(out, (RIGHT, top - 8.0), &style, &said);
     }
 
+    fn drawn_faults(&self) -> &[Planned] {
+        if self.faults.len() <= SHADES_MAX { self.faults } else { &[] }
+    }
+
     fn seconds(&self) -> f64 {
         self.samples.last().map_or(1.0, |last| last.seconds.max(1.0))
     }
@@ -293,6 +308,13 @@ fn grid(highest: f64, wanted: f64) -> Vec<f64> {
     let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
     let step = step.unwrap_or(rough);
     (0..).map(|index| step * f64::from(index)).take_while(|at| *at <= highest * 1.0001).collect()
+}
+
+/// The same for times.
+fn time_grid(seconds: f64) -> Vec<f64> {
+    let step = TIME_STEPS.into_iter().find(|step| seconds / step <= TIME_LINES);
+    let step = step.unwrap_or(86_400.0 * (seconds / 86_400.0 / TIME_LINES).ceil());
+    (0..).map(|index| step * f64::from(index)).take_while(|at| *at <= seconds * 1.0001).collect()
 }
 
 fn number(value: f64) -> String {

@@ -47,6 +47,23 @@ fn a_run_becomes_a_document() {
     }
 }
 
+/// A night has more faults than a plot has columns: it says so instead of turning grey.
+#[test]
+fn too_many_faults_are_not_drawn() {
+    let fault = |at: u64| Planned {
+        fault: Fault::Hung,
+        at: Duration::from_secs(9 * at),
+        until: Duration::from_secs(9 * at + 3),
+    };
+    let drawn = |count| {
+        let faults: Vec<_> = (0..count).map(fault).collect();
+        let (samples, outcome) = (samples(120), ("", true));
+        Plot { title: "", subtitle: "", outcome, samples: &samples, faults: &faults, verdicts: &[] }.svg()
+    };
+    assert!(drawn(9).contains(shade(Fault::Hung)) && !drawn(9).contains("too many"));
+    assert!(!drawn(3000).contains(shade(Fault::Hung)) && drawn(3000).contains("3000 faults, too many"));
+}
+
 /// Thinning keeps the peaks.
 #[test]
 fn no_peak_is_lost() {
