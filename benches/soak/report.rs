@@ -141,7 +141,7 @@ impl fmt::Display for Outcome {
         )?;
         writeln!(f, "lost           {}", grouped(self.lost))?;
         writeln!(f, "not taken      {:?}", self.refused)?;
-        writeln!(f, "all there      {:.1} s after the load", self.waited.as_secs_f64())?;
+        writeln!(f, "waited         {:.1} s after the load for the last of them", self.waited.as_secs_f64())?;
         writeln!(f, "peak RSS       {:.1} MiB", self.rss_peak_bytes as f64 / MIB)?;
         let verdicts = self.verdicts();
         for (panel, verdict) in &verdicts {
