@@ -20,6 +20,8 @@ mod memory;
 mod model;
 mod reserve;
 mod stored;
+#[doc(hidden)]
+pub mod stored_form;
 #[cfg(test)]
 mod tests;
 

@@ -28,6 +28,9 @@ const CRC_AT: usize = HEADER_BYTES - 4;
 /// A body is never larger than this uncompressed: the largest request there can be, far above any default.
 const RAW_BYTES_MAX: usize = 1 << 30;
 
+/// What a byte of lz4 can become at most: a length goes on in bytes that stand for 255 each.
+const LZ4_RATIO_MAX: usize = 255;
+
 /// How a body is compressed; its byte in the header.
 const CODEC_NONE: u8 = 0;
 const CODEC_LZ4: u8 = 1;
@@ -210,7 +213,10 @@ pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
     let payload = match header.codec {
         CODEC_NONE => body.to_vec(),
         CODEC_LZ4 => {
-            // The size the header names is believed only now that the checksum is.
+            // The size the header names is believed only now that the checksum is, and only where lz4 could reach it.
+            if header.raw_bytes > body.len() * LZ4_RATIO_MAX {
+                return None;
+            }
             let mut raw = vec![0; header.raw_bytes];
             let written = lz4_flex::block::decompress_into(body, &mut raw).ok()?;
             (written == header.raw_bytes).then_some(raw)?
@@ -218,6 +224,17 @@ pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
         _ => return None,
     };
     Some(Record { first, count: header.count, written_at: header.written_at, payload: payload.into() })
+}
+
+/// Makes the magic, the length and the checksum those of a whole record; of no use where there is no room for a header.
+pub(super) fn seal(stored: &mut [u8]) {
+    let Some(body_bytes) = stored.len().checked_sub(HEADER_BYTES).and_then(|n| u32::try_from(n).ok()) else {
+        return;
+    };
+    stored[..MAGIC.len()].copy_from_slice(MAGIC);
+    stored[CRC_AT - 4..CRC_AT].copy_from_slice(&body_bytes.to_be_bytes());
+    let crc = checksum(stored);
+    stored[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
 }
 
 fn checksum(stored: &[u8]) -> u32 {
@@ -236,6 +253,17 @@ mod tests {
     fn record(payload: Vec<u8>) -> Record {
         let written_at = Timestamp::from_nanos(123);
         Record { first: Position(9), count: 3, written_at, payload: payload.into() }
+    }
+
+    /// What compresses best is still within what a header is believed.
+    #[test]
+    fn the_best_compression_is_believed() {
+        for bytes in [1_000, 300_000, 3_000_000] {
+            let record = record(vec![b'x'; bytes]);
+            let stored = encode(&record, &mut Vec::new()).to_vec();
+            assert!(stored.len() < bytes / 10);
+            assert_eq!(decode(record.first, &stored).unwrap().payload, record.payload);
+        }
     }
 
     proptest! {

@@ -196,6 +196,92 @@ fn r0008_the_end_of_a_log_was_taken_for_damaged() {
     }
 }
 
+/// Scenario: the witness of the newest generation holds zeros, as after a power loss, or any other number.
+/// Guarantee: the journal opens, and no position is given twice. It panicked, or had no positions left to give.
+#[test]
+fn r0302_a_witness_of_zeros_kept_the_journal_from_opening() {
+    for witness in [0, 1, u64::MAX] {
+        let dir = TempDir::new().unwrap();
+        open(dir.path(), u64::MAX).commit(&blocks(&["a".to_owned(), "b".to_owned()])).unwrap();
+        // The second opening begins a generation at 2, so that a witness can say less than where it began.
+        open(dir.path(), u64::MAX).commit(&blocks(&["c".to_owned()])).unwrap();
+        fs::write(dir.path().join(format!("{:020}", 2)).join("head"), u64::to_be_bytes(witness)).unwrap();
+        assert_eq!(verify(dir.path()).unwrap().damaged, 0);
+
+        let journal = open(dir.path(), u64::MAX);
+        assert_eq!(journal.span().end, Position(3));
+        let found: Vec<_> = read_all(&journal, Position(0)).into_iter().map(|(_, m)| m.unwrap()).collect();
+        assert_eq!(found, ["a", "b", "c"]);
+    }
+}
+
+/// Scenario: the log of the newest generation is gone.
+/// Guarantee: the journal opens without it, and what is new follows behind what was lost. It did not open any more.
+#[test]
+fn r0303_a_missing_log_kept_the_journal_from_opening() {
+    let dir = TempDir::new().unwrap();
+    for message in ["a", "b"] {
+        open(dir.path(), u64::MAX).commit(&blocks(&[message.to_owned()])).unwrap();
+    }
+    fs::remove_file(dir.path().join(format!("{:020}", 1)).join("db")).unwrap();
+
+    let journal = open(dir.path(), u64::MAX);
+    journal.commit(&blocks(&["new".to_owned()])).unwrap();
+    let expected = [(0, Some("a".to_owned())), (1, None), (2, Some("new".to_owned()))];
+    assert_eq!(read_all(&journal, Position(0)), expected);
+    assert_eq!(journal.usage().damaged, 2, "the generation, and its gap for who reads");
+}
+
+/// Scenario: somebody deletes a generation while the journal is open.
+/// Guarantee: its positions are a gap, and reading goes on behind it. It failed at that place again and again.
+#[test]
+fn r0306_a_deleted_generation_stopped_the_reading() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), 1);
+    for message in ["a", "b", "c"] {
+        journal.commit(&blocks(&[message.to_owned()])).unwrap();
+    }
+    fs::remove_dir_all(dir.path().join(format!("{:020}", 1))).unwrap();
+    let expected = [(0, Some("a".to_owned())), (1, None), (2, Some("c".to_owned()))];
+    assert_eq!(read_all(&journal, Position(0)), expected);
+}
+
+/// Scenario: a client sends an event whose text is the header of a record at another event's place.
+/// Guarantee: it is an event like any other. The generation was taken for damaged, copied at every opening, and the text
+/// stood where the other event's bytes were looked for.
+#[test]
+fn r0304_a_record_within_an_event_was_taken_for_one() {
+    // Without zeros, so that nothing of it is compressed.
+    let first = Position(0x0102_0304_0506_0708);
+    let forged: [&[u8]; 7] = [
+        super::stored::MAGIC,
+        &first.0.to_be_bytes(),
+        &[7],
+        &0x0102_0304_u32.to_be_bytes(),
+        &0x1112_1314_1516_1718_u64.to_be_bytes(),
+        &0x2122_2324_u32.to_be_bytes(),
+        // So long that it would not be stored in one piece, and its checksum could not be checked.
+        &0x3132_3334_u32.to_be_bytes(),
+    ];
+    let forged = String::from_utf8(forged.concat()).unwrap() + "crc.";
+    let dir = TempDir::new().unwrap();
+    let at_first = || {
+        SledJournal::with_generation_bytes(dir.path(), Durability::Fsync, first, clock(), u64::MAX).unwrap()
+    };
+    let journal = at_first();
+    let messages = ["a", &forged, "c"].map(str::to_owned);
+    messages.iter().for_each(|message| drop(journal.commit(&blocks(std::slice::from_ref(message))).unwrap()));
+    drop(journal);
+    let log = fs::read(dir.path().join(format!("{:020}", first.0)).join("db")).unwrap();
+    assert!(memchr::memmem::find(&log, forged.as_bytes()).is_some(), "it is stored as the client wrote it");
+
+    let found = verify(dir.path()).unwrap();
+    assert_eq!((found.events, found.damaged), (3, 0));
+    let found: Vec<_> = read_all(&at_first(), first).into_iter().map(|(_, m)| m.unwrap()).collect();
+    assert_eq!(found, messages);
+    assert!(!dir.path().join("quarantine").exists(), "nothing was damaged");
+}
+
 /// P8: a generation that sled cannot open is put aside; new events are taken and read.
 #[test]
 fn p8_a_destroyed_generation_is_put_aside() {

@@ -147,8 +147,9 @@ fn post_backlog(forebay: &Forebay, bytes: u64) -> u64 {
         for client in 0..4 {
             scope.spawn(move || {
                 let mut connection = forebay.connect();
-                (0..requests)
-                    .for_each(|request| drop(post(&mut connection, &body(client + request, EVENTS))));
+                (0..requests).for_each(|request| {
+                    post(&mut connection, &body(client + request, EVENTS));
+                });
             });
         }
     });

@@ -124,10 +124,45 @@ impl Server {
     /// # Errors
     /// Where it is gone.
     pub fn rss_peak_bytes(&self) -> Result<u64, Failure> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// The memory it has resident.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn rss_bytes(&self) -> Result<u64, Failure> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// Its open files, sockets included.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn open_files(&self) -> Result<u64, Failure> {
+        let path = format!("/proc/{}/fd", self.child.id());
+        let files =
+            fs::read_dir(&path).map_err(|error| self.failure(&format!("is gone ({path}: {error})")))?;
+        Ok(files.count() as u64)
+    }
+
+    /// Sends it a signal, by its name.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn signal(&self, name: &str) -> Result<(), Failure> {
+        let kill = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        match kill.map_err(Failure::io(format!("send {name}")))?.success() {
+            true => Ok(()),
+            false => Err(self.failure(&format!("took no {name}: it is gone"))),
+        }
+    }
+
+    fn status_bytes(&self, key: &str) -> Result<u64, Failure> {
         let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
         let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
-        kib.map(|kib| kib * 1024).ok_or_else(|| self.failure("has no VmHWM: it is a zombie"))
+        kib.map(|kib| kib * 1024).ok_or_else(|| self.failure(&format!("has no {key} it is a zombie")))
     }
 
     /// What it says about itself.
