@@ -24,6 +24,7 @@ use tracing_subscriber::{
 use super::{Done, EXIT_DEADLINE, block_on, dead_letter, load, progress::Progress, replay};
 use crate::{
     api::{
+        admin::Admin,
         control::{self, Order, Ordered},
         health::ResourceMeter,
         server::{self, Server, Shared},
@@ -137,6 +138,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         limits: limits.clone(),
         store: std::sync::RwLock::new(store_reader(&config, data_dir.path())),
         data_dir: data_dir.path().to_owned(),
+        admin: Admin::new(&config.admin, view.watched.clone()),
         resources: ResourceMeter::default(),
         started: Instant::now(),
         registry: registry.clone(),
