@@ -25,7 +25,8 @@ pub struct Watch(RefCell<Seen>);
 struct Seen {
     actors: BTreeMap<String, SeenActor>,
     open: Vec<Hit>,
-    recovered: Vec<Duration>,
+    /// By the number of the fault.
+    recovered: BTreeMap<usize, Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ struct SeenActor {
 /// A fault whose end is over, and whose consequences may not be.
 #[derive(Debug)]
 struct Hit {
+    /// The fault.
+    number: usize,
     since: Instant,
     /// Sinks that have to get on.
     sinks: BTreeSet<String>,
@@ -73,14 +76,14 @@ impl Watch {
         }
     }
 
-    /// From now on these have to recover: the sinks of these names, and the actor.
-    pub fn hit(&self, sinks: impl IntoIterator<Item = String>, actor: Option<&str>) {
+    /// From now on these have to recover from the fault of this number: the sinks of these names, and the actor.
+    pub fn hit(&self, number: usize, sinks: impl IntoIterator<Item = String>, actor: Option<&str>) {
         let mut seen = self.0.borrow_mut();
         let actor = actor.map(|name| {
             let before = seen.actors.get(name);
             (name.to_owned(), before.map_or(0, |a| a.life), before.map_or(0, SeenActor::all_restarts))
         });
-        seen.open.push(Hit { since: Instant::now(), sinks: sinks.into_iter().collect(), actor });
+        seen.open.push(Hit { number, since: Instant::now(), sinks: sinks.into_iter().collect(), actor });
     }
 
     /// Restarts of each actor that had some, over all lives.
@@ -112,11 +115,9 @@ impl Watch {
         self.0.borrow().open.len()
     }
 
-    /// Recovery times, the shortest first.
-    pub fn recovered(&self) -> Vec<Duration> {
-        let mut recovered = self.0.borrow().recovered.clone();
-        recovered.sort_unstable();
-        recovered
+    /// How long it took to recover from each fault, by its number.
+    pub fn recovered(&self) -> BTreeMap<usize, Duration> {
+        self.0.borrow().recovered.clone()
     }
 
     /// Takes out of the open ones those from which the process has recovered: something that was posted since is
@@ -130,7 +131,7 @@ impl Watch {
                 actors.get(&format!("{SINK_PREFIX}{sink}")).is_some_and(|actor| actor.moved >= Some(since))
             }
         };
-        open.retain(|Hit { since, sinks, actor }| {
+        open.retain(|Hit { number, since, sinks, actor }| {
             let is_back = actor.as_ref().is_none_or(|(name, life, restarts)| {
                 let now = actors.get(name);
                 now.is_some_and(|now| now.running && (now.life > *life || now.all_restarts() > *restarts))
@@ -138,7 +139,7 @@ impl Watch {
             let is_over =
                 is_back && ledger.acknowledged_since(*since) && sinks.iter().all(|sink| moved(sink, *since));
             if is_over {
-                recovered.push(since.elapsed());
+                recovered.insert(*number, since.elapsed());
             }
             !is_over
         });
@@ -192,7 +193,7 @@ mod tests {
         let (watch, mut ledger) = (Watch::default(), Ledger::new(1, ["up".to_owned()]));
         watch.0.borrow_mut().add(tree(0, 5), 1);
         tokio::time::advance(Duration::from_secs(1)).await;
-        watch.hit(["up".to_owned()], Some("sink:up"));
+        watch.hit(7, ["up".to_owned()], Some("sink:up"));
         tokio::time::advance(Duration::from_secs(2)).await;
         let still_open = |ledger: &Ledger| {
             watch.find_recovered(ledger, false);
@@ -206,7 +207,7 @@ mod tests {
         assert!(still_open(&ledger));
         watch.0.borrow_mut().add(tree(1, 6), 1);
         assert!(!still_open(&ledger));
-        assert_eq!(watch.recovered(), [Duration::from_secs(2)]);
+        assert_eq!(watch.recovered(), [(7, Duration::from_secs(2))].into());
         assert_eq!(watch.lag_events("up"), Some(3));
     }
 

@@ -50,7 +50,17 @@ pub struct Report {
     /// What is good to know, and no failure.
     pub notes: Vec<String>,
     /// Every fault, when it was due.
-    pub timeline: Vec<Injection>,
+    pub timeline: Vec<Happened>,
+}
+
+/// One fault, and what it took to recover from it.
+#[derive(Debug, Serialize)]
+pub struct Happened {
+    /// The fault.
+    #[serde(flatten)]
+    pub injection: Injection,
+    /// From its end; absent where it was not injected, or not recovered from.
+    pub recovery_ms: Option<u64>,
 }
 
 /// What became of the acknowledged events at one sink.
@@ -162,9 +172,10 @@ impl SinkOutcome {
 // === impl Percentiles ===
 
 impl Percentiles {
-    /// Of times, the shortest first.
-    pub fn of(sorted: &[Duration]) -> Self {
-        let at = |percent| super::recovery::percentile(sorted, percent).map(|time| time.as_millis() as u64);
+    /// Of these times.
+    pub fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let at = |percent| super::recovery::percentile(&times, percent).map(|time| time.as_millis() as u64);
         Self { p50: at(50), p99: at(99) }
     }
 }
@@ -240,6 +251,12 @@ impl Report {
             self.longest_stall_ms.as_millis()
         );
         let _ = writeln!(out, "recovery: p50 {p50}, p99 {p99}, not at all {}", self.unrecovered);
+        let slowest = self.timeline.iter().max_by_key(|happened| happened.recovery_ms);
+        if let Some(Happened { injection, recovery_ms: Some(millis) }) = slowest {
+            let Injection { at, kind, target, .. } = injection;
+            let (at, kind) = (at.as_secs_f64(), kind.as_str());
+            let _ = writeln!(out, "slowest recovery: {millis} ms, from {kind} of {target} at {at:.1} s");
+        }
         self.notes.iter().for_each(|note| {
             let _ = writeln!(out, "note: {note}");
         });
@@ -305,7 +322,7 @@ mod tests {
             faults: [(FaultKind::SinkKill, 2), (FaultKind::Crash, 1)].into(),
             restarts: [("sink:up".to_owned(), 2)].into(),
             sinks: [("up".to_owned(), outcome)].into(),
-            recovery_ms: Percentiles::of(&[Duration::from_millis(30), Duration::from_millis(700)]),
+            recovery_ms: Percentiles::of([700, 30].map(Duration::from_millis).to_vec()),
             process_restarts: 1,
             unrecovered: 0,
             posted: 12,

@@ -14,7 +14,7 @@ use super::{
     place::{Place, dead_letters},
     process::Process,
     recovery::Watch,
-    report::{Explained, Percentiles, Proof, Report, SinkOutcome},
+    report::{Explained, Happened, Percentiles, Proof, Report, SinkOutcome},
     sandbox::Sandbox,
     schedule::{FaultKind, Injection, SINK_PREFIX, schedule},
 };
@@ -213,9 +213,9 @@ impl Attack<'_> {
         self.last = Some(*kind);
         let end = Instant::now() + *lasting;
         match kind {
-            FaultKind::Crash => self.crash().await?,
-            FaultKind::SinkKill | FaultKind::ActorKill => self.bring_down(target, "kill").await,
-            FaultKind::Panic => self.bring_down(target, "panic").await,
+            FaultKind::Crash => self.crash(number).await?,
+            FaultKind::SinkKill | FaultKind::ActorKill => self.bring_down(number, target, "kill").await,
+            FaultKind::Panic => self.bring_down(number, target, "panic").await,
             FaultKind::Stall => {
                 let fault = format!("stall?for={}ms", lasting.as_millis());
                 self.order(target, &fault).await;
@@ -235,17 +235,17 @@ impl Attack<'_> {
         Ok(())
     }
 
-    async fn crash(&mut self) -> Result<(), ChaosError> {
+    async fn crash(&mut self, number: usize) -> Result<(), ChaosError> {
         // Its restarts would be forgotten.
         self.watch.look(&self.process).await;
         self.process.kill().await;
-        self.watch.hit(self.sinks.clone(), None);
+        self.watch.hit(number, self.sinks.clone(), None);
         self.process.start().await
     }
 
-    async fn bring_down(&mut self, actor: &str, fault: &str) {
+    async fn bring_down(&mut self, number: usize, actor: &str, fault: &str) {
         self.watch.look(&self.process).await;
-        self.watch.hit(sinks_of(actor), Some(actor));
+        self.watch.hit(number, sinks_of(actor), Some(actor));
         self.order(actor, fault).await;
     }
 
@@ -285,7 +285,7 @@ impl Attack<'_> {
         }
         self.load.fill(false);
         self.sandbox.iter().for_each(|sandbox| sandbox.end(number));
-        self.watch.hit(self.sinks.clone(), None);
+        self.watch.hit(number, self.sinks.clone(), None);
     }
 
     fn end_what_is_over(&mut self) {
@@ -293,7 +293,7 @@ impl Attack<'_> {
         let over: Vec<_> = self.running.extract_if(.., |(end, ..)| *end <= now).collect();
         for (_, number, target) in over {
             self.sandbox.iter().for_each(|sandbox| sandbox.end(number));
-            self.watch.hit(sinks_of(&target), None);
+            self.watch.hit(number, sinks_of(&target), None);
         }
     }
 
@@ -302,7 +302,7 @@ impl Attack<'_> {
         self.end_filling();
         for (_, number, target) in std::mem::take(&mut self.running) {
             self.sandbox.iter().for_each(|sandbox| sandbox.end(number));
-            self.watch.hit(sinks_of(&target), None);
+            self.watch.hit(number, sinks_of(&target), None);
         }
     }
 
@@ -365,12 +365,17 @@ impl Attack<'_> {
         if ledger.acknowledged() == 0 {
             self.problems.push("nothing was acknowledged, so nothing is proven".to_owned());
         }
+        let recovered = self.watch.recovered();
+        let happened = |(number, injection)| {
+            let recovery_ms = recovered.get(&number).map(|time| time.as_millis() as u64);
+            Happened { injection, recovery_ms }
+        };
         Ok(Report {
             seed: self.plan.seed,
             faults: self.faults,
             restarts: self.watch.restarts(),
             sinks,
-            recovery_ms: Percentiles::of(&self.watch.recovered()),
+            recovery_ms: Percentiles::of(recovered.values().copied().collect()),
             process_restarts: self.process.lives().saturating_sub(1),
             unrecovered: self.watch.open() as u64,
             posted: ledger.posted(),
@@ -380,7 +385,7 @@ impl Attack<'_> {
             sandbox: self.plan.sandbox,
             problems: self.problems,
             notes: self.notes,
-            timeline,
+            timeline: timeline.into_iter().enumerate().map(happened).collect(),
         })
     }
 

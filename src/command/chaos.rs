@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use forebay_actors::runtime::clock::seed;
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -90,7 +90,7 @@ pub fn chaos(chaos: &Chaos, file: Option<&Path>) -> Done {
     print(&header(&plan))?;
     let report = block_on(async {
         let interrupts = count_interrupts()?;
-        let bar = stdout().is_terminal().then(ProgressBar::new_spinner);
+        let bar = stdout().is_terminal().then(spinner);
         let mut show = |live: Live| {
             if let Some(bar) = &bar {
                 bar.set_message(line(&live, plan.duration));
@@ -121,13 +121,19 @@ fn header(plan: &Plan) -> String {
     )
 }
 
+/// As wide as the terminal and no wider: a line that breaks cannot be drawn over.
+fn spinner() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {wide_msg}");
+    ProgressBar::new_spinner().with_style(style.expect("the template is a constant that parses"))
+}
+
 fn line(live: &Live, duration: Duration) -> String {
     let Live { phase, elapsed, acknowledged, injected, open, lag_events, last } = live;
-    let last = last.map_or(String::new(), |kind| format!(", the last {}", kind.as_str()));
+    let last = last.map_or(String::new(), |kind| format!(", {}", kind.as_str()));
     let (elapsed, duration) = (elapsed.as_secs(), duration.as_secs());
     format!(
-        "{phase}: {elapsed} of {duration} s, {acknowledged} acknowledged, {lag_events} behind, {injected} faults{last}, \
-         {open} to recover from"
+        "{phase}: {elapsed}/{duration} s, {acknowledged} acknowledged, {lag_events} behind, {injected} faults, {open} \
+         open{last}"
     )
 }
 
