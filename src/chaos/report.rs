@@ -72,7 +72,7 @@ pub struct SinkOutcome {
     pub acknowledged: u64,
     /// Those of them that it has.
     pub delivered: u64,
-    /// Deliveries of events that it had already; absent where nobody can know.
+    /// Deliveries of events that it had already, or rows of them; absent where nobody can know.
     pub duplicated: Option<u64>,
     /// Events that were acknowledged and have no outcome.
     pub lost: u64,
@@ -94,7 +94,7 @@ pub enum Proof {
     Received,
     /// The event store was asked for every event.
     Stored,
-    /// The sink's cursor has passed every event: its destination has said yes, and nobody looked.
+    /// Only the sink's cursor was looked at: what it has passed, its destination has said yes to.
     Cursor,
 }
 
@@ -142,7 +142,7 @@ impl SinkOutcome {
             proof,
             acknowledged,
             delivered,
-            duplicated: (proof == Proof::Received).then_some(duplicated),
+            duplicated: Some(duplicated),
             lost,
             dead_letters,
             undelivered,
@@ -187,7 +187,7 @@ impl Proof {
         match self {
             Self::Received => "every event was seen to come",
             Self::Stored => "the store was asked for every event",
-            Self::Cursor => "its cursor passed every event; nobody asked the destination",
+            Self::Cursor => "only its cursor is known; nobody asked the destination",
         }
     }
 }
@@ -198,6 +198,12 @@ impl Report {
     /// What is wrong, a line each; nothing where every promise was kept.
     pub fn findings(&self) -> Vec<String> {
         let mut findings = self.problems.clone();
+        if self.unrecovered > 0 {
+            let faults = self.unrecovered;
+            findings.push(format!(
+                "from {faults} faults it had not recovered when the patience (--settle) was over"
+            ));
+        }
         for (name, sink) in &self.sinks {
             let SinkOutcome { acknowledged, lost, undelivered, reordered, .. } = *sink;
             if lost > 0 {

@@ -24,17 +24,30 @@ use crate::{
 /// Seeds are for people to read and to type again.
 const SEED_DIGITS: u64 = 1_000_000;
 
+/// What `--help` says behind the options, in lines of its own: nobody breaks them.
+const AFTER_HELP: &str = "\
+The process is this binary with the configuration that --config names, but with a data directory,
+a port and a token of its own, without rate limits, and with a restart budget that the schedule does
+not spend. For disk-full, buffer.max_bytes is 128MiB.
+
+Without --sandbox, events go to the configured destinations themselves: numbered ones, of the
+service `forebay-chaos`. The event store is then asked for each of them; of other sinks only the
+cursor is looked at, and the table says so. What a console sink prints is thrown away.
+
+crash needs buffer.durability: fsync. With interval and memory it may lose what was acknowledged
+last, as those promise, so that there would be nothing to judge.
+
+An event whose request was not acknowledged is not judged, and not sent again. Recovery from a fault
+is counted from its end, until posts are acknowledged again and the sink that was hit gets on;
+where another fault hits it meanwhile, that one has to end first.
+
+Exit codes: 0 where everything acknowledged has its outcome, 1 where something was lost or could not
+be proven, 2 for arguments that make no sense. Ctrl-C ends the faults early and judges all the same;
+a second one stops waiting for sinks.";
+
 /// `forebay chaos …`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
-The process is this binary, with the configuration that --config names, but with a data directory, a port and a token \
-of its own, without rate limits, and with a restart budget that the schedule does not spend.
-
-Without --sandbox, events go to the configured destinations themselves: numbered ones, of the service `forebay-chaos`. \
-The event store is then asked for each of them; of other sinks only the cursor is looked at, and the table says so.
-
-Exit codes: 0 where everything acknowledged has its outcome, 1 where something was lost or could not be proven, 2 for \
-arguments that make no sense. Ctrl-C ends the faults early and judges all the same; a second one stops waiting for sinks.")]
+#[command(after_long_help = AFTER_HELP)]
 pub struct Chaos {
     /// Take the place of every sink's destination by an HTTP server in this process, which fails as the schedule says and
     /// knows every event that came.

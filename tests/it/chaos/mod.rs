@@ -1,1 +1,3 @@
 //! Faults on purpose: actors, the clock and the command `forebay chaos`.
+
+mod command;
