@@ -67,8 +67,7 @@ mod tests {
     /// The derived configuration is one, touches nothing of the operator's, and keeps the policies of its sinks.
     #[actix::test]
     async fn what_is_derived_is_apart_and_keeps_the_policies() {
-        let mut own = Config::default();
-        own.data_dir = "/var/lib/forebay".into();
+        let mut own = Config { data_dir: "/var/lib/forebay".into(), ..Config::default() };
         own.http.listen = "0.0.0.0:8080".parse().unwrap();
         own.limits.ingest = Some(RateLimit { global_per_second: Some(1), ..RateLimit::default() });
         own.supervisor.restarts_max = 1;

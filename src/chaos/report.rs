@@ -238,10 +238,11 @@ impl Report {
         restarts.push(vec!["(process)".to_owned(), self.process_restarts.to_string()]);
         write_table(&mut out, &["actor", "restarts"], restarts);
         let of_sink = |(name, sink): (&String, &SinkOutcome)| {
-            let duplicated = sink.duplicated.map_or("?".to_owned(), |count| count.to_string());
-            let counts = [sink.acknowledged, sink.delivered].map(|count| count.to_string());
-            let rest = [sink.lost, sink.dead_letters, sink.undelivered].map(|count| count.to_string());
-            [&[name.clone()], &counts[..], &[duplicated], &rest[..]].concat()
+            let SinkOutcome { acknowledged, delivered, lost, dead_letters, undelivered, .. } = *sink;
+            let mut row = vec![name.clone(), acknowledged.to_string(), delivered.to_string()];
+            row.push(sink.duplicated.map_or("?".to_owned(), |count| count.to_string()));
+            row.extend([lost, dead_letters, undelivered].map(|count| count.to_string()));
+            row
         };
         let heads =
             ["sink", "acknowledged", "delivered", "duplicated", "lost", "dead letters", "undelivered"];
