@@ -155,6 +155,9 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         received: view.received,
         metrics: IngressMetrics::new(&registry),
     });
+    if shared.admin.is_some() {
+        tracing::warn!("admin.chaos is on: whoever has the token can bring actors down");
+    }
     let server = server::start(&config.http, shared.clone(), ingress, LAST_ANSWERS);
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
     let socket = data_dir::control_socket(data_dir.path());

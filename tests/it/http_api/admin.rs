@@ -116,10 +116,12 @@ fn a_stalled_actor_keeps_what_comes() {
     let forebay = place().start();
     forebay.post_json(event("before").to_string()).ok(202);
     forebay.stored("before");
-    with_token(&forebay, "POST", "/admin/actors/batcher/stall?for=1s").ok(202);
+    with_token(&forebay, "POST", "/admin/actors/batcher/stall?for=3s").ok(202);
     forebay.post_json(event("meanwhile").to_string()).ok(202);
-    let batcher = actor(&forebay, "batcher");
-    assert_eq!((&batcher["mailbox"]["messages"], &batcher["messages_handled"]), (&json!(1), &json!(1)));
+    until("what was committed waits for the batcher", || {
+        let batcher = actor(&forebay, "batcher");
+        batcher["mailbox"]["messages"] == 1 && batcher["messages_handled"] == 1
+    });
     until("the batcher goes on", || actor(&forebay, "batcher")["messages_handled"] == 2);
     forebay.stored("meanwhile");
     assert_eq!(actor(&forebay, "batcher")["restarts"], 0);
