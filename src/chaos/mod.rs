@@ -133,29 +133,28 @@ impl Plan {
     /// # Errors
     /// Where one was asked for that is not possible, with the reason.
     pub fn kinds(config: &Config, wanted: &[FaultKind], sandbox: bool) -> Result<Vec<FaultKind>, String> {
-        let impossible = |kind: FaultKind| {
-            let durability = config.buffer.durability;
-            if kind.needs_sandbox() && !sandbox {
-                Some(format!("{} is done by a destination, which only --sandbox has", kind.as_str()))
-            } else if kind == FaultKind::Crash && durability != Durability::Fsync {
-                Some(
-                    "crash may lose what was acknowledged last where buffer.durability is not fsync: as promised, so \
-                     there would be nothing to judge"
-                        .to_owned(),
-                )
-            } else {
-                None
+        for kind in wanted {
+            if let Some(why) = Self::why_not(config, *kind, sandbox) {
+                return Err(format!("--faults {}: {why}", kind.as_str()));
             }
-        };
-        if let Some(why) = wanted.iter().find_map(|kind| impossible(*kind)) {
-            return Err(format!("--faults: {why}"));
         }
         let mut kinds = if wanted.is_empty() { FaultKind::ALL.to_vec() } else { wanted.to_vec() };
-        kinds.retain(|kind| impossible(*kind).is_none());
+        kinds.retain(|kind| Self::why_not(config, *kind, sandbox).is_none());
         // So that the order on the command line does not change the schedule.
         kinds.sort_unstable();
         kinds.dedup();
         Ok(kinds)
+    }
+
+    /// Why a fault of this kind is not possible; `None` where it is.
+    pub fn why_not(config: &Config, kind: FaultKind, sandbox: bool) -> Option<&'static str> {
+        if kind.needs_sandbox() && !sandbox {
+            Some("only the destinations of --sandbox do that")
+        } else if kind == FaultKind::Crash && config.buffer.durability != Durability::Fsync {
+            Some("where buffer.durability is not fsync, it may lose what was acknowledged last, as promised")
+        } else {
+            None
+        }
     }
 }
 

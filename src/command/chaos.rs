@@ -1,6 +1,7 @@
 //! `forebay chaos`.
 
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal as _, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -100,7 +101,7 @@ pub fn chaos(chaos: &Chaos, file: Option<&Path>) -> Done {
         data_dir: chaos.data_dir.clone(),
         settle: chaos.settle,
     };
-    print(&header(&plan))?;
+    print(&header(&plan, chaos.faults.is_empty()))?;
     let report = block_on(async {
         let interrupts = count_interrupts()?;
         let bar = stdout().is_terminal().then(spinner);
@@ -123,13 +124,22 @@ pub fn chaos(chaos: &Chaos, file: Option<&Path>) -> Done {
 }
 
 /// What is going to happen; the seed first, so that it is known whatever happens then.
-fn header(plan: &Plan) -> String {
-    let kinds: Vec<_> = plan.faults.iter().map(|kind| kind.as_str()).collect();
+fn header(plan: &Plan, all: bool) -> String {
+    let names = |kinds: &[FaultKind]| kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
+    let kinds = names(&plan.faults);
     let sinks: Vec<_> = plan.config.sinks.keys().map(String::as_str).collect();
-    let (sinks, kinds) = (sinks.join(", "), kinds.join(", "));
+    let sinks = sinks.join(", ");
+    let mut left_out = BTreeMap::<_, Vec<_>>::new();
+    for kind in FaultKind::ALL.into_iter().filter(|_| all) {
+        if let Some(why) = Plan::why_not(&plan.config, kind, plan.sandbox) {
+            left_out.entry(why).or_default().push(kind);
+        }
+    }
+    let left_out: String =
+        left_out.iter().map(|(why, kinds)| format!("left out: {} ({why})\n", names(kinds))).collect();
     let place = if plan.sandbox { "in the sandbox" } else { "at their real destinations" };
     format!(
-        "chaos with --seed {}: {:?} at {} events/s, sinks {place}: {sinks}\nfaults: {kinds}\n\n",
+        "chaos with --seed {}: {:?} at {} events/s, sinks {place}: {sinks}\nfaults: {kinds}\n{left_out}\n",
         plan.seed, plan.duration, plan.rate
     )
 }

@@ -180,7 +180,7 @@ fn what_cannot_be_done_is_refused() {
     let place = Place::new();
     let run = |arguments: &[&str]| Finished::of(&mut chaos_command(&place, arguments));
     let said = run(&["--faults", "sink-kill,sink-cut"]).failed(1);
-    assert!(said.contains("sink-cut is done by a destination, which only --sandbox has"), "{said}");
+    assert!(said.contains("--faults sink-cut: only the destinations of --sandbox do that"), "{said}");
     let said = run(&["--faults", "sink-kil"]).failed(2);
     assert!(said.contains("sink-throttle") && said.contains("disk-full"), "{said}");
     for wrong in [["--duration", "soon"], ["--duration", "0s"], ["--rate", "0"]] {
