@@ -269,7 +269,13 @@ impl Report {
         });
         let findings = self.findings();
         if findings.is_empty() {
-            let _ = writeln!(out, "\nOK: nothing that was acknowledged was lost");
+            let unseen = self.sinks.iter().filter(|(_, sink)| sink.proof == Proof::Cursor);
+            let unseen: Vec<_> = unseen.map(|(name, _)| name.as_str()).collect();
+            let how_far = match unseen.is_empty() {
+                true => String::new(),
+                false => format!("; of {}, as far as a cursor can tell", unseen.join(", ")),
+            };
+            let _ = writeln!(out, "\nOK: nothing that was acknowledged was lost{how_far}");
         }
         findings.iter().for_each(|finding| {
             let _ = writeln!(out, "\nFAIL: {finding}");
@@ -386,5 +392,18 @@ mod tests {
         ] {
             assert!(table.lines().any(|found| found == line), "{line:?} in\n{table}");
         }
+    }
+
+    /// Of a sink that nobody can ask only what its cursor says is claimed, and the table says so.
+    #[test]
+    fn what_only_a_cursor_says_is_not_claimed() {
+        let explained = Explained { events: [1].into(), positions: 2 };
+        let outcome = SinkOutcome::by_cursor(10, &explained, 4);
+        let counts = (outcome.delivered, outcome.dead_letters, outcome.undelivered, outcome.duplicated);
+        assert_eq!(counts, (3, 3, 4, None));
+        let report = report(SinkOutcome::by_cursor(10, &Explained::default(), 0));
+        let table = report.table();
+        assert!(table.ends_with("lost; of up, as far as a cursor can tell\n"), "{table}");
+        assert!(table.contains("up              10         10           ?     0 "), "{table}");
     }
 }
