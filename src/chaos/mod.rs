@@ -1,6 +1,6 @@
 //! Chaos: faults on purpose against a process of this binary, and a judgement of what it promised.
 //!
-//! In reading order: a [`schedule`] says what happens when; [`derive`] makes the configuration of the process under attack;
+//! In reading order: a [`schedule`] says what happens when; [`mod@derive`] makes the configuration of the process under attack;
 //! [`process`] starts, kills and asks it; [`load`] posts numbered events to it; a [`sandbox`] takes the place of its
 //! destinations; the [`ledger`] knows what was acknowledged and what came; [`recovery`] measures; the [`report`] judges.
 //! [`run`] does all of that, for `forebay chaos` and for tests.

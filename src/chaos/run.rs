@@ -158,7 +158,8 @@ impl Attack<'_> {
     /// sink has what it will get.
     async fn carry_out(&mut self, timeline: &[Injection]) -> Result<(), ChaosError> {
         let mut due = timeline.iter().enumerate().peekable();
-        while self.began.elapsed() < self.plan.duration && self.interrupted() == 0 {
+        // What is late, because a crash took its time, still comes: the seed has promised it.
+        while (due.peek().is_some() || self.began.elapsed() < self.plan.duration) && self.interrupted() == 0 {
             self.tick("faults").await?;
             while let Some((number, injection)) = due.next_if(|(_, next)| next.at <= self.began.elapsed()) {
                 self.inject(number, injection).await?;
