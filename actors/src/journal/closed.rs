@@ -7,7 +7,7 @@
 //! look when the generation is gone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     fs::File,
     io,
@@ -59,7 +59,7 @@ impl Closed {
     }
 
     fn scan(path: &Path, file: File) -> io::Result<Self> {
-        let (mut beginnings, mut further) = (Vec::new(), BTreeMap::new());
+        let (mut beginnings, mut further) = (Vec::new(), BTreeSet::new());
         let mut window = vec![0; WINDOW_BYTES + stored::HEADER_BYTES];
         let mut start = 0;
         loop {
@@ -74,7 +74,7 @@ impl Closed {
                 if let Some(header) = stored::Header::parse(found) {
                     beginnings.push((header, offset));
                 } else if let Some(key) = stored::parse_further(found) {
-                    further.insert(key, offset);
+                    further.insert((key, offset));
                 }
             }
             if last {
@@ -83,11 +83,22 @@ impl Closed {
             start += WINDOW_BYTES as u64;
         }
         let mut closed = Self { path: path.into(), file, records: BTreeMap::new() };
+        // What looks like a record within a whole one is what an event says: clients may write what they like.
+        let mut whole = BTreeMap::<u64, u64>::new();
+        let is_within_one = |whole: &BTreeMap<u64, u64>, offset| {
+            whole.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end)
+        };
         for (header, offset) in beginnings {
-            let place = stored::Place::find(&header, offset, |key| further.get(&key).copied());
+            if is_within_one(&whole, offset) {
+                continue;
+            }
+            let place = stored::Place::find(&header, offset, |key, from| {
+                further.range((key, from)..=(key, u64::MAX)).next().map(|(_, offset)| *offset)
+            });
             if let Some(place) =
                 place.filter(|place| closed.bytes(place).is_some_and(|b| stored::is_whole(&b)))
             {
+                whole.extend(place.parts().map(|(offset, length)| (offset, offset + length as u64)));
                 closed.records.insert(header.first, Found { end: header.end(), place });
             }
         }

@@ -281,8 +281,10 @@ impl Run {
     /// What may be gone when the byte `at` of a log changes: the record in which it lies.
     fn expect_damage(&mut self, log: &[u8], at: usize) {
         let found: Vec<_> = memchr::memmem::find_iter(log, stored::MAGIC).collect();
-        let further = |key| {
-            let is_it = |offset: &&usize| stored::parse_further(&log[**offset..]) == Some(key);
+        let further = |key, from| {
+            let is_it = |offset: &&usize| {
+                **offset as u64 >= from && stored::parse_further(&log[**offset..]) == Some(key)
+            };
             found.iter().find(is_it).map(|offset| *offset as u64)
         };
         for offset in &found {

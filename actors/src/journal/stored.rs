@@ -86,18 +86,22 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place of the record whose first chunk is at `beginning`, by those of its further chunks; `None` where one is
-    /// missing.
+    /// The place of the record whose first chunk is at `beginning`; `None` where a further chunk is missing. `further_at`
+    /// says where the first thing from an offset on is that looks like the chunk of a key: the real one comes behind the
+    /// chunk before it, and what looks like one within that is what an event says.
     pub(super) fn find(
         header: &Header,
         beginning: u64,
-        further_at: impl Fn(Key) -> Option<u64>,
+        further_at: impl Fn(Key, u64) -> Option<u64>,
     ) -> Option<Self> {
         let bytes = header.stored_bytes();
+        let mut place = Self { beginning, bytes, further: Vec::new() };
         let count = bytes.saturating_sub(CHUNK_BYTES_MAX).div_ceil(CHUNK_BYTES_MAX - FURTHER_BYTES);
-        let body_at = |chunk| Some(further_at(key(header.first, chunk))? + FURTHER_BYTES as u64);
-        let further = (1..=u16::try_from(count).ok()?).map(body_at).collect::<Option<_>>()?;
-        Some(Self { beginning, bytes, further })
+        for chunk in 1..=u16::try_from(count).ok()? {
+            let behind = place.parts().last().map_or(beginning, |(offset, length)| offset + length as u64);
+            place.further.push(further_at(key(header.first, chunk), behind)? + FURTHER_BYTES as u64);
+        }
+        Some(place)
     }
 
     /// Bytes of the record.

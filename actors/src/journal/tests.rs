@@ -246,39 +246,38 @@ fn r0306_a_deleted_generation_stopped_the_reading() {
     assert_eq!(read_all(&journal, Position(0)), expected);
 }
 
-/// Scenario: a client sends an event whose text is the header of a record at another event's place.
-/// Guarantee: it is an event like any other. The generation was taken for damaged, copied at every opening, and the text
-/// stood where the other event's bytes were looked for.
+/// Scenario: a client sends events whose text is a whole record at another event's place, or a further chunk of one.
+/// Guarantee: they are events like any other. Such a text stood where the other event's bytes were looked for.
 #[test]
 fn r0304_a_record_within_an_event_was_taken_for_one() {
-    // Without zeros, so that nothing of it is compressed.
-    let first = Position(0x0102_0304_0506_0708);
-    let forged: [&[u8]; 7] = [
-        super::stored::MAGIC,
-        &first.0.to_be_bytes(),
-        &[7],
-        &0x0102_0304_u32.to_be_bytes(),
-        &0x1112_1314_1516_1718_u64.to_be_bytes(),
-        &0x2122_2324_u32.to_be_bytes(),
-        // So long that it would not be stored in one piece, and its checksum could not be checked.
-        &0x3132_3334_u32.to_be_bytes(),
-    ];
-    let forged = String::from_utf8(forged.concat()).unwrap() + "crc.";
-    let dir = TempDir::new().unwrap();
-    let at_first = || {
-        SledJournal::with_generation_bytes(dir.path(), Durability::Fsync, first, clock(), u64::MAX).unwrap()
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+    // One whose checksum happens to be text, too.
+    let record = |nanos: i64| {
+        let written_at = Timestamp::from_nanos(nanos);
+        let record = Record { first: Position(0), count: 1, written_at, payload: "forged".into() };
+        text(stored::encode(&record, &mut Vec::new()).to_vec())
     };
-    let journal = at_first();
-    let messages = ["a", &forged, "c"].map(str::to_owned);
+    let forged_record = (0..100).find_map(record).expect("one of a hundred checksums is text");
+    let forged_chunk = "FBRc".to_owned() + &text(stored::key(Position(1), 1).to_vec()).unwrap();
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), u64::MAX);
+    let mut messages = vec!["a".to_owned(), format!("{forged_chunk}{}", noise(7, 150_000))];
+    messages.extend([forged_record.clone(), forged_chunk.clone(), "c".to_owned()]);
     messages.iter().for_each(|message| drop(journal.commit(&blocks(std::slice::from_ref(message))).unwrap()));
     drop(journal);
-    let log = fs::read(dir.path().join(format!("{:020}", first.0)).join("db")).unwrap();
-    assert!(memchr::memmem::find(&log, forged.as_bytes()).is_some(), "it is stored as the client wrote it");
+    let log = fs::read(dir.path().join(format!("{:020}", 0)).join("db")).unwrap();
+    for forged in [&forged_record, &forged_chunk] {
+        assert!(
+            memchr::memmem::find(&log, forged.as_bytes()).is_some(),
+            "it is stored as the client wrote it"
+        );
+    }
 
     let found = verify(dir.path()).unwrap();
-    assert_eq!((found.events, found.damaged), (3, 0));
-    let found: Vec<_> = read_all(&at_first(), first).into_iter().map(|(_, m)| m.unwrap()).collect();
-    assert_eq!(found, messages);
+    assert_eq!((found.events, found.damaged), (5, 0));
+    let found: Vec<_> =
+        read_all(&open(dir.path(), u64::MAX), Position(0)).into_iter().map(|(_, m)| m.unwrap()).collect();
+    assert!(found == messages, "the messages differ");
     assert!(!dir.path().join("quarantine").exists(), "nothing was damaged");
 }
 
