@@ -250,22 +250,30 @@ fn r0306_a_deleted_generation_stopped_the_reading() {
 /// Guarantee: they are events like any other. Such a text stood where the other event's bytes were looked for.
 #[test]
 fn r0304_a_record_within_an_event_was_taken_for_one() {
+    // Without zeros and repetitions, or the text would be compressed and stand nowhere.
+    let first = Position(0x0102_0304_0506_0708);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
-    // One whose checksum happens to be text, too.
     let record = |nanos: i64| {
-        let written_at = Timestamp::from_nanos(nanos);
-        let record = Record { first: Position(0), count: 1, written_at, payload: "forged".into() };
-        text(stored::encode(&record, &mut Vec::new()).to_vec())
+        let (written_at, payload) =
+            (Timestamp::from_nanos(0x1112_1314_1516_1718 + nanos), "f".repeat(90).into());
+        text(
+            stored::encode(&Record { first, count: 0x2122_2324, written_at, payload }, &mut Vec::new())
+                .to_vec(),
+        )
     };
-    let forged_record = (0..100).find_map(record).expect("one of a hundred checksums is text");
-    let forged_chunk = "FBRc".to_owned() + &text(stored::key(Position(1), 1).to_vec()).unwrap();
+    // One whose checksum happens to be text, too.
+    let forged_record = (0..200).find_map(record).expect("one of so many checksums is text");
+    let forged_chunk = "FBRc".to_owned() + &text(stored::key(first.plus(1), 1).to_vec()).unwrap();
     let dir = TempDir::new().unwrap();
-    let journal = open(dir.path(), u64::MAX);
+    let at_first = || {
+        SledJournal::with_generation_bytes(dir.path(), Durability::Fsync, first, clock(), u64::MAX).unwrap()
+    };
+    let journal = at_first();
     let mut messages = vec!["a".to_owned(), format!("{forged_chunk}{}", noise(7, 150_000))];
     messages.extend([forged_record.clone(), forged_chunk.clone(), "c".to_owned()]);
     messages.iter().for_each(|message| drop(journal.commit(&blocks(std::slice::from_ref(message))).unwrap()));
     drop(journal);
-    let log = fs::read(dir.path().join(format!("{:020}", 0)).join("db")).unwrap();
+    let log = fs::read(dir.path().join(format!("{:020}", first.0)).join("db")).unwrap();
     for forged in [&forged_record, &forged_chunk] {
         assert!(
             memchr::memmem::find(&log, forged.as_bytes()).is_some(),
@@ -275,8 +283,7 @@ fn r0304_a_record_within_an_event_was_taken_for_one() {
 
     let found = verify(dir.path()).unwrap();
     assert_eq!((found.events, found.damaged), (5, 0));
-    let found: Vec<_> =
-        read_all(&open(dir.path(), u64::MAX), Position(0)).into_iter().map(|(_, m)| m.unwrap()).collect();
+    let found: Vec<_> = read_all(&at_first(), first).into_iter().map(|(_, m)| m.unwrap()).collect();
     assert!(found == messages, "the messages differ");
     assert!(!dir.path().join("quarantine").exists(), "nothing was damaged");
 }
