@@ -190,24 +190,7 @@ impl Plot<'_> {
         let scale = (highest * 1.05).max(ticks.last().copied().unwrap_or(1.0)).max(1.0);
         let y = |value: f64| bottom - PANEL * (value / scale).clamp(0.0, 1.0);
 
-        for planned in self.drawn_faults() {
-            let (from, until) = (self.x(planned.at.as_secs_f64()), self.x(planned.until.as_secs_f64()));
-            let colour = shade(planned.fault);
-            let _ = if until > from {
-                writeln!(
-                    out,
-                    "<rect x=\"{from:.1}\" y=\"{top}\" width=\"{:.1}\" height=\"{PANEL}\" fill=\"{colour}\" \
-                     fill-opacity=\"0.75\"/>",
-                    until - from
-                )
-            } else {
-                writeln!(
-                    out,
-                    "<line x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"{top}\" y2=\"{bottom}\" stroke=\"{colour}\" \
-                     stroke-width=\"1.2\" stroke-dasharray=\"3 2\"/>"
-                )
-            };
-        }
+        self.shades(out, top);
         for tick in ticks {
             let at = y(tick);
             let _ = writeln!(
@@ -244,6 +227,29 @@ impl Plot<'_> {
             );
         }
         self.captions(out, panel, top, &y);
+    }
+
+    /// What was wrong, behind the panel.
+    fn shades(&self, out: &mut String, top: f64) {
+        let bottom = top + PANEL;
+        for planned in self.drawn_faults() {
+            let (from, until) = (self.x(planned.at.as_secs_f64()), self.x(planned.until.as_secs_f64()));
+            let colour = shade(planned.fault);
+            let _ = if until > from {
+                writeln!(
+                    out,
+                    "<rect x=\"{from:.1}\" y=\"{top}\" width=\"{:.1}\" height=\"{PANEL}\" fill=\"{colour}\" \
+                     fill-opacity=\"0.75\"/>",
+                    until - from
+                )
+            } else {
+                writeln!(
+                    out,
+                    "<line x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"{top}\" y2=\"{bottom}\" stroke=\"{colour}\" \
+                     stroke-width=\"1.2\" stroke-dasharray=\"3 2\"/>"
+                )
+            };
+        }
     }
 
     /// What the panel shows, in which unit, and what was judged.

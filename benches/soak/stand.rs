@@ -65,15 +65,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         address: stand.addresses.subscribe(),
         ledger: Arc::clone(&stand.ledger),
     };
-    let mut csv = match &arguments.csv {
-        Some(path) => {
-            let what = || Failure::io(format!("write {}", path.display()));
-            let mut file = fs::File::create(path).map_err(what())?;
-            writeln!(file, "{CSV_HEADER}").map_err(what())?;
-            Some(file)
-        }
-        None => None,
-    };
+    let mut csv = Csv::create(arguments.csv.as_deref())?;
     let began = Instant::now();
     let running = load.start();
     let mut samples: Vec<Sample> = Vec::new();
@@ -93,12 +85,7 @@ pub async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             continue;
         }
         if let Some(sample) = stand.look(began, &mut before).await? {
-            if let Some(file) = &mut csv {
-                let now = Duration::from_secs_f64(sample.seconds);
-                let fault = plan.iter().find(|planned| planned.at <= now && now < planned.until);
-                let line = sample.csv(fault.map_or("", |planned| planned.fault.as_str()));
-                writeln!(file, "{line}").map_err(Failure::io("write the CSV"))?;
-            }
+            csv.write(&sample, &plan)?;
             samples.push(sample);
         }
         next_sample = Instant::now().max(next_sample + sample::EVERY);
@@ -138,6 +125,26 @@ fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
             _ = terminate.recv() => {}
         }
     })
+}
+
+/// The file of samples, if one is wanted.
+struct Csv(Option<fs::File>);
+
+impl Csv {
+    fn create(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        let file = fs::File::create(path).and_then(|mut file| writeln!(file, "{CSV_HEADER}").map(|()| file));
+        file.map(|file| Self(Some(file))).map_err(Failure::io(format!("write {}", path.display())))
+    }
+
+    /// At once: a run may take hours, and what ends it may be anything.
+    fn write(&mut self, sample: &Sample, plan: &[Planned]) -> Result<(), Failure> {
+        let Some(file) = &mut self.0 else { return Ok(()) };
+        let now = Duration::from_secs_f64(sample.seconds);
+        let fault = plan.iter().find(|planned| planned.at <= now && now < planned.until);
+        let line = sample.csv(fault.map_or("", |planned| planned.fault.as_str()));
+        writeln!(file, "{line}").map_err(Failure::io("write the CSV"))
+    }
 }
 
 /// One thing to do.
