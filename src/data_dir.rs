@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use forebay_actors::runtime::clock::seed;
+use forebay_actors::{journal::RESERVE, runtime::clock::seed};
 
 /// The data directory, held by this process while the value lives.
 #[derive(Debug)]
@@ -48,6 +48,16 @@ impl DataDir {
     /// # Errors
     /// As [`DataDirError`].
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        match Self::try_open(path) {
+            // The journal has filled the device: what it holds back is for those who make room, who have to start first.
+            Err(DataDirError::Full { .. }) if fs::remove_file(journal(path).join(RESERVE)).is_ok() => {
+                Self::try_open(path)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 DataDirError::Full { path: path.into() }

@@ -9,7 +9,9 @@
 pub mod batcher;
 pub mod broadcast;
 pub mod buffer;
+mod closing;
 pub mod destination;
+mod durable;
 pub mod event;
 pub mod health;
 pub mod journal;

@@ -19,7 +19,7 @@ mod delivery;
 mod intake;
 mod report;
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
@@ -38,7 +38,7 @@ use crate::{
     buffer::Buffer,
     destination::{Destination, DestinationFactory},
     event::Timestamp,
-    journal::{Journal, JournalError, Piece},
+    journal::{Journal, Piece},
     message::{Delivered, Drain, Shaped},
     record::{Position, SinkName, Span},
     runtime::{
@@ -107,6 +107,8 @@ pub struct Sink {
     intake: Intake,
     /// Where it waits for what it has planned; cleared when the batch is delivered.
     planned: Option<Position>,
+    /// How far batches have gone out, where the journal may forget what is in them.
+    reached: Position,
     /// Spans on their way, in order, and whether they have their outcome.
     flights: VecDeque<(Span, bool)>,
     /// When the oldest of what is on its way was written.
@@ -119,7 +121,7 @@ pub struct Sink {
     /// The journal has something that the broadcast did not bring.
     lagging: bool,
     reading: bool,
-    /// The cut that waits for its plan to be saved.
+    /// A cut waits for its note to be saved.
     planning: bool,
     last_cut: Option<Instant>,
     breaker: Breaker,
@@ -127,12 +129,14 @@ pub struct Sink {
     not_before: Instant,
     wake: Option<(Instant, SpawnHandle)>,
     draining: bool,
+    /// What the clock said when nothing waited, and when that was: time that really passed is counted from there.
+    idle_at: (Timestamp, Instant),
 }
 
 impl Sink {
     /// A sink as its specification says, at its cursor.
     pub fn new(spec: SinkSpec, actor: Probe) -> Self {
-        let Cursor { next, planned } = spec.cursors.get(&spec.name);
+        let Cursor { next, planned, reached } = spec.cursors.get(&spec.name);
         let policy = spec.policy;
         spec.probe.update(|report| report.next = next);
         Self {
@@ -140,6 +144,7 @@ impl Sink {
             destination: None,
             intake: Intake::new(next, policy.cut.max_bytes),
             planned,
+            reached,
             flights: VecDeque::new(),
             oldest_flight: None,
             ready: VecDeque::new(),
@@ -154,6 +159,7 @@ impl Sink {
             not_before: Instant::now(),
             wake: None,
             draining: false,
+            idle_at: (spec.clock.now(), Instant::now()),
             spec,
         }
     }
@@ -186,9 +192,7 @@ impl Sink {
             match read {
                 Ok(Ok(pieces)) => sink.take(from, pieces),
                 Ok(Err(error)) => sink.could_not_read(&error),
-                Err(_) => {
-                    tracing::error!(sink = %sink.spec.name, "reading the journal panicked; it is tried again")
-                }
+                Err(_) => sink.could_not_read(&"reading panicked"),
             }
             sink.step(ctx);
         }));
@@ -209,8 +213,11 @@ impl Sink {
         self.lagging = self.intake.expected() < self.spec.journal.span().end;
     }
 
-    fn could_not_read(&mut self, error: &JournalError) {
+    fn could_not_read(&mut self, error: &dyn Display) {
         tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
+        // Said until the next delivery, which comes only if this passes.
+        let text = format!("the journal could not be read: {error}");
+        self.spec.probe.update(|report| report.error = Some(text));
         // Not at once: the look after LOOK_INTERVAL sees the lag again.
         self.lagging = false;
     }
@@ -246,18 +253,26 @@ impl Sink {
                     || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
                 self.flights.push_back((span, false));
                 self.ready.push_back(Work::batch(batch));
-                if !full && self.planned != Some(span.end) {
+                let by_time = !full && self.planned != Some(span.end);
+                if by_time {
                     self.last_cut = Some(now);
-                    self.plan(span.end, ctx);
+                    self.planned = Some(span.end);
+                }
+                // After a crash the journal may not know that these positions were given.
+                let may_be_forgotten = self.spec.journal.may_forget() && self.reached < span.end;
+                if may_be_forgotten {
+                    self.reached = span.end;
+                }
+                if by_time || may_be_forgotten {
+                    self.plan(ctx);
                 }
             }
         }
         true
     }
 
-    /// Notes on disk that a batch ends here, before the batch goes.
-    fn plan(&mut self, end: Position, ctx: &mut Context<Self>) {
-        self.planned = Some(end);
+    /// Notes on disk where the batch that was just cut ends, before it goes.
+    fn plan(&mut self, ctx: &mut Context<Self>) {
         self.planning = true;
         let (saved, wait) = oneshot::channel();
         if self.tell_buffer(Some(saved)) {
@@ -276,15 +291,11 @@ impl Sink {
     }
 
     fn plan_again(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(LOOK_INTERVAL, |sink, ctx| {
-            if let Some(end) = sink.planned {
-                sink.plan(end, ctx);
-            }
-        });
+        ctx.run_later(LOOK_INTERVAL, Self::plan);
     }
 
     fn tell_buffer(&self, saved: Option<oneshot::Sender<()>>) -> bool {
-        let cursor = Cursor { next: self.next, planned: self.planned };
+        let cursor = Cursor { next: self.next, planned: self.planned, reached: self.reached };
         self.spec.buffer.offer(Delivered { sink: self.spec.name.clone(), cursor, saved }).is_ok()
     }
 
@@ -340,9 +351,21 @@ impl Sink {
         self.wake = Some((at, handle));
     }
 
+    /// How long an event has waited that was written at this time: by the clock, or by the time that has really passed,
+    /// whichever is less. So no event expires because the clock was set; at most it expires later.
+    fn waited_seconds(&self, written_at: Timestamp) -> f64 {
+        let (clock_then, then) = self.idle_at;
+        let passed = i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        let by_time = Timestamp::from_nanos(clock_then.nanos().saturating_add(passed));
+        self.spec.clock.now().min(by_time).seconds_since(written_at)
+    }
+
     fn show(&mut self) {
         let head = self.spec.journal.span().end;
         let lag_events = head.since(self.next);
+        if lag_events == 0 {
+            self.idle_at = (self.spec.clock.now(), Instant::now());
+        }
         let flying = self.oldest_flight.filter(|_| !self.flights.is_empty());
         let oldest = flying.or(self.intake.front().map(|record| record.written_at));
         let lag_seconds = match oldest {
@@ -388,7 +411,9 @@ impl Actor for Sink {
 
 impl Supervised for Sink {
     fn restarting(&mut self, _: &mut Context<Self>) {
-        *self = Self::new(self.spec.clone(), self.actor.clone());
+        let idle_at = self.idle_at;
+        // Time goes on over a restart.
+        *self = Self { idle_at, ..Self::new(self.spec.clone(), self.actor.clone()) };
     }
 }
 

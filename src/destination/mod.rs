@@ -97,12 +97,18 @@ enum Framing {
 /// Runs `work` on a blocking thread.
 ///
 /// # Errors
-/// Its own, or one that may pass where the thread ended without an answer (a panic, or the runtime's end).
+/// Its own, or one that may pass where the runtime ends before it.
+///
+/// # Panics
+/// Where the work does: the sink counts panics, so that a batch that no encoder bears does not come back for ever.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DeliveryError> + Send + 'static,
 ) -> Result<T, DeliveryError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|e| Err(DeliveryError::transient(Cause::Io, format!("the blocking work ended: {e}"))))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(DeliveryError::transient(Cause::Io, format!("the blocking work ended: {error}"))),
+    }
 }
 
 /// Does `work` on the batch where it stands, or on a blocking thread where the batch is large.
@@ -240,6 +246,20 @@ mod tests {
             500
         );
         assert!(encoded_bytes(&first) <= encoded_bytes(&batch) / 2);
+    }
+
+    /// Scenario: an encoder panics on a blocking thread, as with a compressed batch of over 64 KiB.
+    /// Guarantee: the panic comes to the sink, which isolates what it panicked on. It was a failure that may pass, so the
+    /// batch was tried for ever, and nothing behind it was delivered.
+    #[tokio::test]
+    async fn r0311_a_panic_on_a_blocking_thread_was_retried_for_ever() {
+        use futures::FutureExt as _;
+        let delivery = encoding(Arc::new(test_batch::of(5_000)), |batch| -> Result<(), DeliveryError> {
+            assert!(batch.payload_bytes() > INLINE_BYTES_MAX);
+            panic!("an encoder's bug");
+        });
+        let panic = std::panic::AssertUnwindSafe(delivery).catch_unwind().await.unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"an encoder's bug"));
     }
 
     /// A damaged record is a rejection, so that the sink halves its way to what is lost; never a success.

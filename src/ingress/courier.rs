@@ -32,7 +32,7 @@ impl Courier {
     ///
     /// # Errors
     /// Where they are refused. A dropped reply (an actor died with the request) is [`Refusal::JournalFailed`]: the events
-    /// may be durable, but nobody knows.
+    /// may be durable, but nobody knows. At the end of the process it is [`Refusal::ShuttingDown`].
     pub async fn admit(&self, blocks: Vec<Block>) -> Result<Accepted, Refusal> {
         let (reply, answer) = oneshot::channel();
         let first = {
@@ -48,7 +48,10 @@ impl Courier {
                 courier.send();
             });
         }
-        answer.await.unwrap_or(Err(Refusal::JournalFailed))
+        answer.await.unwrap_or_else(|_| match self.receiver.is_open() {
+            true => Err(Refusal::JournalFailed),
+            false => Err(Refusal::ShuttingDown),
+        })
     }
 
     fn send(&self) {

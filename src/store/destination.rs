@@ -63,6 +63,8 @@ async fn on_blocking_thread<T: Send + 'static>(
 ) -> Result<T, DeliveryError> {
     match spawn_blocking(work).await {
         Ok(outcome) => outcome.map_err(DeliveryError::from),
+        // The sink counts panics, so that a batch that the writer cannot bear does not come back for ever.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(error) => Err(DeliveryError::transient(Cause::Io, format!("the store's writer: {error}"))),
     }
 }
@@ -171,6 +173,16 @@ mod tests {
         fs::remove_file(&blocked).unwrap();
         elsewhere.deliver(batch(0, &[draft("a", 1, "s")])).await.unwrap();
         assert_eq!(reader.count_total().unwrap(), 0);
+    }
+
+    /// Scenario: the writer panics on a batch.
+    /// Guarantee: the panic comes to the sink, which isolates what it panicked on; it was a failure that may pass, and the
+    /// batch was tried for ever.
+    #[tokio::test]
+    async fn r0311_a_panic_of_the_writer_was_retried_for_ever() {
+        use futures::FutureExt as _;
+        let work = on_blocking_thread(|| -> Result<(), StoreError> { panic!("a writer's bug") });
+        assert!(std::panic::AssertUnwindSafe(work).catch_unwind().await.is_err());
     }
 
     /// After a panic with the writer in hand, the next delivery builds a new one and succeeds.

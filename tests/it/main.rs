@@ -6,10 +6,13 @@
 mod binary;
 mod chaos;
 mod cli;
+mod fuzz;
 mod http_api;
 mod otlp;
+mod power;
 mod promises;
 mod regression;
+mod soak;
 mod support;
 
 /// The binary's: what memory comes to depends on it.

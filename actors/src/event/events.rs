@@ -244,6 +244,18 @@ mod tests {
         assert_eq!(read(&payload(blocks)).into_iter().filter(Result::is_ok).count(), 7);
     }
 
+    /// Ids of a damaged header come round at the end of their range instead of a panic.
+    #[test]
+    fn r0305_ids_at_the_end_of_their_range_panicked() {
+        let mut builder = BlockBuilder::default();
+        (0..2).for_each(|_| builder.push(&draft("m")));
+        let stamp = Stamp { first_id: Uuid::max(), ..stamp() };
+        let blocks = builder.finish().into_iter();
+        let bytes: Vec<u8> = blocks.flat_map(|block| block.stamped(stamp).bytes().clone()).collect();
+        let ids: Vec<_> = read(&bytes).into_iter().map(|event| event.unwrap().0).collect();
+        assert_eq!(ids, [Uuid::max(), Uuid::nil()].map(|id| id.to_string()));
+    }
+
     /// Damaged bytes are an error and an end, never a panic or a loop.
     #[test]
     fn damaged_bytes_end_the_reading() {

@@ -11,19 +11,23 @@
 //! - A reader sees only what was committed, in order; what cannot be read is a [`Piece::Damaged`] with its
 //!   span, never a silent gap.
 
+mod closed;
 mod disk;
 mod generation;
 mod inspect;
-mod log;
 mod memory;
-mod reading;
+#[cfg(test)]
+mod model;
+mod reserve;
 mod stored;
+#[doc(hidden)]
+pub mod stored_form;
 #[cfg(test)]
 mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-pub use disk::SledJournal;
+pub use disk::{RESERVE, SledJournal};
 pub use inspect::{Verified, verify};
 pub use memory::MemoryJournal;
 
@@ -96,6 +100,11 @@ pub trait Journal: Send + Sync + 'static {
 
     /// What it takes up.
     fn usage(&self) -> Usage;
+
+    /// Whether a crash may take back what readers were shown. A sink then notes how far it goes before it goes there.
+    fn may_forget(&self) -> bool {
+        false
+    }
 }
 
 /// One item of a reading.

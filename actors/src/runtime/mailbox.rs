@@ -32,6 +32,11 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         Self { addr, probe }
     }
 
+    /// Whether the actor takes messages, now or after a restart; not where it has ended.
+    pub fn is_open(&self) -> bool {
+        self.addr.connected()
+    }
+
     /// Puts the message into the mailbox, or gives it back at once.
     ///
     /// # Errors
@@ -43,17 +48,18 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         A: Handler<M>,
         Context<A>: ToEnvelope<A, M>,
     {
-        // Counted before it is sent: the actor may take it before this thread goes on.
-        self.probe.waiting.inc();
-        self.addr.try_send(message).map_err(|refused| {
-            self.probe.waiting.dec();
-            match refused {
-                SendError::Full(message) => {
-                    self.probe.refused.inc();
-                    NotTaken::Full(message)
-                }
-                SendError::Closed(message) => NotTaken::Ended(message),
+        // Counted before it is sent: the actor may take it before this thread goes on. The bound is kept here, because
+        // actix gives every clone of an address a place beyond its own bound, and some are cloned for every commit.
+        let sent = match self.probe.enters() {
+            true => self.addr.try_send(message).inspect_err(|_| self.probe.leaves()),
+            false => Err(SendError::Full(message)),
+        };
+        sent.map_err(|refused| match refused {
+            SendError::Full(message) => {
+                self.probe.refused.inc();
+                NotTaken::Full(message)
             }
+            SendError::Closed(message) => NotTaken::Ended(message),
         })
     }
 }

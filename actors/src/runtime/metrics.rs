@@ -1,6 +1,12 @@
 //! What every actor shows of itself, whatever it does.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -124,6 +130,7 @@ impl ActorMetrics {
             panics: self.restarts.with_label_values(&[actor, "panic"]),
             stops: self.restarts.with_label_values(&[actor, "stop"]),
             state: self.state.with_label_values(&[actor]),
+            queued: Arc::default(),
             trap: Arc::default(),
         }
     }
@@ -132,7 +139,8 @@ impl ActorMetrics {
 /// The metrics of one actor. They outlive its restarts.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    pub(super) waiting: IntGauge,
+    /// As `queued`, for whoever reads metrics.
+    waiting: IntGauge,
     pub(super) capacity: IntGauge,
     handled: IntCounter,
     pub(super) refused: IntCounter,
@@ -140,14 +148,40 @@ pub struct Probe {
     pub(super) panics: IntCounter,
     pub(super) stops: IntCounter,
     pub(super) state: IntGauge,
+    /// Messages in the mailbox. Not the gauge itself: one that ended with messages left may have had the same name.
+    queued: Arc<AtomicI64>,
     pub(super) trap: Arc<Trap>,
 }
 
 impl Probe {
+    /// Nothing waits yet, and so much may.
+    pub(super) fn opens(&self, mailbox_messages: usize) {
+        self.waiting.set(0);
+        self.capacity.set(i64::try_from(mailbox_messages).unwrap_or(i64::MAX));
+    }
+
+    /// A message comes; `false`, and it is not counted, where there is no room for it.
+    pub(super) fn enters(&self) -> bool {
+        let has_room = self.queued.fetch_add(1, Ordering::Acquire) < self.capacity.get();
+        if has_room {
+            self.waiting.inc();
+        } else {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    /// A message is taken, or was not sent after all.
+    pub(super) fn leaves(&self) {
+        // In this order, so that the gauge never shows more than there is room for.
+        self.waiting.dec();
+        self.queued.fetch_sub(1, Ordering::Release);
+    }
+
     /// Called first in every handler of a message: counts it and, when dropped, times it, also when the handler
     /// panics.
     pub fn handling(&self) -> Handling {
-        self.waiting.dec();
+        self.leaves();
         self.handled.inc();
         self.trap.entering();
         Handling { seconds: self.handle_seconds.clone(), began: Instant::now(), trap: self.trap.clone() }
@@ -155,7 +189,7 @@ impl Probe {
 
     /// Messages that wait in the mailbox.
     pub fn waiting(&self) -> i64 {
-        self.waiting.get()
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// Messages handled so far.

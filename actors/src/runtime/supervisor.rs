@@ -188,7 +188,7 @@ where
     A: Supervised + Actor<Context = Context<A>>,
 {
     let probe = metrics.probe(name);
-    probe.capacity.set(i64::try_from(mailbox_messages).unwrap_or(i64::MAX));
+    probe.opens(mailbox_messages);
     let control = Arc::new(Control { state: AtomicU8::new(0), orders: Mutex::default() });
     let child = Child { name: name.into(), control: control.clone(), probe: probe.clone() };
     let (sender, receiver) = channel::channel(mailbox_messages);

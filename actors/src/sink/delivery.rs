@@ -201,7 +201,7 @@ impl Sink {
             Err(error) => {
                 self.fail(&error);
                 // By the age of its events: what waited behind others that were retried has waited, too.
-                let age = work.written_at().map_or(0.0, |at| self.spec.clock.now().seconds_since(at));
+                let age = work.written_at().map_or(0.0, |at| self.waited_seconds(at));
                 if self.spec.policy.max_age.is_some_and(|max_age| age >= max_age.as_secs_f64()) {
                     let (first, events) = (batch.span().first, batch.count());
                     tracing::warn!(sink = %self.spec.name, %first, events, "events older than retry.max_age become dead letters");
@@ -239,13 +239,20 @@ impl Sink {
     fn fail(&mut self, error: &DeliveryError) {
         let now = Instant::now();
         self.spec.probe.failed(error.cause);
-        self.breaker.failed(now);
         let wished = match error.verdict {
             Verdict::Retry { after } => after.unwrap_or_default(),
             Verdict::Reject => Default::default(),
         };
-        let wait = self.backoff.failed().max(wished);
-        self.not_before = now + wait;
+        // Nothing is started while it waits: what fails then was on its way beside the delivery whose failure it waits
+        // for. One moment of the destination is one failure, however many deliveries it hits.
+        let waits_already = now < self.not_before;
+        let wait = if waits_already {
+            wished
+        } else {
+            self.breaker.failed(now);
+            self.backoff.failed().max(wished)
+        };
+        self.not_before = self.not_before.max(now + wait);
         let attempts = self.backoff.failures();
         tracing::warn!(sink = %self.spec.name, cause = %error.cause, %error, attempts, ?wait, "a delivery failed; it is tried again");
         let text = error.to_string();

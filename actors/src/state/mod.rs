@@ -8,13 +8,14 @@ mod dead_letters;
 
 use std::{
     fs::File,
-    panic::catch_unwind,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 pub use cursors::{Cursor, Cursors, WhenFull};
 pub use dead_letters::{DeadLetter, DeadLetters, Reason, Totals};
+
+use crate::{closing::Closing, durable};
 
 /// Bytes of one value.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;
@@ -32,7 +33,7 @@ pub struct StateDb {
 
 #[derive(Debug)]
 struct Open {
-    db: sled::Db,
+    db: Closing<sled::Db>,
     /// A handle on sled's own log, for a sync that survives a power loss.
     log: File,
 }
@@ -82,14 +83,11 @@ impl StateDb {
     }
 
     fn open_sled(&self) -> Result<Open, StateError> {
-        let open =
-            || sled::Config::new().path(&self.dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).open();
-        // sled answers some damage with an assertion instead of an error.
-        let db = catch_unwind(std::panic::AssertUnwindSafe(open))
-            .map_err(|_| self.failed("sled panicked"))?
-            .map_err(|e| self.failed(e))?;
+        let config = sled::Config::new().path(&self.dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let db = durable::open(&config, &self.dir).map_err(|e| self.failed(e))?;
+        durable::sync_names(&self.dir).map_err(|e| self.failed(e))?;
         let log = File::options().write(true).open(self.dir.join("db")).map_err(|e| self.failed(e))?;
-        Ok(Open { db, log })
+        Ok(Open { db: Closing::new(db), log })
     }
 
     fn failed(&self, error: impl std::fmt::Display) -> StateError {

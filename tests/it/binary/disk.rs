@@ -1,56 +1,15 @@
 //! A device without space.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
+use super::device::Device;
 use crate::support::{
     binary::{Forebay, Place},
     http::Destination,
-    skipped, until,
+    until,
 };
-
-/// A small device of its own, unmounted when it is dropped.
-struct Device(PathBuf);
-
-impl Device {
-    /// Mounts a tmpfs; `None`, loudly, where that is not allowed.
-    fn mount(at: PathBuf, test: &str) -> Option<Self> {
-        fs::create_dir(&at).unwrap();
-        let options = ["-t", "tmpfs", "-o", "size=24m", "forebay-test"];
-        let mounted = Command::new("mount").args(options).arg(&at).output();
-        if mounted.is_ok_and(|mounted| mounted.status.success()) {
-            return Some(Self(at));
-        }
-        skipped(test, "a tmpfs cannot be mounted here");
-        None
-    }
-
-    /// Takes all space there is.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("ballast");
-        let mut file = File::create(&path).unwrap();
-        let mut block = vec![0; 1 << 20];
-        while !block.is_empty() {
-            // Smaller and smaller pieces, down to the last byte.
-            if file.write_all(&block).is_err() {
-                block.truncate(block.len() / 2);
-            }
-        }
-        path
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 fn batch(from: usize) -> (Vec<String>, Value) {
     let ids: Vec<_> = (from..from + 20).map(|i| format!("d{i:06}")).collect();
@@ -69,11 +28,12 @@ fn store_has(forebay: &Forebay, ids: &[String]) -> bool {
 #[test]
 fn a_full_disk_is_a_503_and_nothing_is_lost() {
     let place = Place::new();
-    let Some(device) = Device::mount(place.file("device"), "a_full_disk_is_a_503_and_nothing_is_lost") else {
+    let Some(device) = Device::tmpfs(place.file("device"), 24, "a_full_disk_is_a_503_and_nothing_is_lost")
+    else {
         return;
     };
     let destination = Destination::start();
-    let data_dir: &Path = &device.0.join("data");
+    let data_dir: &Path = &device.path.join("data");
     let place = place.with_data_dir(data_dir.to_owned()).sink("up", &destination.sink());
     let mut forebay = place.start();
     let mut acknowledged = Vec::new();
@@ -123,11 +83,11 @@ fn a_full_disk_is_a_503_and_nothing_is_lost() {
 #[test]
 fn a_full_disk_at_the_start_is_named() {
     let place = Place::new();
-    let Some(device) = Device::mount(place.file("device"), "a_full_disk_at_the_start_is_named") else {
+    let Some(device) = Device::tmpfs(place.file("device"), 24, "a_full_disk_at_the_start_is_named") else {
         return;
     };
     device.fill();
-    let data_dir = device.0.join("data");
+    let data_dir = device.path.join("data");
     let place = place.with_data_dir(data_dir.clone());
     place.write();
     let said = place.run(&["run"]).failed(1);

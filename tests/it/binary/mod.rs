@@ -1,7 +1,14 @@
 //! The process: crashes, real input, its start, its end, its reload.
 
 mod crash;
+mod damage;
+mod device;
 mod disk;
+mod full_devices;
+mod kills;
 mod lifecycle;
+mod memory;
+mod read_only;
 mod real_data;
 mod reload;
+mod under_load;

@@ -70,8 +70,7 @@ fn p5_every_mailbox_is_bounded() {
             let capacity = of("forebay_actor_mailbox_capacity", actor);
             let waiting = of("forebay_actor_mailbox_messages", actor);
             assert!((1..=buffer::MAILBOX_MESSAGES).contains(&capacity), "{actor}: {capacity}");
-            // Beyond the capacity there is one place for every sender.
-            assert!(waiting <= capacity + 16, "{actor}: {waiting} wait where {capacity} may");
+            assert!(waiting <= capacity, "{actor}: {waiting} wait where {capacity} may");
         }
         assert_eq!(of("forebay_actor_mailbox_capacity", "receiver"), receiver::MAILBOX_REQUESTS);
         let answers = join_all(answers).await;

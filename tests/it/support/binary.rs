@@ -218,7 +218,7 @@ pub struct Forebay {
 
 impl Forebay {
     #[track_caller]
-    fn wait_until_it_listens(&mut self) {
+    pub fn wait_until_it_listens(&mut self) {
         self.address = eventually("the process listens", || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended instead: {ended:?}\n{}{}", self.output(), self.log());
@@ -260,6 +260,10 @@ impl Forebay {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits for its end.

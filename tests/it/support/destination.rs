@@ -45,6 +45,10 @@ pub struct Orders {
     pub reject: Option<&'static str>,
     /// Panic on batches that hold an event whose message contains this.
     pub panic_on: Option<&'static str>,
+    /// The same in the call itself, before there is a future: as an encoder does.
+    pub panic_in_call_on: Option<&'static str>,
+    /// Panic when it is to be built: nothing but the sink itself is there to bear that.
+    pub panic_when_built: bool,
 }
 
 /// What it was given.
@@ -88,7 +92,11 @@ impl Fake {
     pub fn factory(&self) -> DestinationFactory {
         let fake = self.clone();
         Arc::new(move || {
-            fake.change(|_, seen| seen.built += 1);
+            let panic = fake.change(|orders, seen| {
+                seen.built += 1;
+                orders.panic_when_built
+            });
+            assert!(!panic, "the destination cannot be built, and panics");
             Ok(Box::new(fake.clone()))
         })
     }
@@ -166,6 +174,16 @@ impl Fake {
 
 impl Destination for Fake {
     fn deliver(&self, batch: Arc<Batch>) -> Delivery {
+        let marker = self.state().0.panic_in_call_on;
+        if let Some(marker) = marker {
+            let (mut events, mut poisoned) = (batch.events(), false);
+            while let Some(Ok(event)) = events.next_event() {
+                poisoned |= event.message.contains(marker);
+            }
+            // Counted here, because the future that does it otherwise is never made.
+            poisoned.then(|| self.change(|_, seen| seen.asked.push(batch.id().to_string())));
+            assert!(!poisoned, "the encoder cannot bear this event");
+        }
         Box::pin(self.clone().take(batch))
     }
 

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,7 @@ use forebay::{
     pipeline::{Destinations, Drained, Pipeline},
 };
 use forebay_actors::{
-    event::{BlockBuilder, Draft, Events},
+    event::{BlockBuilder, Draft, Events, Timestamp},
     message::{Admit, Refusal},
     receiver::Receiver,
     record::{Position, SinkName},
@@ -105,6 +105,8 @@ pub struct TestBed {
 struct Surroundings {
     fakes: Arc<Mutex<BTreeMap<SinkName, Fake>>>,
     acknowledged: Arc<Mutex<Vec<String>>>,
+    /// How far the clock is off, in nanoseconds.
+    clock_off: Arc<AtomicI64>,
 }
 
 /// Posts events to a pipeline.
@@ -152,7 +154,7 @@ impl TestBed {
             let registry = Registry::new();
             let fakes = surroundings.clone();
             let destinations: Destinations = Arc::new(move |name, _| fakes.fake(name).factory());
-            match Pipeline::start(config, dir.path(), &registry, Clock::system(), destinations) {
+            match Pipeline::start(config, dir.path(), &registry, surroundings.clock(), destinations) {
                 Ok(pipeline) => return Self { pipeline, dir, surroundings, registry },
                 // A thread of the pipeline before may hold its files for a moment.
                 Err(error) => assert!(Instant::now() < deadline, "the pipeline does not start: {error}"),
@@ -169,6 +171,16 @@ impl TestBed {
     /// The data directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Sets the pipeline's clock: so many seconds on, or back.
+    pub fn move_clock(&self, seconds: i64) {
+        self.surroundings.clock_off.fetch_add(seconds * 1_000_000_000, Ordering::Relaxed);
+    }
+
+    /// What time the pipeline takes it for.
+    pub fn now(&self) -> Timestamp {
+        self.surroundings.clock().now()
     }
 
     /// Who posts to this pipeline.
@@ -277,6 +289,25 @@ impl TestBed {
         assert_eq!(without, 0, "of {} acknowledged events, so many never came to {sink}", acknowledged.len());
     }
 
+    /// The sink was given events in the order of their positions; what came again came at the position it had.
+    pub fn assert_order(&self, sink: &str) {
+        let (seen, mut at) = (self.fake(sink).seen(), BTreeMap::new());
+        for (batch, ids) in &seen.taken {
+            let (first, end) = batch.split_once('-').expect("a batch's id is a span");
+            let (first, end): (u64, u64) = (first.parse().unwrap(), end.parse().unwrap());
+            assert_eq!(end - first, ids.len() as u64, "{sink}: {batch}");
+            for (position, id) in (first..end).zip(ids) {
+                let last = at.last_key_value().map_or(0, |(last, _)| *last);
+                match at.insert(position, id) {
+                    Some(known) => assert_eq!(known, id, "{sink}: two events at {position}"),
+                    None => assert!(position >= last, "{sink}: {position} came after {last}"),
+                }
+            }
+        }
+        let distinct: HashSet<_> = at.values().collect();
+        assert_eq!(distinct.len(), at.len(), "{sink}: an event at two positions");
+    }
+
     /// The process dies now, and starts again: all that is left of it is what stands on the disk at this moment.
     pub async fn crash(self) -> Self {
         let config = self.config();
@@ -331,6 +362,12 @@ impl TestBed {
 }
 
 impl Surroundings {
+    /// The system's clock, moved as far as the test says.
+    fn clock(&self) -> Clock {
+        let (system, off) = (Clock::system(), self.clock_off.clone());
+        Clock::from_fn(move || Timestamp::from_nanos(system.now().nanos() + off.load(Ordering::Relaxed)))
+    }
+
     fn fake(&self, name: &SinkName) -> Fake {
         self.fakes.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default().clone()
     }

@@ -150,3 +150,41 @@ fn p5_a_full_mailbox_refuses() {
         assert!(child.waiting() <= 17);
     });
 }
+
+/// Scenario: an actor stands still, and each message is offered through a clone of its mailbox, as each commit does.
+/// Guarantee: the bound is kept: actix gives every clone a place of its own, so 2,239 commits of up to 4 MiB waited for a
+/// Batcher that has room for 4.
+#[test]
+fn r0310_every_clone_of_a_mailbox_had_a_place_beyond_the_bound() {
+    actix::System::new().block_on(async {
+        let (mailbox, child, _listen) = start(2);
+        child.inject(Fault::Stall(Duration::from_secs(3600)));
+        let taken = (0..100).filter(|&i| mailbox.clone().offer(Say(i + 20)).is_ok()).count();
+        assert_eq!((taken, child.waiting()), (16, 16));
+    });
+}
+
+/// Scenario: an actor ends with messages in its mailbox, and another of its name begins, as when a sink is replaced.
+/// Guarantee: the new one has all of its room.
+#[test]
+fn messages_left_behind_take_no_room_of_who_comes_after() {
+    actix::System::new().block_on(async {
+        let metrics = ActorMetrics::new(&prometheus::Registry::new());
+        let arbiter = actix::Arbiter::current();
+        let mut children = Vec::new();
+        for life in 0..3 {
+            let (heard, listen) = mpsc::unbounded_channel();
+            let build = move |probe| Echo { probe, heard, count: 0 };
+            let (mailbox, child) = supervise(&arbiter, "echo", 4, policy(2), &metrics, build);
+            assert_eq!(child.waiting(), 0, "in life {life}");
+            child.inject(Fault::Stall(Duration::from_secs(3600)));
+            let taken = (0..9).filter(|&i| mailbox.offer(Say(i + 20)).is_ok()).count();
+            assert_eq!(taken, 4, "in life {life}");
+            child.end();
+            while child.state() != ChildState::Ended {
+                tokio::task::yield_now().await;
+            }
+            children.push((child, listen));
+        }
+    });
+}
