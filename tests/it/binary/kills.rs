@@ -108,8 +108,9 @@ impl Load {
             for seed in 0..kills {
                 *lock(&self.address) = Some(process.address);
                 life(&mut process, &mut fastrand::Rng::with_seed(seed));
-                killed.push(Instant::now());
                 process.kill();
+                // Answers may have come until now.
+                killed.push(Instant::now());
                 *lock(&self.address) = None;
                 process = place.start();
             }
