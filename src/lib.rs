@@ -2,10 +2,12 @@
 //!
 //! In reading order: [`config`] is what can be said about it. [`pipeline`] wires the actors of [`forebay_actors`],
 //! which is where events become durable and are delivered. [`ingress`] is what comes in, [`destination`] what goes out,
-//! [`store`] the event store that can be asked, [`api`] what people and machines ask. [`command`] is the command line.
+//! [`store`] the event store that can be asked, [`api`] what people and machines ask. [`chaos`] attacks a
+//! whole process and judges it. [`command`] is the command line.
 
 pub mod api;
 pub mod budget;
+pub mod chaos;
 pub mod command;
 pub mod config;
 pub mod data_dir;

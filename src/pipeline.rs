@@ -115,6 +115,8 @@ pub struct View {
     pub dead_letters: Arc<DeadLetters>,
     /// The last word of `Health`.
     pub board: HealthBoard,
+    /// Every actor there is, also after a reload.
+    pub watched: Watched,
     /// Closed while shutting down.
     pub gate: Gate,
     /// What the buffer shows.
@@ -389,6 +391,7 @@ impl Pipeline {
             cursors: self.parts.cursors.clone(),
             dead_letters: self.parts.dead_letters.clone(),
             board: self.parts.board.clone(),
+            watched: self.parts.watched.clone(),
             gate: self.parts.gate.clone(),
             buffer: self.parts.buffer_metrics.clone(),
             received: self.parts.received.clone(),

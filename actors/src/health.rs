@@ -116,6 +116,11 @@ impl Watched {
         self.lock().remove(name);
     }
 
+    /// Everybody, by name, with what those show that are sinks.
+    pub fn all(&self) -> Vec<(Child, Option<SinkProbe>)> {
+        self.lock().values().cloned().collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Members> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,7 +167,7 @@ impl Health {
     }
 
     fn look(&mut self, _: &mut Context<Self>) {
-        let watched: Vec<_> = self.spec.watched.lock().values().cloned().collect();
+        let watched = self.spec.watched.all();
         let mut report =
             HealthReport { status: Status::Healthy, actors: BTreeMap::new(), sinks: BTreeMap::new() };
         for (child, sink) in watched {

@@ -11,6 +11,7 @@ pub mod broadcast;
 pub mod buffer;
 mod closing;
 pub mod destination;
+mod durable;
 pub mod event;
 pub mod health;
 pub mod journal;

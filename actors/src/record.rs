@@ -13,9 +13,10 @@ use crate::event::{DecodeError, Event, Events, Timestamp};
 pub struct Position(pub u64);
 
 impl Position {
-    /// The place `count` events further on.
+    /// The place `count` events further on. Nobody counts as far as the last place there is, but damaged bytes may say
+    /// any number.
     pub const fn plus(self, count: u64) -> Self {
-        Self(self.0 + count)
+        Self(self.0.saturating_add(count))
     }
 
     /// Events from `earlier` up to here; 0 where `earlier` is later.

@@ -107,6 +107,8 @@ pub struct Sink {
     intake: Intake,
     /// Where it waits for what it has planned; cleared when the batch is delivered.
     planned: Option<Position>,
+    /// How far batches have gone out, where the journal may forget what is in them.
+    reached: Position,
     /// Spans on their way, in order, and whether they have their outcome.
     flights: VecDeque<(Span, bool)>,
     /// When the oldest of what is on its way was written.
@@ -119,7 +121,7 @@ pub struct Sink {
     /// The journal has something that the broadcast did not bring.
     lagging: bool,
     reading: bool,
-    /// The cut that waits for its plan to be saved.
+    /// A cut waits for its note to be saved.
     planning: bool,
     last_cut: Option<Instant>,
     breaker: Breaker,
@@ -134,7 +136,7 @@ pub struct Sink {
 impl Sink {
     /// A sink as its specification says, at its cursor.
     pub fn new(spec: SinkSpec, actor: Probe) -> Self {
-        let Cursor { next, planned } = spec.cursors.get(&spec.name);
+        let Cursor { next, planned, reached } = spec.cursors.get(&spec.name);
         let policy = spec.policy;
         spec.probe.update(|report| report.next = next);
         Self {
@@ -142,6 +144,7 @@ impl Sink {
             destination: None,
             intake: Intake::new(next, policy.cut.max_bytes),
             planned,
+            reached,
             flights: VecDeque::new(),
             oldest_flight: None,
             ready: VecDeque::new(),
@@ -250,18 +253,26 @@ impl Sink {
                     || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
                 self.flights.push_back((span, false));
                 self.ready.push_back(Work::batch(batch));
-                if !full && self.planned != Some(span.end) {
+                let by_time = !full && self.planned != Some(span.end);
+                if by_time {
                     self.last_cut = Some(now);
-                    self.plan(span.end, ctx);
+                    self.planned = Some(span.end);
+                }
+                // After a crash the journal may not know that these positions were given.
+                let may_be_forgotten = self.spec.journal.may_forget() && self.reached < span.end;
+                if may_be_forgotten {
+                    self.reached = span.end;
+                }
+                if by_time || may_be_forgotten {
+                    self.plan(ctx);
                 }
             }
         }
         true
     }
 
-    /// Notes on disk that a batch ends here, before the batch goes.
-    fn plan(&mut self, end: Position, ctx: &mut Context<Self>) {
-        self.planned = Some(end);
+    /// Notes on disk where the batch that was just cut ends, before it goes.
+    fn plan(&mut self, ctx: &mut Context<Self>) {
         self.planning = true;
         let (saved, wait) = oneshot::channel();
         if self.tell_buffer(Some(saved)) {
@@ -280,15 +291,11 @@ impl Sink {
     }
 
     fn plan_again(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(LOOK_INTERVAL, |sink, ctx| {
-            if let Some(end) = sink.planned {
-                sink.plan(end, ctx);
-            }
-        });
+        ctx.run_later(LOOK_INTERVAL, Self::plan);
     }
 
     fn tell_buffer(&self, saved: Option<oneshot::Sender<()>>) -> bool {
-        let cursor = Cursor { next: self.next, planned: self.planned };
+        let cursor = Cursor { next: self.next, planned: self.planned, reached: self.reached };
         self.spec.buffer.offer(Delivered { sink: self.spec.name.clone(), cursor, saved }).is_ok()
     }
 

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{Failure, scenario::Name};
 
-/// Shown for `--help` and after a mistake.
+/// Shown for `--help`.
 pub const USAGE: &str = "\
 usage: cargo bench --bench end_to_end -- [options]
   --only NAME,..       batches, singles-32, singles-256, access-log, backlog, fan-out; default all

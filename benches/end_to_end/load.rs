@@ -4,17 +4,15 @@
 //! built beforehand, and of a response it reads the status and the length. One thread wakes once for many
 //! responses; a second one would only take turns with the first.
 
-use std::{cell::RefCell, collections::BTreeMap, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::{oneshot, watch},
     task::{JoinSet, LocalSet},
     time::Instant,
 };
 
-use super::{Failure, events::Request, histogram::Histogram, wire};
+use super::{Failure, client::Connection, events::Request, histogram::Histogram};
 
 /// Not measured: caches, allocators and socket buffers find their size.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -24,8 +22,6 @@ const LAST_RESPONSE_MAX: Duration = Duration::from_secs(10);
 const AFTER_REFUSAL: Duration = Duration::from_millis(10);
 /// Rest before a broken connection is opened again.
 const AFTER_BREAK: Duration = Duration::from_millis(100);
-/// Room for a response. Longer bodies are read in pieces.
-const RESPONSE_BYTES: usize = 16 * 1024;
 
 /// What load there is to be.
 #[derive(Debug, Clone)]
@@ -206,53 +202,4 @@ async fn keep_sending(
 /// Whether the load has ended, or whoever wanted it has gone.
 fn is_over(phases: &watch::Receiver<Phase>) -> bool {
     *phases.borrow() == Phase::Stop || phases.has_changed().is_err()
-}
-
-/// One socket and the room for what it answers.
-struct Connection {
-    stream: TcpStream,
-    buffer: Box<[u8]>,
-}
-
-// === impl Connection ===
-
-impl Connection {
-    async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: vec![0; RESPONSE_BYTES].into() })
-    }
-
-    /// Sends one request and reads its response to the end; its status.
-    async fn exchange(&mut self, request: &[u8]) -> io::Result<u16> {
-        self.stream.write_all(request).await?;
-        let mut filled = 0;
-        let head = loop {
-            filled += self.read(filled).await?;
-            if let Some(head) = wire::head_len(&self.buffer[..filled]) {
-                break head;
-            }
-        };
-        let status = wire::status(&self.buffer[..head])?;
-        let length = wire::content_length(&self.buffer[..head])?.unwrap_or(0);
-        let mut missing = (head + length)
-            .checked_sub(filled)
-            .ok_or_else(|| wire::invalid("more than the response that was asked for"))?;
-        while missing > 0 {
-            let read = self.read(0).await?;
-            missing =
-                missing.checked_sub(read).ok_or_else(|| wire::invalid("a body longer than its length"))?;
-        }
-        Ok(status)
-    }
-
-    async fn read(&mut self, from: usize) -> io::Result<usize> {
-        if from == self.buffer.len() {
-            return Err(wire::invalid("a head without an end"));
-        }
-        match self.stream.read(&mut self.buffer[from..]).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => Ok(read),
-        }
-    }
 }

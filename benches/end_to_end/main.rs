@@ -15,53 +15,20 @@ mod events;
 mod floor;
 mod histogram;
 mod load;
-mod process;
 mod report;
 mod rig;
 mod scenario;
-mod sink;
-mod wire;
+#[path = "../shared/mod.rs"]
+#[allow(dead_code, reason = "each benchmark uses its part of what is shared")]
+mod shared;
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use arguments::{Arguments, Mode};
+use shared::{Failure, client, process, sink};
 
 /// The whole run; a machine on which it takes longer is not one to measure on.
 const RUN_MAX: Duration = Duration::from_secs(60 * 60);
-
-/// Why a run ended without a result.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The arguments are not understood.
-    #[error("{0}\n\n{usage}", usage = arguments::USAGE)]
-    Usage(String),
-    /// The operating system said no.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// What it said.
-        source: io::Error,
-    },
-    /// A server did not come up, or went away.
-    #[error("{what}; the last it printed:\n{output}")]
-    Server {
-        /// What happened.
-        what: String,
-        /// The end of its output.
-        output: String,
-    },
-    /// A part of the bench waited as long as it may.
-    #[error("{0}")]
-    Timeout(String),
-}
-
-impl Failure {
-    /// Puts what was tried before what the operating system said.
-    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        |source| Self::Io { what: what.into(), source }
-    }
-}
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse(std::env::args().skip(1)) {

@@ -1,5 +1,6 @@
 //! What people and machines ask: the event store, health, metrics; and, over the control socket, the process itself.
 
+pub mod admin;
 pub mod control;
 pub mod error;
 pub mod health;

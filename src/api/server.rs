@@ -15,6 +15,7 @@ use prometheus::Registry;
 use tokio::time::Instant;
 
 use super::{
+    admin::{self, Admin},
     error::{ApiError, method_not_allowed, not_found},
     health::{self, ResourceMeter},
     query, unread,
@@ -49,6 +50,8 @@ pub struct Shared {
     pub store: RwLock<Option<Reader>>,
     /// Where everything lives.
     pub data_dir: PathBuf,
+    /// Who may bring actors down; nobody by default.
+    pub admin: Option<Admin>,
     /// What the process takes.
     pub resources: ResourceMeter,
     /// When the process began.
@@ -92,7 +95,8 @@ pub fn start(
         // Made on the worker's own thread: one courier for each.
         let courier = web::ThinData(Courier::new(ingress.receiver.clone()));
         let app = App::new().app_data(shared.clone()).app_data(ingress.clone()).app_data(courier);
-        app.wrap_fn(unread::hold).configure(routes)
+        let app = app.wrap_fn(unread::hold).configure(routes);
+        if shared.admin.is_some() { app.configure(admin::routes) } else { app }
     })
     .workers(workers)
     .worker_max_blocking_threads(BLOCKING_THREADS)

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+pub mod chaos;
 pub mod config;
 pub mod dead_letter;
 pub mod progress;
@@ -57,6 +58,8 @@ enum Command {
     Replay(replay::Replay),
     /// Makes the running process read its configuration again.
     Reload,
+    /// Attacks a process of its own with faults, and judges whether anything acknowledged was lost.
+    Chaos(chaos::Chaos),
     /// Prints completions for a shell.
     Completions(shell::Completions),
     /// Prints the manual page.
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Some(Command::DeadLetter(command)) => dead_letter::dead_letter(&command, file),
         Some(Command::Replay(replay)) => replay::replay(&replay, file),
         Some(Command::Reload) => reload::reload(file),
+        Some(Command::Chaos(command)) => chaos::chaos(&command, file),
         Some(Command::Completions(completions)) => shell::completions(&completions),
         Some(Command::Man) => shell::man(),
     };

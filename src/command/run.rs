@@ -24,6 +24,7 @@ use tracing_subscriber::{
 use super::{Done, EXIT_DEADLINE, block_on, dead_letter, load, progress::Progress, replay};
 use crate::{
     api::{
+        admin::Admin,
         control::{self, Order, Ordered},
         health::ResourceMeter,
         server::{self, Server, Shared},
@@ -137,6 +138,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         limits: limits.clone(),
         store: std::sync::RwLock::new(store_reader(&config, data_dir.path())),
         data_dir: data_dir.path().to_owned(),
+        admin: Admin::new(&config.admin, view.watched.clone()),
         resources: ResourceMeter::default(),
         started: Instant::now(),
         registry: registry.clone(),
@@ -153,6 +155,9 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         received: view.received,
         metrics: IngressMetrics::new(&registry),
     });
+    if shared.admin.is_some() {
+        tracing::warn!("admin.chaos is on: whoever has the token can bring actors down");
+    }
     let server = server::start(&config.http, shared.clone(), ingress, LAST_ANSWERS);
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
     let socket = data_dir::control_socket(data_dir.path());

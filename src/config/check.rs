@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    BatchConfig, Config, Durability, HttpSink, KeyPath, LogConfig, Problem, RateLimit, RetryConfig,
-    SinkConfig, SinkKind,
+    AdminConfig, BatchConfig, Config, Durability, HttpSink, KeyPath, LogConfig, Problem, RateLimit,
+    RetryConfig, SinkConfig, SinkKind, admin::TOKEN_CHARS_MIN,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
@@ -93,6 +93,7 @@ impl Config {
         }
         let supervisor = &self.supervisor;
         found.backoff(&["supervisor"], supervisor.backoff_min, supervisor.backoff_max);
+        admin(&self.admin, &mut found);
         self.sink_relations(&mut found);
         found.0
     }
@@ -126,6 +127,20 @@ impl Config {
             }
         }
     }
+}
+
+/// A way to bring actors down must not stand open.
+fn admin(admin: &AdminConfig, found: &mut Found) {
+    let why = match &admin.token {
+        _ if !admin.chaos => return,
+        None => "is missing, and admin.chaos must not stand open".to_owned(),
+        Some(token) => match token.unfit() {
+            Some(why) => why,
+            None => return,
+        },
+    };
+    let right = "like what `openssl rand -hex 16` prints, best by a variable: ${FOREBAY_ADMIN_TOKEN}";
+    found.add(&["admin", "token"], format!("{why}; give it {TOKEN_CHARS_MIN} characters or more, {right}"));
 }
 
 fn batch(section: &[&str], batch: &BatchConfig, found: &mut Found) {
@@ -303,6 +318,9 @@ mod tests {
             ("limits: {ingest: {global_per_second: 0}}", "limits.ingest.global_per_second: is 0"),
             ("supervisor: {backoff_min: 1m}", "supervisor.backoff_max: is shorter"),
             ("dead_letters: {max_bytes: 0}", "dead_letters.max_bytes: is 0"),
+            ("admin: {chaos: true}", "admin.token: is missing"),
+            ("admin: {chaos: true, token: short}", "admin.token: is shorter than 16 characters; give it"),
+            ("admin: {chaos: true, token: 'sixteen and more characters'}", "a header cannot carry"),
             ("sinks: {}", "sinks: there is none"),
             ("sinks: {Up: {type: store}}", "sinks.Up: the name"),
             ("sinks: {a: {type: store}, b: {type: store}}", "sinks.b.type: \"a\" is a store already"),

@@ -39,6 +39,7 @@ impl Config {
             limits,
             supervisor,
             dead_letters,
+            admin,
             sinks,
         } = self;
         let names = |keys: &[(&'static str, bool)]| {
@@ -66,6 +67,7 @@ impl Config {
                 ("batch", *batch != new.batch),
                 ("supervisor", *supervisor != new.supervisor),
                 ("dead_letters", *dead_letters != new.dead_letters),
+                ("admin", *admin != new.admin),
             ]),
         }
     }
@@ -87,10 +89,11 @@ mod tests {
         new.log.format = LogFormat::Json;
         new.retention.days = 3;
         new.http.workers = 2;
+        new.admin.token = Some(crate::config::Secret::new("another"));
         new.sinks.insert("out".to_owned(), console.clone());
         let changes = old.diff(&new);
         assert_eq!(changes.live, ["log.level", "retention"]);
-        assert_eq!(changes.needs_restart, ["log.format", "http"]);
+        assert_eq!(changes.needs_restart, ["log.format", "http", "admin"]);
         assert_eq!(changes.sinks_added, ["out"]);
 
         let mut newer = new.clone();

@@ -5,6 +5,7 @@
 //! substituted in it (`substitute`), typed values are read out of it (`typed`), and these are checked
 //! (`check`). The environment is looked at through `${VAR}` only.
 
+mod admin;
 mod check;
 mod diff;
 mod load;
@@ -24,6 +25,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use admin::{AdminConfig, Secret};
 pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem};
 pub use schema::json_schema;
@@ -37,6 +39,7 @@ pub use sink::{
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;
+pub(crate) use units::parse_duration;
 pub use write::defaults_yaml;
 
 /// Kubernetes gives a pod 30 s by default before it kills it; 5 s stay for the process itself.
@@ -68,6 +71,8 @@ pub struct Config {
     pub supervisor: SupervisorConfig,
     /// Events that a destination refused for good; they can be looked at and replayed.
     pub dead_letters: DeadLettersConfig,
+    /// What may be done to the running process over HTTP.
+    pub admin: AdminConfig,
     /// Where events go, by name: every sink gets every event.
     pub sinks: BTreeMap<String, SinkConfig>,
 }
@@ -85,6 +90,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             supervisor: SupervisorConfig::default(),
             dead_letters: DeadLettersConfig::default(),
+            admin: AdminConfig::default(),
             sinks: [("events".to_owned(), SinkConfig::new(SinkKind::Store(StoreSink {})))].into(),
         }
     }

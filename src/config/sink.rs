@@ -258,6 +258,14 @@ impl SinkConfig {
     }
 }
 
+impl HttpSink {
+    /// A sink that POSTs to this URL, with the defaults of every other key.
+    pub fn to(url: String) -> Self {
+        let (encoding, compression, headers) = Default::default();
+        Self { url, encoding, compression, headers, timeout: HTTP_TIMEOUT }
+    }
+}
+
 impl SinkKind {
     /// What `type` says.
     pub const fn name(&self) -> &'static str {

@@ -19,10 +19,29 @@ pub(super) fn parse(text: &str) -> Result<Node, Vec<Problem>> {
     }
     let problem = |e: &::toml::de::Error| Problem {
         path: KeyPath::default(),
-        line: e.span().map(|span| line_of(span.start)),
+        // The parser gives no place to what is nested too deep.
+        line: Some(line_of(e.span().map_or_else(|| deepest(text), |span| span.start))),
         message: format!("{}; this is not TOML", e.message()),
     };
     Err(errors.iter().map(problem).collect())
+}
+
+/// Where most brackets are open, the dots of a key counted as such.
+fn deepest(text: &str) -> usize {
+    let (mut brackets, mut dots, mut deepest) = (0_usize, 0, (0, 0));
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => brackets += 1,
+            b']' | b'}' => brackets = brackets.saturating_sub(1),
+            b'.' => dots += 1,
+            b'\n' => dots = 0,
+            _ => {}
+        }
+        if brackets + dots > deepest.0 {
+            deepest = (brackets + dots, at);
+        }
+    }
+    deepest.1
 }
 
 fn mapping(table: &DeTable<'_>, line_of: &dyn Fn(usize) -> usize) -> Value {
@@ -62,6 +81,17 @@ mod tests {
         assert_eq!(root.locate(&["b", "c"].into()), (3, Some(&Node::scalar(3, "x", true))));
         assert_eq!(root.locate(&["b", "d"].into()), (4, Some(&Node::scalar(4, "255", false))));
         assert_eq!(root.locate(&["b", "e", "f", "0"].into()), (6, Some(&Node::scalar(6, "true", false))));
+    }
+
+    /// What is nested deeper than the parser goes had no line at all.
+    #[test]
+    fn r0307_what_is_nested_too_deep_had_no_line() {
+        let brackets = format!("a = 1\nb = [\n{}1{}]\nc = [[1]]\n", "[".repeat(200), "]".repeat(200));
+        let dots = format!("a.b.c = 1\n\nd{} = 1\nx = 1\n", ".d".repeat(200));
+        for text in [brackets, dots] {
+            let problems = parse(&text).unwrap_err();
+            assert!(problems.iter().all(|p| p.line == Some(3)), "{problems:?}");
+        }
     }
 
     #[test]

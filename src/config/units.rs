@@ -40,7 +40,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A duration from its text. A bare number is none, except 0: of 1000, nobody knows the unit.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

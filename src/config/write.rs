@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{
-    Config, HttpSink, SinkKind, schema,
+    Config, HttpSink, Secret, SinkKind, schema,
     substitute::escape,
     tree::{Node, Scalar, Value},
     yaml,
@@ -33,9 +33,10 @@ impl Config {
         out
     }
 
-    /// The same without its secrets: header values that are credentials, and passwords in URLs.
+    /// The same without its secrets: the admin token, header values that are credentials, and passwords in URLs.
     pub fn redacted(&self) -> Self {
         let mut config = self.clone();
+        config.admin.token = config.admin.token.map(|_| Secret::new(REDACTED));
         for sink in config.sinks.values_mut() {
             if let SinkKind::Http(http) = &mut sink.kind {
                 redact(http);

@@ -74,6 +74,8 @@ fn secrets_are_not_printed() {
     {
         config.sinks.insert(name.to_owned(), http(url, &headers));
     }
+    config.admin.token = Some(crate::config::Secret::new("s3cret-s3cret-s3cret"));
+    assert!(!format!("{:?}", config.admin).contains("s3cret"));
     let yaml = config.redacted().to_yaml();
     assert!(!yaml.contains("s3cret"), "{yaml}");
     assert!(yaml.contains("x-tenant: acme") && yaml.contains("http://x/a@b"), "{yaml}");

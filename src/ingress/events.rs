@@ -118,8 +118,9 @@ fn parse_json(text: &str, max_event_bytes: usize) -> Result<Parsed, ParseError> 
             let mut json = serde_json::Deserializer::from_str(text);
             match Fields::read(&mut json, max_event_bytes).and_then(|fields| json.end().map(|()| fields)) {
                 Ok(fields) => collector.accept(&fields),
-                Err(error) => {
-                    syntax(text).map_err(|_| ParseError::Syntax(error))?;
+                Err(_) => {
+                    // Not the first error: what is wrong with an event has no place in the body.
+                    syntax(text).map_err(ParseError::Syntax)?;
                     collector.judge(0, text.trim());
                 }
             }
@@ -316,6 +317,15 @@ mod tests {
         assert!(error(b" \n").contains("empty"));
         assert!(error(b"{\"service\":\"\xff\"}").contains("byte 12"));
         assert!(error(&b"[".repeat(1_000_000)).contains("EOF"));
+    }
+
+    /// Scenario: an event that is wrong, and behind it what is no JSON.
+    /// Guarantee: the answer says where the body is no JSON. It said what is wrong with the event, and line 0.
+    #[test]
+    fn r0301_the_error_of_an_event_hid_the_place_of_the_syntax() {
+        let body = br#"{"service":"s","message":"m","metadata":{"a":"\ud800"}}}"#;
+        let error = parse(body, Framing::Json, 1000).unwrap_err().to_string();
+        assert!(error.contains("trailing characters at line 1 column"), "{error}");
     }
 
     /// Ids that clients gave are known by their place among the accepted.

@@ -6,9 +6,12 @@
 mod binary;
 mod chaos;
 mod cli;
+mod fuzz;
 mod http_api;
+mod power;
 mod promises;
 mod regression;
+mod soak;
 mod support;
 
 /// The binary's: what memory comes to depends on it.

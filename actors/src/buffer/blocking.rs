@@ -89,7 +89,7 @@ fn skip(spec: &BufferSpec, sink: &SinkName, cursor: Cursor, end: Position) -> Re
     let letter = DeadLetter::of_span(sink, span, Reason::DroppedOldest, spec.clock.now());
     spec.dead_letters.add(&[letter]).map_err(RoomError::State)?;
     spec.metrics.dropped.with_label_values(&[sink.as_str()]).inc_by(span.count());
-    spec.cursors.advance(sink, Cursor { next: end, planned: None });
+    spec.cursors.advance(sink, Cursor::at(end));
     tracing::warn!(%sink, from = %span.first, to = %span.end, "the journal is full: the sink skips its oldest events");
     Ok(())
 }

@@ -54,7 +54,8 @@ pub struct Stamp {
 impl Stamp {
     /// The id given to the event at `index`, where the client sent none.
     pub fn id_at(&self, index: u32) -> Uuid {
-        Uuid::from_u128(self.first_id.as_u128() + u128::from(index))
+        // Damaged bytes may say any first id.
+        Uuid::from_u128(self.first_id.as_u128().wrapping_add(u128::from(index)))
     }
 }
 
@@ -322,6 +323,18 @@ mod tests {
         let blocks = builder.finish();
         assert_eq!(blocks.iter().map(Block::count).collect::<Vec<_>>(), [2, 2, 2, 1]);
         assert_eq!(Events::new(&payload(blocks)).filter(Result::is_ok).count(), 7);
+    }
+
+    /// Ids of a damaged header come round at the end of their range instead of a panic.
+    #[test]
+    fn r0305_ids_at_the_end_of_their_range_panicked() {
+        let mut builder = BlockBuilder::default();
+        (0..2).for_each(|_| builder.push(&draft("m")));
+        let stamp = Stamp { first_id: Uuid::max(), ..stamp() };
+        let bytes: Vec<u8> =
+            builder.finish().into_iter().flat_map(|block| block.stamped(stamp).bytes).collect();
+        let ids: Vec<_> = Events::new(&bytes).map(|event| event.unwrap().event_id).collect();
+        assert_eq!(ids, [EventId::Assigned(Uuid::max()), EventId::Assigned(Uuid::nil())]);
     }
 
     /// Damaged bytes are an error and an end, never a panic or a loop.

@@ -15,10 +15,9 @@ use std::{
 use self::commit::Writer;
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
-    generation::{Generation, Tail, quarantined},
-    inspect::{Entry, find_generations, read_witness},
-    log::Log,
-    reading::{QUARANTINE, Reading},
+    closed::{Closed, QUARANTINE},
+    generation::Generation,
+    inspect::{Entry, find_generations, read_witness, was_never_begun},
     reserve::Reserve,
 };
 use crate::{
@@ -27,8 +26,8 @@ use crate::{
     runtime::clock::Clock,
 };
 
-/// Positions skipped where a damaged end hides how many there were: more than a generation can hold.
-const UNKNOWN_POSITIONS: u64 = 1 << 32;
+/// What the name of a generation begins with while it is removed.
+const DISCARDED: &str = "discarded-";
 
 /// The file in the journal's directory that holds space for what makes room on a full device. Whoever finds the device
 /// full before there is a journal may remove it.
@@ -60,13 +59,22 @@ struct Shelf {
     open: VecDeque<(Position, Readable)>,
 }
 
-/// A generation that is open for reading.
+/// A generation that is open.
 #[derive(Clone)]
 enum Readable {
-    /// The one that is written, and those that only sled can read whole.
-    Sled(Arc<Generation>),
-    /// An old one, whose log says it all.
-    Log(Arc<Log>),
+    Written(Arc<Generation>),
+    Closed(Arc<Closed>),
+}
+
+impl Readable {
+    /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there. `end` is where the next generation
+    /// begins, or the head: what a failed commit left behind it does not count.
+    fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
+        match self {
+            Self::Written(generation) => generation.read(from, end, bytes_max),
+            Self::Closed(generation) => generation.read(from, end, bytes_max),
+        }
+    }
 }
 
 impl SledJournal {
@@ -109,6 +117,7 @@ impl SledJournal {
             damaged: AtomicU64::new(0),
             reserve: None,
         };
+        journal.clear_discarded().map_err(|e| JournalError::io(dir, e))?;
         journal.shelf().entries = find_generations(dir)?.into();
         if journal.shelf().entries.is_empty() && floor > Position(0) {
             // The newest generation is always kept, so somebody else has removed it; or events were kept in memory.
@@ -132,32 +141,35 @@ impl SledJournal {
         let firsts: Vec<_> = self.shelf().entries.iter().map(|entry| entry.first).collect();
         let Some(&newest) = firsts.last() else { return Ok(Position(0)) };
         let dir = self.generation_dir(newest);
-        let witnessed = read_witness(&dir).unwrap_or(newest);
-        let span = Span { first: newest, end: witnessed };
-        match Generation::open(&dir, span).and_then(|generation| generation.tail()) {
-            Ok(Tail::At(head)) => Ok(self.believed(head, witnessed)),
-            Ok(Tail::Empty) if witnessed > newest => Ok(self.believed(newest, witnessed)),
-            Ok(Tail::Empty) => {
-                self.shelf().entries.pop_back();
-                fs::remove_dir_all(&dir).map_err(|e| JournalError::io(dir, e))?;
-                Ok(newest)
-            }
-            Ok(Tail::Damaged(first)) if witnessed > first => Ok(self.believed(first, witnessed)),
-            Ok(Tail::Damaged(first)) => Ok(self.believed(first, first.plus(UNKNOWN_POSITIONS))),
+        if was_never_begun(&dir, newest) {
+            self.forget(newest);
+            self.discard(newest)?;
+            return Ok(newest);
+        }
+        let witnessed = read_witness(&dir, newest);
+        let log = match Closed::look(&dir) {
             Err(JournalError::Damaged { reason, .. }) => {
                 self.set_aside(newest, &reason)?;
-                Ok(if witnessed > newest { witnessed } else { newest.plus(UNKNOWN_POSITIONS) })
+                return Ok(witnessed.unwrap_or(newest));
             }
-            Err(other) => Err(other),
+            log => log?,
+        };
+        let logged = log.end_from(newest);
+        let head = match witnessed {
+            Some(witnessed) => {
+                if logged < witnessed {
+                    tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
+                }
+                logged.max(witnessed)
+            }
+            // A power loss took the witness. What lies behind a gap may have been acknowledged, or not.
+            None => log.last_end().unwrap_or(logged),
+        };
+        if head == newest {
+            self.forget(newest);
+            self.discard(newest)?;
         }
-    }
-
-    /// The head, where the log ends at `logged` and the witness says `witnessed`.
-    fn believed(&self, logged: Position, witnessed: Position) -> Position {
-        if logged < witnessed {
-            tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
-        }
-        logged.max(witnessed)
+        Ok(head)
     }
 
     /// Moves a generation that cannot be opened out of the way; its span becomes a gap that readers report.
@@ -177,6 +189,31 @@ impl SledJournal {
         Ok(())
     }
 
+    /// Removes a generation's directory, if there is one. It gets another name first, so that a crash leaves it whole or not
+    /// at all under its own.
+    fn discard(&self, first: Position) -> Result<(), JournalError> {
+        let (from, to) = (self.generation_dir(first), self.dir.join(format!("{DISCARDED}{:020}", first.0)));
+        // What is left there is of a removal that failed half-way.
+        for step in [fs::remove_dir_all(&to), fs::rename(&from, &to), fs::remove_dir_all(&to)] {
+            match step {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(JournalError::io(from, e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what crashes left half removed.
+    fn clear_discarded(&self) -> io::Result<()> {
+        for item in fs::read_dir(&self.dir)? {
+            let item = item?;
+            if item.file_name().to_string_lossy().starts_with(DISCARDED) {
+                fs::remove_dir_all(item.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the newest generation is where it was begun. Where it is not, what is missing elsewhere is not lost: the
     /// device may only have been unmounted.
     fn is_there(&self) -> Result<(), JournalError> {
@@ -191,7 +228,7 @@ impl SledJournal {
         shelf.open.retain(|(open, _)| *open != first);
     }
 
-    /// The generation that holds `from`, open, and its span.
+    /// The generation that holds `from`, its end, and whether it could be opened.
     fn generation_at(&self, from: Position) -> Result<Option<(Readable, Span)>, JournalError> {
         if let Some((span, Some(generation))) = self.find(from) {
             return Ok(Some((generation, span)));
@@ -203,7 +240,8 @@ impl SledJournal {
             // Another reader was faster.
             Some((span, Some(generation))) => Ok(Some((generation, span))),
             Some((span, None)) => {
-                let generation = Readable::open(&self.generation_dir(span.first), span)?;
+                let closed = Closed::open(&self.generation_dir(span.first), span)?;
+                let generation = Readable::Closed(Arc::new(closed));
                 self.shelf().keep_open(span.first, generation.clone());
                 Ok(Some((generation, span)))
             }
@@ -252,47 +290,9 @@ impl Shelf {
         self.open.push_back((first, generation));
         let newest = self.entries.back().map(|entry| entry.first);
         while self.open.len() > OPEN_GENERATIONS_MAX + 1 {
-            // sled holds a lock on its directory, so the one being written must never be opened twice.
+            // The log of the one being written does not have everything yet.
             let Some(index) = self.open.iter().position(|(first, _)| Some(*first) != newest) else { break };
             self.open.remove(index);
-        }
-    }
-}
-
-impl Readable {
-    /// Opens a generation that was written before and should hold the records of the span.
-    fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
-        let path = dir.join("db");
-        let log = Log::scan(&path).map_err(|e| JournalError::of_log(path, e))?;
-        if log.is_readable(span) {
-            return Ok(Self::Log(Arc::new(log)));
-        }
-        match Generation::open_scanned(dir, span, &log) {
-            // sled cannot open what is damaged; the records that the log itself has whole can be read all the same. With
-            // none, there is nothing to be had.
-            Err(JournalError::Damaged { reason, .. }) if log.has_any(span) => {
-                tracing::error!(generation = %dir.display(), reason, "sled cannot open a damaged generation; it is read without");
-                let copy = quarantined(dir, span).exists().then(|| Log::scan(&quarantined(dir, span)));
-                Ok(Self::Log(Arc::new(copy.and_then(Result::ok).unwrap_or(log))))
-            }
-            opened => opened.map(|generation| Self::Sled(Arc::new(generation))),
-        }
-    }
-
-    fn read(&self, dir: &Path, span: Span, bytes_max: usize) -> Result<Vec<Piece>, JournalError> {
-        match self {
-            Self::Sled(generation) => Ok(generation.read(span, bytes_max)),
-            Self::Log(log) => {
-                let mut reading = Reading::new(dir, None, span, bytes_max);
-                for found in log.stored(span) {
-                    let (first, bytes) = found.map_err(|e| JournalError::io(dir, e))?;
-                    reading.stored(first, &bytes);
-                    if reading.is_done() {
-                        break;
-                    }
-                }
-                Ok(reading.finish())
-            }
         }
     }
 }
@@ -319,9 +319,7 @@ impl Journal for SledJournal {
         while bytes < bytes_max && from < self.span().end {
             match self.generation_at(from) {
                 Ok(Some((generation, span))) => {
-                    let wanted = Span { first: from, end: span.end };
-                    let mut found =
-                        generation.read(&self.generation_dir(span.first), wanted, bytes_max - bytes)?;
+                    let mut found = generation.read(from, span.end, bytes_max - bytes);
                     let payload = |piece: &Piece| match piece {
                         Piece::Record(record) => record.payload.len(),
                         Piece::Damaged(_) | Piece::Removed(_) => 0,
@@ -366,8 +364,7 @@ impl Journal for SledJournal {
             shelf.entries.pop_front();
             shelf.open.retain(|(open, _)| *open != first);
             drop(shelf);
-            let dir = self.generation_dir(first);
-            fs::remove_dir_all(&dir).map_err(|e| JournalError::io(dir, e))?;
+            self.discard(first)?;
             removed += 1;
         }
     }
@@ -384,6 +381,10 @@ impl Journal for SledJournal {
             generations: shelf.entries.len(),
             damaged: self.damaged.load(Ordering::Relaxed),
         }
+    }
+
+    fn may_forget(&self) -> bool {
+        self.durability != Durability::Fsync
     }
 }
 

@@ -1,4 +1,4 @@
-//! One generation: a small sled database in a directory of its own.
+//! The generation that is written: a small sled database in a directory of its own.
 //!
 //! sled rewrites a leaf when its tenth change comes, writes the result, which with values of 100 KiB is far
 //! over its inline limit, to a `blobs/` file that it never syncs, and reuses the segments where the values
@@ -7,23 +7,18 @@
 //! was synced, and the write amplification is 1.1 instead of 3.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
-    time::Duration,
+    sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{
-    CHUNK_BYTES_MAX, JournalError, Piece,
-    log::Log,
-    reading::{QUARANTINE, Reading},
-    stored,
-};
+use super::{JournalError, Piece, closed::QUARANTINE, stored};
 use crate::{
     closing::Closing,
+    durable,
     record::{Position, Record, Span},
 };
 
@@ -38,9 +33,6 @@ const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 /// What sled may cache. It keeps a page that is being read, however small this is.
 const CACHE_BYTES: u64 = 1024 * 1024;
 
-/// A generation that was closed a moment ago may still be locked: a thread of sled's lets go of it a little later.
-const LOCKED_TRIES_MAX: usize = 1000;
-
 /// One tree: a run of chunks.
 struct Group {
     first: stored::Key,
@@ -48,99 +40,39 @@ struct Group {
     tree: sled::Tree,
 }
 
-/// An open generation. Written by one thread at a time, read by many.
+/// The generation that is written, by one thread at a time, and read by many.
 pub(super) struct Generation {
     dir: PathBuf,
     db: Closing<sled::Db>,
     /// A handle on sled's own log, for a sync that survives a power loss: `flush` only starts the writing.
     log: File,
     groups: Closing<RwLock<Vec<Group>>>,
-    /// What there is besides sled, where the log was found damaged.
-    salvage: Option<Log>,
-}
-
-/// What stands at the end of a generation.
-pub(super) enum Tail {
-    /// No record at all.
-    Empty,
-    /// The place after the last whole record.
-    At(Position),
-    /// The last record, which begins here, is damaged: where it ended is not known.
-    Damaged(Position),
 }
 
 impl Generation {
-    /// Makes an empty generation in `dir`, to be written.
+    /// Makes an empty generation in `dir`, to be written. Its name and those of its files are the caller's to sync.
     pub(super) fn create(dir: &Path) -> Result<Self, JournalError> {
-        Self::open_sled(dir, None)
-    }
-
-    /// Opens a generation that was written before, to be read. It should hold the records of `span`.
-    pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
-        let path = dir.join("db");
-        let log = Log::scan(&path).map_err(|e| JournalError::of_log(path, e))?;
-        Self::open_scanned(dir, span, &log)
-    }
-
-    /// The same, with its log looked through before.
-    pub(super) fn open_scanned(dir: &Path, span: Span, log: &Log) -> Result<Self, JournalError> {
-        if log.is_whole(span) {
-            return Self::open_sled(dir, None);
-        }
-        let path = dir.join("db");
-        let copy = quarantined(dir, span);
-        let salvage = Log::keep(&path, &copy).map_err(|e| JournalError::io(copy, e))?;
-        Self::open_sled(dir, Some(salvage))
-    }
-
-    fn open_sled(dir: &Path, salvage: Option<Log>) -> Result<Self, JournalError> {
-        let open = || {
-            sled::Config::new()
-                .path(dir)
-                .segment_size(SEGMENT_BYTES)
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(None)
-                .mode(sled::Mode::HighThroughput)
-                .open()
-        };
-        // sled answers some damage with an assertion instead of an error.
-        let open = || {
-            catch_unwind(open)
-                .map_err(|_| JournalError::Damaged { path: dir.into(), reason: "sled panicked".into() })?
-                .map_err(|e| JournalError::sled(dir, e))
-        };
-        let mut db = open();
-        for _ in 0..LOCKED_TRIES_MAX {
-            if !db.as_ref().is_err_and(is_locked) {
-                break;
-            }
-            pause();
-            db = open();
-        }
-        let db = Closing::new(db?);
+        let config = sled::Config::new()
+            .path(dir)
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::HighThroughput);
+        let db = durable::open(&config, dir).map_err(|e| JournalError::sled(dir, e))?;
+        let db = Closing::new(db);
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
-        // A generation that is opened again is read, never appended to, so its trees count as full.
-        let mut groups = Vec::new();
-        for name in db.tree_names() {
-            let Ok(first) = stored::Key::try_from(&name[..]) else { continue };
-            let tree = db.open_tree(&name).map_err(|e| JournalError::sled(dir, e))?;
-            groups.push(Group { first, chunks: GROUP_CHUNKS_MAX, tree });
-        }
-        groups.sort_by_key(|group| group.first);
-        let groups = Closing::new(RwLock::new(groups));
-        Ok(Self { dir: dir.into(), db, log, groups, salvage })
+        Ok(Self { dir: dir.into(), db, log, groups: Closing::new(RwLock::default()) })
     }
 
     /// Adds a record; durable only after [`Generation::sync`]. Returns its stored bytes. The scratch is for its stored
     /// form, and is left for the next.
     pub(super) fn append(&self, record: &Record, scratch: &mut Vec<u8>) -> Result<u64, JournalError> {
         let stored = stored::encode(record, scratch);
-        for (chunk, bytes) in stored.chunks(CHUNK_BYTES_MAX).enumerate() {
-            let key = stored::key(record.first, u16::try_from(chunk).expect("a record has few chunks"));
+        for (key, value) in stored::chunks(record.first, stored) {
             let tree = self.group_for(key)?;
-            tree.insert(key, bytes).map_err(|e| self.sled(e))?;
+            tree.insert(key, &*value).map_err(|e| self.sled(e))?;
         }
         Ok(stored.len() as u64)
     }
@@ -181,17 +113,20 @@ impl Generation {
         self.log.metadata().map_or(0, |m| m.blocks() * 512)
     }
 
-    /// Reads the pieces of the span until `bytes_max` of payload are there. Its end is where the next generation begins,
-    /// or the head: what a failed commit left behind it does not count.
-    pub(super) fn read(&self, span: Span, bytes_max: usize) -> Vec<Piece> {
-        let mut reading = Reading::new(&self.dir, self.salvage.as_ref(), span, bytes_max);
-        for tree in self.trees_from(span.first) {
+    /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there. `end` is where the
+    /// next generation begins, or the head: what a failed commit left behind it does not count.
+    pub(super) fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
+        let mut reading =
+            Reading { generation: self, pieces: Vec::new(), at: from, end, bytes_max, partial: None };
+        for tree in self.trees_from(from) {
             if reading.is_done() {
                 break;
             }
-            // The last record that begins at or before the span is the first one needed.
-            let start = tree.range(..=stored::key(span.first, 0)).next_back().and_then(Result::ok);
-            let lower = start.map_or(sled::IVec::from(&[]), |(key, _)| key);
+            // The last record that begins at or before `from` is the first one needed.
+            let start = tree.range(..=stored::key(from, 0)).next_back().and_then(Result::ok);
+            let start = start.and_then(|(key, _)| stored::parse_key(&key));
+            // What was found may be one of its further chunks.
+            let lower = start.map_or_else(Vec::new, |(first, _)| stored::key(first, 0).to_vec());
             let feed = || tree.range(lower..).try_for_each(|entry| reading.feed(entry));
             // sled answers some damage with an assertion instead of an error. Either way the gap is noticed
             // when the next record, from the next tree, does not follow the last one.
@@ -217,30 +152,17 @@ impl Generation {
         groups[start..].iter().map(|group| group.tree.clone()).collect()
     }
 
-    /// Where the generation ends, by its own bytes.
-    pub(super) fn tail(&self) -> Result<Tail, JournalError> {
-        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let mut chunks: Vec<sled::IVec> = Vec::new();
-        for group in groups.iter().rev() {
-            for entry in group.tree.iter().rev() {
-                let (key, value) = entry.map_err(|e| self.sled(e))?;
-                let Some((first, chunk)) = stored::parse_key(&key) else { continue };
-                chunks.push(value);
-                if chunk > 0 {
-                    continue;
-                }
-                let stored: Vec<u8> = chunks.drain(..).rev().flat_map(|chunk| chunk.to_vec()).collect();
-                match stored::Header::parse(&stored) {
-                    // A crash came between its chunks: it was never acknowledged, and counts as absent.
-                    Some(header) if header.stored_bytes() > stored.len() => {}
-                    _ => {
-                        let record = stored::decode(first, &stored);
-                        return Ok(record.map_or(Tail::Damaged(first), |record| Tail::At(record.end())));
-                    }
-                }
-            }
+    /// Keeps the bytes of a record that cannot be read, for whoever wants to look; once for each record.
+    fn quarantine(&self, first: Position, bytes: &[u8]) {
+        let path = self.dir.with_file_name(QUARANTINE).join(format!("{first}.record"));
+        if path.exists() {
+            return;
         }
-        Ok(Tail::Empty)
+        tracing::error!(position = %first, kept = %path.display(), "a record is damaged; reading goes on behind it");
+        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, bytes));
+        if let Err(error) = written {
+            tracing::error!(%error, path = %path.display(), "the damaged record could not be put aside");
+        }
     }
 
     fn sled(&self, error: sled::Error) -> JournalError {
@@ -248,20 +170,90 @@ impl Generation {
     }
 }
 
-/// Where the log of a damaged generation is kept, as it was before sled opened it.
-pub(super) fn quarantined(dir: &Path, span: Span) -> PathBuf {
-    dir.with_file_name(QUARANTINE).join(format!("{:020}.db", span.first.0))
+/// Puts chunks together to records, and notices what is missing.
+struct Reading<'a> {
+    generation: &'a Generation,
+    pieces: Vec<Piece>,
+    at: Position,
+    end: Position,
+    /// Payload still wanted.
+    bytes_max: usize,
+    partial: Option<Partial>,
 }
 
-fn is_locked(error: &JournalError) -> bool {
-    // sled has no kind for it, only words.
-    matches!(error, JournalError::Io { source, .. } if source.to_string().contains("could not acquire lock"))
+struct Partial {
+    first: Position,
+    stored_bytes: usize,
+    stored: Vec<u8>,
+    chunk: u16,
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "opening runs on a blocking thread, and sled has nothing to wait for"
-)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(1));
+impl Reading<'_> {
+    fn is_done(&self) -> bool {
+        self.bytes_max == 0 || self.at >= self.end
+    }
+
+    /// Takes the next chunk. `Err(None)` ends the tree early: there is enough.
+    fn feed(&mut self, entry: sled::Result<(sled::IVec, sled::IVec)>) -> Result<(), Option<sled::Error>> {
+        let (key, value) = entry.map_err(Some)?;
+        match (stored::parse_key(&key), self.partial.take()) {
+            (Some((first, 0)), _) => match stored::Header::parse(&value) {
+                Some(header) if header.stored_bytes() > value.len() => {
+                    let stored_bytes = header.stored_bytes();
+                    self.partial = Some(Partial { first, stored_bytes, stored: value.to_vec(), chunk: 0 });
+                }
+                _ => self.stored(first, &value),
+            },
+            (Some((first, chunk)), Some(mut partial))
+                if partial.first == first && partial.chunk + 1 == chunk =>
+            {
+                partial.stored.extend_from_slice(stored::part(stored::key(first, chunk), &value));
+                partial.chunk = chunk;
+                if partial.stored.len() >= partial.stored_bytes {
+                    self.stored(first, &partial.stored);
+                } else {
+                    self.partial = Some(partial);
+                }
+            }
+            // A chunk without its beginning: the gap shows at the next whole record.
+            _ => {}
+        }
+        if self.is_done() { Err(None) } else { Ok(()) }
+    }
+
+    fn stored(&mut self, first: Position, bytes: &[u8]) {
+        if first >= self.end {
+            return;
+        }
+        match stored::decode(first, bytes) {
+            Some(record) if record.end() > self.at => {
+                self.damaged_until(record.first);
+                if !self.is_done() {
+                    self.push(record);
+                }
+            }
+            Some(_) => {}
+            None => self.generation.quarantine(first, bytes),
+        }
+    }
+
+    fn push(&mut self, record: Record) {
+        self.at = record.end();
+        self.bytes_max = self.bytes_max.saturating_sub(record.payload.len());
+        self.pieces.push(Piece::Record(Arc::new(record)));
+    }
+
+    fn damaged_until(&mut self, end: Position) {
+        if end > self.at && !self.is_done() {
+            self.pieces.push(Piece::Damaged(Span { first: self.at, end }));
+            self.at = end;
+        }
+    }
+
+    fn finish(mut self) -> Vec<Piece> {
+        if !self.is_done() {
+            self.damaged_until(self.end);
+        }
+        self.pieces
+    }
 }

@@ -2,13 +2,14 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use super::{JournalError, log::Log};
+use super::{JournalError, closed::Closed};
 use crate::{
     event::Timestamp,
     record::{Position, Span},
 };
 
-/// The file in a generation that holds the position after its last event, 8 bytes big-endian.
+/// The file in a generation that holds the position after its last event and a checksum of that, 8 and 4 bytes
+/// big-endian. It is made last: a generation without it was never written to.
 pub(super) const WITNESS: &str = "head";
 
 /// A generation, open or not.
@@ -35,9 +36,30 @@ pub(super) fn find_generations(dir: &Path) -> Result<Vec<Entry>, JournalError> {
     Ok(entries)
 }
 
-pub(super) fn read_witness(generation: &Path) -> Option<Position> {
+/// The bytes of a witness.
+pub(super) fn witness(head: Position) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&head.0.to_be_bytes());
+    bytes[8..].copy_from_slice(&crc32fast::hash(&head.0.to_be_bytes()).to_be_bytes());
+    bytes
+}
+
+/// What the witness of a generation that begins at `first` says; `None` where there is none, or nothing that can be
+/// true: it is not synced, so after a power loss it may be anything.
+pub(super) fn read_witness(generation: &Path, first: Position) -> Option<Position> {
     let bytes = fs::read(generation.join(WITNESS)).ok()?;
-    Some(Position(u64::from_be_bytes(bytes.try_into().ok()?)))
+    let head = Position(u64::from_be_bytes(*bytes.first_chunk()?));
+    (head >= first && bytes == witness(head)).then_some(head)
+}
+
+/// Whether a crash came while the generation was made, so that it never held anything: its log is missing, or neither the
+/// witness nor any record is there.
+pub(super) fn was_never_begun(generation: &Path, first: Position) -> bool {
+    match Closed::look(generation) {
+        Ok(log) => !generation.join(WITNESS).exists() && log.last_end().is_none(),
+        Err(JournalError::Damaged { .. }) => read_witness(generation, first).is_none_or(|head| head == first),
+        Err(_) => false,
+    }
 }
 
 /// What a look at a journal found.
@@ -64,10 +86,12 @@ pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
     for (index, entry) in entries.iter().enumerate() {
         let generation = dir.join(format!("{:020}", entry.first.0));
         let next = entries.get(index + 1).map(|next| next.first);
-        let end = next.or_else(|| read_witness(&generation)).unwrap_or(entry.first);
+        let end = next.or_else(|| read_witness(&generation, entry.first)).unwrap_or(entry.first);
         let span = Span { first: entry.first, end: end.max(entry.first) };
-        let log = generation.join("db");
-        let whole = Log::count_whole(&log, span).map_err(|e| JournalError::io(log, e))?;
+        let whole = match Closed::look(&generation) {
+            Err(JournalError::Damaged { .. }) => 0,
+            log => log?.count_whole(span),
+        };
         verified.events += whole;
         verified.damaged += span.count().saturating_sub(whole);
         verified.disk_bytes += entry.disk_bytes;

@@ -95,4 +95,8 @@ impl Journal for MemoryJournal {
             damaged: 0,
         }
     }
+
+    fn may_forget(&self) -> bool {
+        true
+    }
 }

@@ -11,14 +11,17 @@
 //! - A reader sees only what was committed, in order; what cannot be read is a [`Piece::Damaged`] with its
 //!   span, never a silent gap.
 
+mod closed;
 mod disk;
 mod generation;
 mod inspect;
-mod log;
 mod memory;
-mod reading;
+#[cfg(test)]
+mod model;
 mod reserve;
 mod stored;
+#[doc(hidden)]
+pub mod stored_form;
 #[cfg(test)]
 mod tests;
 
@@ -97,6 +100,11 @@ pub trait Journal: Send + Sync + 'static {
 
     /// What it takes up.
     fn usage(&self) -> Usage;
+
+    /// Whether a crash may take back what readers were shown. A sink then notes how far it goes before it goes there.
+    fn may_forget(&self) -> bool {
+        false
+    }
 }
 
 /// One item of a reading.
@@ -166,16 +174,6 @@ impl JournalError {
         match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full { path },
             _ => Self::Io { path, source },
-        }
-    }
-
-    /// Of a generation's log: one that is not there is damage, and reading goes on behind it.
-    fn of_log(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        match source.kind() {
-            std::io::ErrorKind::NotFound => {
-                Self::Damaged { path: path.into(), reason: "it is not there".into() }
-            }
-            _ => Self::io(path, source),
         }
     }
 

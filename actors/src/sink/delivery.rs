@@ -238,13 +238,20 @@ impl Sink {
     fn fail(&mut self, error: &DeliveryError) {
         let now = Instant::now();
         self.spec.probe.failed(error.cause);
-        self.breaker.failed(now);
         let wished = match error.verdict {
             Verdict::Retry { after } => after.unwrap_or_default(),
             Verdict::Reject => Default::default(),
         };
-        let wait = self.backoff.failed().max(wished);
-        self.not_before = now + wait;
+        // Nothing is started while it waits: what fails then was on its way beside the delivery whose failure it waits
+        // for. One moment of the destination is one failure, however many deliveries it hits.
+        let waits_already = now < self.not_before;
+        let wait = if waits_already {
+            wished
+        } else {
+            self.breaker.failed(now);
+            self.backoff.failed().max(wished)
+        };
+        self.not_before = self.not_before.max(now + wait);
         let attempts = self.backoff.failures();
         tracing::warn!(sink = %self.spec.name, cause = %error.cause, %error, attempts, ?wait, "a delivery failed; it is tried again");
         let text = error.to_string();

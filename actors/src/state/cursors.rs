@@ -18,6 +18,17 @@ pub struct Cursor {
     /// Where a batch ends that was cut by time, not by size. A sink that restarts cuts at the same place, so that
     /// the batch has the same id the second time; cuts by size need no note, they follow from the data.
     pub planned: Option<Position>,
+    /// Where the furthest batch ends that may have gone out, noted before it goes. Only for a journal that may forget what
+    /// it showed: no other event must get a position that a destination knows.
+    #[serde(default)]
+    pub reached: Position,
+}
+
+impl Cursor {
+    /// A cursor at `next`, with nothing on its way.
+    pub fn at(next: Position) -> Self {
+        Self { next, ..Self::default() }
+    }
 }
 
 /// What is done for a sink when the journal has reached its cap.
@@ -76,7 +87,7 @@ impl Cursors {
     /// Counts the sink in. A sink that was never seen begins at `start`.
     pub fn activate(&self, name: &SinkName, when_full: WhenFull, start: Position) -> Cursor {
         let mut table = self.table();
-        let new = || Entry { cursor: Cursor { next: start, planned: None }, saved: None, active: None };
+        let new = || Entry { cursor: Cursor::at(start), saved: None, active: None };
         let entry = table.entry(name.clone()).or_insert_with(new);
         entry.active = Some(when_full);
         entry.cursor
@@ -99,7 +110,8 @@ impl Cursors {
         if let Some(entry) = self.table().get_mut(name)
             && cursor.next >= entry.cursor.next
         {
-            entry.cursor = cursor;
+            let reached = cursor.reached.max(entry.cursor.reached);
+            entry.cursor = Cursor { reached, ..cursor };
         }
     }
 
@@ -112,7 +124,9 @@ impl Cursors {
     /// The furthest position that any cursor speaks of.
     pub fn furthest(&self) -> Position {
         let table = self.table();
-        let furthest = |entry: &Entry| entry.cursor.planned.unwrap_or_default().max(entry.cursor.next);
+        let furthest = |Entry { cursor, .. }: &Entry| {
+            cursor.planned.unwrap_or_default().max(cursor.next).max(cursor.reached)
+        };
         table.values().map(furthest).max().unwrap_or_default()
     }
 
@@ -179,10 +193,35 @@ mod tests {
         cursors.save().unwrap();
         let failed: Result<(), StateError> = state.with(|_| Err(state.failed("no space left on device")));
         assert!(failed.is_err());
-        cursors.advance(&name, Cursor { next: Position(9), planned: None });
+        cursors.advance(&name, Cursor::at(Position(9)));
         cursors.save().unwrap();
         drop((cursors, state));
         let again = Cursors::open(Arc::new(StateDb::open(dir.path()).unwrap())).unwrap();
         assert_eq!(again.get(&name).next, Position(9));
+    }
+
+    /// Scenario: the database is opened again while a thread of the one before has not let go of its lock yet.
+    /// Guarantee: that is waited for. Cursors and dead letters failed for that alone, now and then.
+    #[test]
+    fn r0304_the_state_was_still_locked_by_itself() {
+        let dir = TempDir::new().unwrap();
+        drop(StateDb::open(dir.path()).unwrap());
+        let held = std::fs::File::open(dir.path().join("db")).unwrap();
+        held.lock().unwrap();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| StateDb::open(dir.path()).map(drop));
+            // The first look at the lock comes long before; if not, the test has only not tried anything.
+            std::thread::park_timeout(std::time::Duration::from_millis(30));
+            drop(held);
+            opening.join().unwrap().unwrap();
+        });
+    }
+
+    /// A cursor that was saved before there was `reached` is read.
+    #[test]
+    fn an_old_cursor_is_read() {
+        let old = rmp_serde::to_vec(&(Position(3), Some(Position(8)))).unwrap();
+        let cursor: Cursor = rmp_serde::from_slice(&old).unwrap();
+        assert_eq!(cursor, Cursor { planned: Some(Position(8)), ..Cursor::at(Position(3)) });
     }
 }

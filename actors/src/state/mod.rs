@@ -8,7 +8,6 @@ mod dead_letters;
 
 use std::{
     fs::File,
-    panic::catch_unwind,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -16,7 +15,7 @@ use std::{
 pub use cursors::{Cursor, Cursors, WhenFull};
 pub use dead_letters::{DeadLetter, DeadLetters, Reason, Totals};
 
-use crate::closing::Closing;
+use crate::{closing::Closing, durable};
 
 /// Bytes of one value.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;
@@ -84,12 +83,9 @@ impl StateDb {
     }
 
     fn open_sled(&self) -> Result<Open, StateError> {
-        let open =
-            || sled::Config::new().path(&self.dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).open();
-        // sled answers some damage with an assertion instead of an error.
-        let db = catch_unwind(std::panic::AssertUnwindSafe(open))
-            .map_err(|_| self.failed("sled panicked"))?
-            .map_err(|e| self.failed(e))?;
+        let config = sled::Config::new().path(&self.dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let db = durable::open(&config, &self.dir).map_err(|e| self.failed(e))?;
+        durable::sync_names(&self.dir).map_err(|e| self.failed(e))?;
         let log = File::options().write(true).open(self.dir.join("db")).map_err(|e| self.failed(e))?;
         Ok(Open { db: Closing::new(db), log })
     }

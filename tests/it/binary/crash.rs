@@ -14,10 +14,9 @@ use serde_json::{Value, json};
 use crate::support::{
     binary::Place,
     http::{Connection, Destination},
-    until,
+    thorough, until,
 };
 
-const KILLS: usize = 10;
 const CLIENTS: usize = 4;
 
 /// Posts at the end of which a process is killed: enough that kills come at different places of the way.
@@ -68,11 +67,12 @@ fn post(posting: &Posting, client: usize) {
     }
 }
 
-/// Promises P1 and P3: while four clients post, the process is killed ten times with SIGKILL and started again on the
+/// Promises P1 and P3: while four clients post, the process is killed ten times (in CI forty) with SIGKILL and started again on the
 /// same data. Every acknowledged event is then in the store exactly once, whatever id was posted twice, and at the
 /// HTTP destination at least once.
 #[test]
 fn p1_p3_ten_sigkills_lose_nothing() {
+    let kills = thorough(10, 40);
     let destination = Destination::start();
     let place = Place::new().sink("up", &destination.sink());
     let mut forebay = place.start();
@@ -87,7 +87,7 @@ fn p1_p3_ten_sigkills_lose_nothing() {
             let posting = &posting;
             scope.spawn(move || post(posting, client));
         }
-        for life in 0..KILLS {
+        for life in 0..kills {
             let before = posting.posts.load(Ordering::Relaxed);
             // Another number each time, so that deliveries, saves of cursors and trims are hit at other places.
             let enough = before + ACKNOWLEDGED_PER_LIFE + 7 * life;
@@ -99,7 +99,7 @@ fn p1_p3_ten_sigkills_lose_nothing() {
         posting.ended.store(true, Ordering::Relaxed);
     });
     let acknowledged = posting.acknowledged.into_inner().unwrap();
-    assert!(acknowledged.len() > KILLS * ACKNOWLEDGED_PER_LIFE, "{} events are too few", acknowledged.len());
+    assert!(acknowledged.len() > kills * ACKNOWLEDGED_PER_LIFE, "{} events are too few", acknowledged.len());
     until("every sink has caught up", || forebay.metric("forebay_buffer_events", "") == 0.0);
 
     let ids = |order: &str| -> Vec<String> {

@@ -5,6 +5,7 @@ mod damage;
 mod device;
 mod disk;
 mod full_devices;
+mod kills;
 mod lifecycle;
 mod memory;
 mod read_only;

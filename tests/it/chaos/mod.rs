@@ -3,5 +3,6 @@
 mod account;
 mod actors;
 mod clock;
+mod command;
 mod sinks;
 mod stalls;

@@ -1,5 +1,6 @@
 //! What `POST /events`, `GET /events…`, `/health…` and `/metrics` say, to good clients and to bad ones.
 
+mod admin;
 mod bad_input;
 mod hostile;
 mod ingest;

@@ -251,6 +251,10 @@ impl Forebay {
         let _ = self.child.wait();
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let status = eventually("the process ends", || self.child.try_wait().unwrap());

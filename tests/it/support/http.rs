@@ -175,6 +175,8 @@ struct Shared {
     /// Bodies with this text in them get 400.
     poison: Mutex<Option<String>>,
     events: Mutex<BTreeMap<String, (u64, Value)>>,
+    /// Which event came at which position, and the positions at which there were two.
+    positions: Mutex<(BTreeMap<u64, String>, Vec<String>)>,
     requests: AtomicU64,
     ended: AtomicBool,
 }
@@ -188,6 +190,7 @@ impl Destination {
             status: AtomicU16::new(200),
             poison: Mutex::default(),
             events: Mutex::default(),
+            positions: Mutex::default(),
             requests: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         });
@@ -238,6 +241,13 @@ impl Destination {
         lock(&self.shared.events).contains_key(id)
     }
 
+    /// How many positions events came from, and which of them were given to two events: there a destination that
+    /// recognises batches would have taken one of the two for the other.
+    pub fn positions(&self) -> (u64, Vec<String>) {
+        let (positions, twice) = &*lock(&self.shared.positions);
+        (positions.len() as u64, twice.clone())
+    }
+
     /// How many requests came, whatever the answer.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
@@ -258,7 +268,7 @@ impl Shared {
     fn serve(&self, mut reader: BufReader<TcpStream>) {
         while let Ok(Some((first, headers))) = head(&mut reader) {
             let Ok(body) = body(&mut reader, &headers) else { return };
-            let status = if first.starts_with("POST") { self.take(&body) } else { 200 };
+            let status = if first.starts_with("POST") { self.take(&headers, &body) } else { 200 };
             let answer = format!("HTTP/1.1 {status} As told\r\nContent-Length: 0\r\n\r\n");
             if self.ended.load(Ordering::Relaxed) || reader.get_mut().write_all(answer.as_bytes()).is_err() {
                 return;
@@ -266,7 +276,7 @@ impl Shared {
         }
     }
 
-    fn take(&self, body: &[u8]) -> u16 {
+    fn take(&self, headers: &[(String, String)], body: &[u8]) -> u16 {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let status = self.status.load(Ordering::Relaxed);
         if status != 200 {
@@ -276,13 +286,30 @@ impl Shared {
         if lock(&self.poison).as_ref().is_some_and(|poison| text.contains(poison)) {
             return 400;
         }
-        let mut events = lock(&self.events);
+        let (mut events, mut ids) = (lock(&self.events), Vec::new());
         for line in text.lines() {
             let event: Value = serde_json::from_str(line).expect("a sink sends JSON");
             let id = event["event_id"].as_str().expect("every event has an id").to_owned();
+            ids.push(id.clone());
             events.entry(id).or_insert((0, event)).0 += 1;
         }
+        drop(events);
+        self.note_positions(headers, ids);
         200
+    }
+
+    /// A batch's id is the name of its journal, its first position and the one behind its last.
+    fn note_positions(&self, headers: &[(String, String)], ids: Vec<String>) {
+        let id = headers.iter().find(|(name, _)| name == "x-forebay-batch-id").map(|(_, id)| id.as_str());
+        let words: Vec<_> = id.unwrap_or_default().split('-').collect();
+        let [_, first, _] = words[..] else { return };
+        let (positions, twice) = &mut *lock(&self.positions);
+        for (at, id) in (first.parse().expect("a position")..).zip(ids) {
+            let known = positions.entry(at).or_insert_with(|| id.clone());
+            if *known != id {
+                twice.push(format!("{at}: {known}, then {id}"));
+            }
+        }
     }
 }
 

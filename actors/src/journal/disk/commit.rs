@@ -12,11 +12,12 @@ use std::{
 
 use super::{Readable, SledJournal};
 use crate::{
+    durable,
     event::Stamped,
     journal::{
         Durability, Journal as _, JournalError,
         generation::Generation,
-        inspect::{Entry, WITNESS},
+        inspect::{Entry, WITNESS, witness},
         records,
     },
     record::{Position, Record},
@@ -109,7 +110,7 @@ impl SledJournal {
             target.generation.sync()?;
         }
         let head = records.last().map_or(self.span().end, |last| last.end());
-        target.witness.write_all_at(&head.0.to_be_bytes(), 0).map_err(|e| JournalError::io(&self.dir, e))?;
+        target.witness.write_all_at(&witness(head), 0).map_err(|e| JournalError::io(&self.dir, e))?;
         if let Some(entry) = self.shelf().entries.back_mut() {
             entry.disk_bytes = target.generation.disk_bytes();
             entry.stored_bytes = stored_bytes;
@@ -124,14 +125,15 @@ impl SledJournal {
         let dir = self.generation_dir(first);
         // One of this name holds nothing that was ever committed: a commit into it failed.
         self.forget(first);
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io(dir, e)),
-            _ => {}
-        }
+        self.discard(first)?;
         let generation = Arc::new(Generation::create(&dir)?);
-        // Its own name must survive a power loss as well as its bytes.
+        let path = dir.join(WITNESS);
+        let witness = fs::File::create(&path)
+            .and_then(|file| file.write_all_at(&witness(first), 0).map(|()| file))
+            .map_err(|e| JournalError::io(path, e))?;
+        // Its own name must survive a power loss as well as its bytes, and the names of its files.
         for path in [&dir, &self.dir] {
-            fs::File::open(path).and_then(|d| d.sync_all()).map_err(|e| JournalError::io(path, e))?;
+            durable::sync(path).map_err(|e| JournalError::io(path, e))?;
         }
         let mut shelf = self.shelf();
         // The one before is closed: whoever lags opens it again, and nobody else pays for its memory.
@@ -139,9 +141,7 @@ impl SledJournal {
         shelf.open.retain(|(open, _)| Some(*open) != before);
         let last_write = self.clock.now();
         shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
-        shelf.keep_open(first, Readable::Sled(generation.clone()));
-        let path = dir.join(WITNESS);
-        let witness = fs::File::create(&path).map_err(|e| JournalError::io(path, e))?;
+        shelf.keep_open(first, Readable::Written(generation.clone()));
         let target = Arc::new(Target { generation, witness, failed: AtomicBool::new(false) });
         Ok(Writer { target, appended: first, stored_bytes: 0, scratch: Vec::new() })
     }
