@@ -43,7 +43,9 @@ impl Closed {
     pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
         let closed = Self::look(dir)?;
         if !closed.is_whole(span) {
-            closed.keep_copy(dir, span.first).map_err(|e| JournalError::io(dir, e))?;
+            closed
+                .keep_copy(dir, span.first)
+                .map_err(|e| JournalError::io(dir.with_file_name(QUARANTINE), e))?;
         }
         Ok(closed)
     }
