@@ -279,6 +279,8 @@ impl Actor for Buffer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        // Else a backlog from before would count as none until the first interval.
+        self.show(ctx);
         ctx.run_interval(CURSOR_SAVE_INTERVAL, |buffer, ctx| {
             buffer.save_cursors(ctx);
             buffer.show(ctx);

@@ -18,8 +18,9 @@ const SETTINGS: &str = "conf";
 const SNAPSHOT: &str = "snap.";
 const UNFINISHED: &str = ".generating";
 
-/// A database that was closed a moment ago may still be locked: a thread of sled's lets go of it a little later.
-const LOCKED_TRIES_MAX: usize = 1000;
+/// A database that was closed a moment ago may still be locked: a thread of sled's lets go of it a little later, on a
+/// machine that has much else to do after more than a second.
+const LOCKED_TRIES_MAX: usize = 10_000;
 
 /// Opens a database, also where one of this process has just been closed there, and where what stands beside its log is
 /// damaged: everything is in the log.

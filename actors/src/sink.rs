@@ -214,9 +214,11 @@ impl Sink {
     }
 
     fn could_not_read(&mut self, error: &dyn Display) {
-        tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
         // Said until the next delivery, which comes only if this passes.
         let text = format!("the journal could not be read: {error}");
+        if self.spec.probe.report().error.as_deref() != Some(text.as_str()) {
+            tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
+        }
         self.spec.probe.update(|report| report.error = Some(text));
         // Not at once: the look after LOOK_INTERVAL sees the lag again.
         self.lagging = false;

@@ -42,6 +42,7 @@ impl Config {
         found.zero_duration(&["http", "header_timeout"], http.header_timeout);
 
         found.zero_count(&["otlp", "max_body_bytes"], self.otlp.max_body_bytes);
+        found.zero_count(&["otlp", "max_connections"], self.otlp.max_connections);
         for (index, origin) in self.otlp.cors.allowed_origins.iter().enumerate() {
             let is_origin =
                 origin == "*" || origin.split_once("://").is_some_and(|(_, host)| !host.contains('/'));

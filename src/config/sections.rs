@@ -15,6 +15,9 @@ const OTLP_GRPC_PORT: u16 = 4317;
 /// What the exporters of the Collector may send at most is not bounded; this is four times its receiver's default.
 const OTLP_MAX_BODY_BYTES: usize = 64 << 20;
 
+/// An SDK or a Collector keeps one or two; each call of gRPC is a stream on one of them.
+const OTLP_MAX_CONNECTIONS: usize = 1024;
+
 /// All of what a quiet system says about itself: starts, stops, failures.
 const LOG_LEVEL: &str = "info";
 /// Loopback: who wants to be reached from outside says so.
@@ -138,6 +141,8 @@ pub struct OtlpConfig {
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_body_bytes: usize,
+    /// Open connections, all addresses together.
+    pub max_connections: usize,
     /// Browsers that may send.
     pub cors: CorsConfig,
 }
@@ -346,6 +351,7 @@ impl Default for OtlpConfig {
             http: at(OTLP_HTTP_PORT),
             grpc: at(OTLP_GRPC_PORT),
             max_body_bytes: OTLP_MAX_BODY_BYTES,
+            max_connections: OTLP_MAX_CONNECTIONS,
             cors: CorsConfig::default(),
         }
     }

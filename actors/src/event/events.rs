@@ -161,8 +161,10 @@ mod tests {
         blocks.into_iter().flat_map(|block| block.stamped(stamp()).bytes().clone()).collect()
     }
 
-    /// Id, time, message and metadata of every event.
-    fn read(payload: &[u8]) -> Vec<Result<(String, i64, String, Option<String>), DecodeError>> {
+    /// Id, time, message and metadata.
+    type Fields = (String, i64, String, Option<String>);
+
+    fn read(payload: &[u8]) -> Vec<Result<Fields, DecodeError>> {
         let (mut events, mut found) = (Events::new(payload), Vec::new());
         while let Some(event) = events.next_event() {
             found.push(event.map(|event| {

@@ -43,7 +43,8 @@ impl Closed {
     pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
         let closed = Self::look(dir)?;
         if !closed.is_whole(span) {
-            closed.keep_copy(dir, span.first).map_err(|e| JournalError::io(dir, e))?;
+            let quarantine = dir.with_file_name(QUARANTINE);
+            closed.keep_copy(&quarantine, span.first).map_err(|e| JournalError::io(quarantine, e))?;
         }
         Ok(closed)
     }
@@ -116,8 +117,7 @@ impl Closed {
         Some(bytes)
     }
 
-    fn keep_copy(&self, dir: &Path, first: Position) -> io::Result<()> {
-        let quarantine = dir.with_file_name(QUARANTINE);
+    fn keep_copy(&self, quarantine: &Path, first: Position) -> io::Result<()> {
         let copy = quarantine.join(format!("{:020}.db", first.0));
         if !copy.exists() {
             fs::create_dir_all(quarantine)?;

@@ -153,7 +153,7 @@ fn point(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Tim
     const NAME: u32 = 1;
     const TIME: u32 = 3;
     message.push_str(&String::from_utf8_lossy(member(item.metric, NAME)));
-    let Some(kind) = schema::METRIC.field(item.metric_kind) else { return None };
+    let kind = schema::METRIC.field(item.metric_kind)?;
     out.extend_from_slice(format!(",\"type\":\"{}\"", kind.name).as_bytes());
     write_members(item.metric, &schema::METRIC, Style::Natural, &[NAME, 5, 7, 9, 10, 11], out);
     let schema::Kind::Message(of) = kind.kind else { return None };

@@ -34,8 +34,9 @@ use crate::config::{HttpConfig, OtlpConfig};
 const STREAMS_MAX: u32 = 256;
 
 /// Bytes a client may send ahead on one stream and on one connection: a usual request whole, without waiting for a window.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// They are read as they come, into the budget of all bodies.
+const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// How long accepting rests where the process has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -78,7 +79,7 @@ pub fn start(otlp: &OtlpConfig, http: &HttpConfig, ingress: Arc<OtlpIngress>) ->
         .build()
         .map_err(|error| format!("otlp: threads cannot be started: {error}"))?;
     let (stop, stopping) = watch::channel(false);
-    let connections = Arc::new(Semaphore::new(http.max_connections));
+    let connections = Arc::new(Semaphore::new(otlp.max_connections));
     let (mut addresses, mut ended) = (Vec::new(), Vec::new());
     for (key, address, listener) in listeners {
         addresses.push((key, address));

@@ -8,6 +8,7 @@ use super::device::Device;
 use crate::support::{
     binary::{Forebay, Place},
     http::Destination,
+    testbed::incompressible,
     until,
 };
 
@@ -27,10 +28,10 @@ impl<'a> Producer<'a> {
     fn post(&mut self, events: usize, bytes: usize) -> bool {
         self.posts += 1;
         let ids: Vec<_> = (0..events).map(|event| format!("f{:05}-{event}", self.posts)).collect();
-        let noise = || (0..bytes).map(|_| fastrand::alphanumeric()).collect::<String>();
-        let event = |id: &String| json!({"service": "s", "message": noise(), "event_id": id});
-        let answer =
-            self.forebay.post_json(Value::from(ids.iter().map(event).collect::<Vec<_>>()).to_string());
+        let event = |(index, id): (usize, &String)| json!({"service": "s", "message": &incompressible(self.posts + index)[..bytes], "event_id": id});
+        let answer = self
+            .forebay
+            .post_json(Value::from(ids.iter().enumerate().map(event).collect::<Vec<_>>()).to_string());
         if answer.status != 202 {
             answer.error(503, "disk_full");
             return false;
@@ -44,8 +45,7 @@ impl<'a> Producer<'a> {
     }
 
     fn all_are_stored(&self) {
-        let stored = |id: &String| self.forebay.get(&format!("/events/{id}")).status == 200;
-        until("everything is stored", || self.acknowledged.iter().all(stored));
+        until("everything is stored", || self.forebay.counted() as usize == self.acknowledged.len());
     }
 }
 
@@ -56,7 +56,7 @@ impl<'a> Producer<'a> {
 fn a_journal_that_fills_its_device_is_emptied_by_deliveries() {
     let place = Place::empty();
     let test = "a_journal_that_fills_its_device_is_emptied_by_deliveries";
-    let Some(device) = Device::tmpfs(place.file("device"), 48, test) else { return };
+    let Some(device) = Device::tmpfs(place.file("device"), 36, test) else { return };
     let destination = Destination::start();
     destination.answer(503);
     let place = place.with_data_dir(device.path.join("data")).sink("up", &destination.sink());
@@ -78,7 +78,8 @@ fn a_journal_that_fills_its_device_is_emptied_by_deliveries() {
     destination.answer(200);
     producer.all_came_to(&destination);
     until("what was delivered makes room", || producer.post(16, 60_000));
-    (0..30).for_each(|_| assert!(producer.post(16, 60_000)));
+    // Generations go once a second, and the newest never.
+    (0..15).for_each(|_| until("it goes on", || producer.post(16, 60_000)));
     producer.all_came_to(&destination);
     assert_eq!(forebay.metric("forebay_actor_restarts_total", ""), 0.0);
     eprintln!("{backlog} events filled the device, {refused} requests were refused, 0 lost");
@@ -90,7 +91,7 @@ fn a_journal_that_fills_its_device_is_emptied_by_deliveries() {
 fn a_journal_that_fills_its_device_can_be_started_with() {
     let place = Place::empty();
     let test = "a_journal_that_fills_its_device_can_be_started_with";
-    let Some(device) = Device::tmpfs(place.file("device"), 40, test) else { return };
+    let Some(device) = Device::tmpfs(place.file("device"), 32, test) else { return };
     let destination = Destination::start();
     destination.answer(503);
     let place = place.with_data_dir(device.path.join("data")).sink("up", &destination.sink());
@@ -138,7 +139,6 @@ fn a_full_device_of_the_store_delays_the_store_alone() {
     forebay.stored(&producer.acknowledged[0]);
     fs::remove_file(ballast).unwrap();
     producer.all_are_stored();
-    assert_eq!(forebay.counted() as usize, producer.acknowledged.len());
     assert_eq!(forebay.stop(), Some(0));
 }
 

@@ -56,7 +56,8 @@ fn every_encoding_is_taken_and_answered_in_kind() {
         "scopeLogs": [{"logRecords": [{"body": {"stringValue": "three"}}, {"body": {"stringValue": "four"}}]}],
     }]});
     let json = json.to_string().into_bytes();
-    let packings: [(&str, fn(&[u8]) -> Vec<u8>); 3] = [
+    type Packing = fn(&[u8]) -> Vec<u8>;
+    let packings: [(&str, Packing); 3] = [
         ("identity", |bytes| bytes.to_vec()),
         ("gzip", gzip),
         ("zstd", |bytes| zstd::encode_all(bytes, 3).unwrap()),

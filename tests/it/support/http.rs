@@ -166,6 +166,7 @@ fn body(reader: &mut BufReader<TcpStream>, headers: &[(String, String)]) -> io::
 pub struct Destination {
     pub address: SocketAddr,
     shared: Arc<Shared>,
+    accepting: Option<std::thread::JoinHandle<()>>,
 }
 
 struct Shared {
@@ -194,7 +195,7 @@ impl Destination {
             ended: AtomicBool::new(false),
         });
         let accepting = shared.clone();
-        std::thread::spawn(move || {
+        let accepting = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if accepting.ended.load(Ordering::Relaxed) {
                     return;
@@ -204,7 +205,7 @@ impl Destination {
                 std::thread::spawn(move || shared.serve(BufReader::new(stream)));
             }
         });
-        Self { address, shared }
+        Self { address, shared, accepting: Some(accepting) }
     }
 
     /// The configuration of a sink that delivers here and does not wait long after a failure.
@@ -258,6 +259,8 @@ impl Drop for Destination {
         self.shared.ended.store(true, Ordering::Relaxed);
         // Wakes the thread that accepts.
         let _ = TcpStream::connect(self.address);
+        // Nobody listens afterwards. Who cannot be joined has ended by a panic, which was said.
+        let _ = self.accepting.take().map(std::thread::JoinHandle::join);
     }
 }
 
