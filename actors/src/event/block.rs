@@ -327,7 +327,7 @@ mod tests {
 
     /// Ids of a damaged header come round at the end of their range instead of a panic.
     #[test]
-    fn r0305_ids_at_the_end_of_their_range_panicked() {
+    fn r0324_ids_at_the_end_of_their_range_panicked() {
         let mut builder = BlockBuilder::default();
         (0..2).for_each(|_| builder.push(&draft("m")));
         let stamp = Stamp { first_id: Uuid::max(), ..stamp() };
