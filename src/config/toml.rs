@@ -85,7 +85,7 @@ mod tests {
 
     /// What is nested deeper than the parser goes had no line at all.
     #[test]
-    fn r0307_what_is_nested_too_deep_had_no_line() {
+    fn r0326_what_is_nested_too_deep_had_no_line() {
         let brackets = format!("a = 1\nb = [\n{}1{}]\nc = [[1]]\n", "[".repeat(200), "]".repeat(200));
         let dots = format!("a.b.c = 1\n\nd{} = 1\nx = 1\n", ".d".repeat(200));
         for text in [brackets, dots] {

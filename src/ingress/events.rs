@@ -322,7 +322,7 @@ mod tests {
     /// Scenario: an event that is wrong, and behind it what is no JSON.
     /// Guarantee: the answer says where the body is no JSON. It said what is wrong with the event, and line 0.
     #[test]
-    fn r0301_the_error_of_an_event_hid_the_place_of_the_syntax() {
+    fn r0321_the_error_of_an_event_hid_the_place_of_the_syntax() {
         let body = br#"{"service":"s","message":"m","metadata":{"a":"\ud800"}}}"#;
         let error = parse(body, Framing::Json, 1000).unwrap_err().to_string();
         assert!(error.contains("trailing characters at line 1 column"), "{error}");
