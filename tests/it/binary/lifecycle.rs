@@ -64,13 +64,19 @@ fn a_second_process_on_the_same_data_is_refused() {
 #[test]
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
     let place = Place::new();
     let file = place.write();
-    let address = taken.local_addr().unwrap().to_string();
-    let text = fs::read_to_string(&file).unwrap().replace("127.0.0.1:0", &address);
-    fs::write(&file, text).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    // The first address is that of `http`.
+    fs::write(&file, text.replacen("127.0.0.1:0", &address, 1)).unwrap();
     let said = place.run(&["run"]).failed(1);
     assert!(said.contains("http.listen") && said.contains(&address), "{said}");
+    let otlp = format!("otlp: {{ grpc: {{ listen: \"{address}\" }}, http: {{ listen: null }} }}");
+    let place = Place::new().section(&otlp);
+    place.write();
+    let said = place.run(&["run"]).failed(1);
+    assert!(said.contains("otlp.grpc.listen") && said.contains(&address), "{said}");
 }
 
 /// SIGTERM and SIGINT deliver what there is, and end with 0; nothing is delivered a second time afterwards.
