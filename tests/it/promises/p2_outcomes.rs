@@ -84,7 +84,7 @@ fn p2_what_fails_for_too_long_expires_by_policy() {
     run(async {
         let mut config = config(&["a"]);
         let retry = &mut config.sinks.get_mut("a").expect("it is configured").retry;
-        retry.max_age = Some(Duration::from_millis(20));
+        retry.max_age = Some(Duration::from_millis(500));
         let bed = TestBed::start(&config).await;
         bed.fake("a").order(|orders| orders.fail = u64::MAX);
         let expired = bed.post_many(40).await;
