@@ -1,4 +1,4 @@
-//! OTLP/gRPC: `Export` of the three services, and their health.
+//! OTLP/gRPC: `Export` of the three services.
 //!
 //! A call is one message each way, so gRPC is a frame of five bytes around it and trailers behind. Doing that here, not by a
 //! framework, lets the message through as the bytes that came, and gives bodies the same bounds as everywhere: also one
