@@ -1,0 +1,1 @@
+//! Gives events to Forebay.

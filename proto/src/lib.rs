@@ -1,0 +1,1 @@
+//! The gRPC contract by which batches of events are given to Forebay.
