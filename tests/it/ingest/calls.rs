@@ -1,8 +1,6 @@
 //! `SendBatch` and `HealthCheck`: one call at a time.
 
-use forebay_proto::ingest::v1::{
-    EventBatchRequest, HealthCheckRequest, ServingStatus, event::MetadataForm,
-};
+use forebay_proto::ingest::v1::{EventBatchRequest, HealthCheckRequest, ServingStatus, event::MetadataForm};
 use prost_types::{Struct, Timestamp, Value, value::Kind};
 use tonic::{Code, codec::CompressionEncoding};
 
@@ -54,10 +52,8 @@ fn wrong_events_are_rejected_alone() {
     let mut request = batch("mixed", "b1", &["good", "bad", "good too"]);
     request.events[1].service.clear();
     request.events[1].event_id = "bad-1".into();
-    let all_bad = EventBatchRequest {
-        events: vec![request.events[1].clone(); 2],
-        ..batch("mixed", "b2", &[])
-    };
+    let all_bad =
+        EventBatchRequest { events: vec![request.events[1].clone(); 2], ..batch("mixed", "b2", &[]) };
     let (mixed, all_bad, empty) = block_on(async {
         let mut client = client(forebay.ingest()).await;
         let mixed = client.send_batch(request).await.unwrap().into_inner();
@@ -168,6 +164,17 @@ fn overload_says_when_to_come_again() {
     assert!(first.is_ok());
     assert_eq!(second.code(), Code::ResourceExhausted);
     assert!(says_retry(&second), "{second:?}");
+}
+
+/// A port that is taken is named with its key.
+#[test]
+fn a_port_in_use_is_named_with_its_key() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let place = Place::new().section(&format!("ingest: {{ grpc: {{ listen: \"{address}\" }} }}"));
+    place.write();
+    let said = place.run(&["run"]).failed(1);
+    assert!(said.contains("ingest.grpc.listen") && said.contains(&address), "{said}");
 }
 
 /// `HealthCheck` says what `/ready` says.

@@ -3,7 +3,12 @@
 use super::{batch, block_on, client, stored, taken};
 use crate::support::binary::{Forebay, Place};
 
-fn send(forebay: &Forebay, service: &str, id: &str, messages: &[&str]) -> forebay_proto::ingest::v1::EventBatchResponse {
+fn send(
+    forebay: &Forebay,
+    service: &str,
+    id: &str,
+    messages: &[&str],
+) -> forebay_proto::ingest::v1::EventBatchResponse {
     block_on(async {
         let mut client = client(forebay.ingest()).await;
         client.send_batch(batch(service, id, messages)).await.unwrap().into_inner()

@@ -22,7 +22,12 @@ use crate::support::{binary::Forebay, eventually};
 
 /// Runs a client, whose calls are asynchronous, within a test, which is not.
 fn block_on<T>(client: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(client)
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(client)
 }
 
 async fn channel(address: SocketAddr) -> Channel {

@@ -69,8 +69,11 @@ fn every_batch_is_answered() {
 fn a_batch_that_is_too_large_is_skipped() {
     let section = "ingest: { grpc: { listen: \"127.0.0.1:0\" }, max_batch_bytes: 10KiB }";
     let forebay = Place::new().section(section).start();
-    let batches =
-        [batch("skip", "a", &["m"]), batch("skip", "large", &[&"x".repeat(900_000)]), batch("skip", "c", &["m"])];
+    let batches = [
+        batch("skip", "a", &["m"]),
+        batch("skip", "large", &[&"x".repeat(900_000)]),
+        batch("skip", "c", &["m"]),
+    ];
     let answers = block_on(async {
         let mut client = client(forebay.ingest()).await;
         let answers = client.send_batches(futures::stream::iter(batches)).await.unwrap().into_inner();
@@ -128,8 +131,7 @@ fn a_stream_waits_where_there_is_no_room() {
         }
         drop(batches);
         let mut client = client(forebay.ingest()).await;
-        let mut answers =
-            client.send_batches(ReceiverStream::new(to_send)).await.unwrap().into_inner();
+        let mut answers = client.send_batches(ReceiverStream::new(to_send)).await.unwrap().into_inner();
         let mut found = vec![answers.message().await.unwrap().unwrap()];
         crate::support::until("a batch was refused", || {
             forebay.metric("forebay_receiver_rejected_total", "") > 0.0
@@ -168,6 +170,25 @@ fn only_so_many_streams_are_let_in() {
             there_is_room = again.is_ok();
         }
     });
+}
+
+/// Scenario: a stream stands idle while the process is told to end.
+/// Guarantee: the stream is told to come again, and does not hold the process up.
+#[test]
+fn an_idle_stream_is_ended_with_the_process() {
+    let mut forebay = Place::new().start();
+    let end = block_on(async {
+        let (idle, to_send) = mpsc::channel(1);
+        let mut client = client(forebay.ingest()).await;
+        let mut answers = client.send_batches(ReceiverStream::new(to_send)).await.unwrap().into_inner();
+        idle.send(batch("idle", "a", &["m"])).await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap(), taken("a", 1));
+        forebay.signal("TERM");
+        answers.message().await.unwrap_err()
+    });
+    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+    assert!(says_retry(&end), "{end:?}");
+    assert_eq!(forebay.wait().code(), Some(0));
 }
 
 /// Scenario: streams send as fast as they can, and the process is killed.
