@@ -125,12 +125,8 @@ fn service(resource: &[u8]) -> String {
 fn log(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Timestamp> {
     const BODY: u32 = 5;
     let body = member(item.bytes, BODY);
-    match Fields::of(body).map_while(Result::ok).last() {
-        Some(entry) if entry.number == 1 => {
-            if let Value::Bytes(text) = entry.value {
-                message.push_str(&String::from_utf8_lossy(text));
-            }
-        }
+    match schema::ANY_VALUE.chosen(body) {
+        Some(1) => message.push_str(&String::from_utf8_lossy(member(body, 1))),
         Some(_) => {
             let mut json = Vec::new();
             any_value(body, &mut json);

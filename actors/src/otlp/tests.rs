@@ -10,6 +10,8 @@ use super::{
     *,
 };
 
+mod regressions;
+
 fn attribute(key: &str, value: Value) -> Value {
     json!({"key": key, "value": value})
 }

@@ -6,7 +6,11 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize as _,
+    de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use crate::otlp::{
     Signal,
@@ -107,18 +111,42 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        from.deserialize_any(self)
+        match (self.field.kind, self.field.rule) {
+            (Kind::Double, rule) if self.element || rule != Rule::Repeated => {
+                self.double(&Box::<RawValue>::deserialize(from)?)
+            }
+            _ => from.deserialize_any(self),
+        }
     }
 }
 
 impl ValueSeed<'_> {
+    /// The number itself: what serde_json makes of its digits may be the neighbour of what they say.
+    fn double<E: Error>(self, text: &RawValue) -> Result<(), E> {
+        match text.get().as_bytes()[0] {
+            b'"' => match serde_json::from_str::<String>(text.get()) {
+                Ok(text) => self.visit_str(&text),
+                Err(_) => Err(self.wrong("this text")),
+            },
+            b'n' => self.visit_unit(),
+            b'[' => Err(self.wrong("a list")),
+            b'{' => Err(self.wrong("an object")),
+            _ => {
+                let value = text.get().parse().ok().filter(|value: &f64| value.is_finite());
+                let value = value.ok_or_else(|| self.wrong(text.get()))?;
+                self.fixed64(value.to_bits());
+                Ok(())
+            }
+        }
+    }
+
     fn wrong<E: Error>(&self, found: impl fmt::Display) -> E {
         Error::custom(format_args!("`{}` is {}, not {found}", self.field.name, wanted(self.field.kind)))
     }
 
     /// Whether a default has to be written: protobuf leaves it out where it says nothing.
     fn says_something(&self, is_default: bool) -> bool {
-        !is_default || self.element || self.field.rule == Rule::Present
+        !is_default || self.element || matches!(self.field.rule, Rule::Present | Rule::OneOf)
     }
 
     /// Numbers of a list stand together behind one tag, and each of them without.
