@@ -96,6 +96,14 @@ impl Reserved {
     fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.bytes += bytes;
+        // Alone it would not fit either: whoever is told to come again with it would do so for ever.
+        if self.bytes > self.budget.max {
+            let max = self.budget.max;
+            let message = format!(
+                "the body takes more than the {max} bytes that all bodies together may, packed and unpacked (http.max_inflight_bytes)"
+            );
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).closing());
+        }
         // The reservation that passes the bound is given back with the whole share when the request ends.
         if used > self.budget.max {
             let message = "too many request bodies are in memory; try again shortly";
@@ -321,6 +329,17 @@ mod tests {
         let body =
             unpack(&gzip(&[7; 50_000]), Coding::Gzip, &limits(1 << 20, &budget), budget.reserve()).unwrap();
         assert_eq!(&body.bytes[..], &[7; 50_000]);
+    }
+
+    /// Scenario: a body that does not fit in what all bodies may take, even where it is the only one.
+    /// Guarantee: it is too large. It was told to come again, which clients then do for ever.
+    #[test]
+    fn r0456_a_body_that_never_fits_was_told_to_come_again() {
+        let budget = BodyBudget::new(100_000);
+        let bomb = gzip(&[0; 150_000]);
+        let error = unpack(&bomb, Coding::Gzip, &limits(1 << 20, &budget), budget.reserve()).unwrap_err();
+        assert_eq!(error.code(), "body_too_large");
+        assert!(error.message().contains("http.max_inflight_bytes"), "{}", error.message());
     }
 
     #[test]

@@ -24,9 +24,18 @@ const FRAME_BYTES: usize = 5;
 /// What a call came to: a message, or why there is none.
 pub(super) type Outcome = Result<Vec<u8>, Status>;
 
-/// Whether a request is a call of gRPC.
+/// The media type of calls, which the encoding of the messages may follow.
+const MEDIA_TYPE: &str = "application/grpc";
+
+/// Whether a request is a call of gRPC. `application/grpc-web` is another protocol.
 pub(super) fn is_call(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    subtype(headers)
+        .is_some_and(|subtype| matches!(subtype.as_bytes().first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// What follows the media type of calls.
+fn subtype(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok()?.strip_prefix(MEDIA_TYPE)
 }
 
 /// Answers one call.
@@ -59,6 +68,12 @@ async fn call(
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not_found", message)
     })?;
     ingress.check_rate(peer)?;
+    if let Some(subtype) = subtype(headers)
+        && let Some(other) = subtype.strip_prefix('+').filter(|name| !name.starts_with("proto"))
+    {
+        let message = format!("messages in {other:?} are not taken; {MEDIA_TYPE}+proto is");
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+    }
     let coding = coding_of(headers)?;
     // The frame is not packed, only the message in it.
     let head = Head { coding: Coding::Identity, length: None };

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body_util::StreamBody;
+use http_body_util::{Either, Full, StreamBody};
 use hyper::{
     body::{Frame, Incoming},
     service::service_fn,
@@ -44,8 +44,10 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// What a header that is longer gets: 431.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
-/// Frames of an answer; there are never more than the message and the trailers.
-type Frames = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, otlp_http::Never>>>>;
+/// The body of an answer: bytes that know their end, so that no empty frame follows them, or a message and its trailers.
+/// Clients count empty frames, and after some hundreds of them they end the connection.
+type Answer = Either<Full<Bytes>, StreamBody<Frames>>;
+type Frames = stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, otlp_http::Never>>>;
 
 /// A server that runs.
 pub struct OtlpServer {
@@ -185,28 +187,25 @@ impl Serving {
     }
 }
 
-async fn answer(ingress: &OtlpIngress, peer: IpAddr, request: Request<Incoming>) -> Response<Frames> {
+async fn answer(ingress: &OtlpIngress, peer: IpAddr, request: Request<Incoming>) -> Response<Answer> {
     if grpc::is_call(request.headers()) {
         return call(grpc::answer(ingress, peer, request).await);
     }
     let response = otlp_http::answer(ingress, peer, request).await;
-    response.map(|body: Payload| frames(vec![Frame::data(body)]))
+    response.map(|body: Payload| Either::Left(Full::new(body)))
 }
 
-fn frames(frames: Vec<Frame<Bytes>>) -> Frames {
-    StreamBody::new(stream::iter(frames.into_iter().map(Ok).collect::<Vec<_>>()))
-}
-
-/// An answer of gRPC: a message and the trailers, or only the trailers, which then are headers.
-fn call(outcome: grpc::Outcome) -> Response<Frames> {
+/// An answer of gRPC: a message and the trailers, or only the trailers, which then are headers that end the stream.
+fn call(outcome: grpc::Outcome) -> Response<Answer> {
     let mut response = match outcome {
         Ok(message) => {
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            Response::new(frames(vec![Frame::data(grpc::framed(&message)), Frame::trailers(trailers)]))
+            let frames = vec![Ok(Frame::data(grpc::framed(&message))), Ok(Frame::trailers(trailers))];
+            Response::new(Either::Right(StreamBody::new(stream::iter(frames))))
         }
         Err(status) => {
-            let mut response = Response::new(frames(Vec::new()));
+            let mut response = Response::new(Either::Left(Full::default()));
             for (name, value) in status.trailers() {
                 if let Ok(value) = HeaderValue::from_str(&value) {
                     response.headers_mut().insert(HeaderName::from_static(name), value);

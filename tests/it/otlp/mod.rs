@@ -1,5 +1,7 @@
 //! OpenTelemetry over HTTP and gRPC: what the protocol asks of a server, row by row.
 
+mod bad_input;
+mod bad_streams;
 mod clients;
 mod grpc;
 mod http;

@@ -4,6 +4,7 @@
 pub mod binary;
 pub mod destination;
 pub mod http;
+pub mod http2;
 pub mod testbed;
 
 use std::{
