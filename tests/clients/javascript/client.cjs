@@ -4,9 +4,10 @@
 // OTEL_SERVICE_NAME. What it sends is what tests/it/clients/content.rs expects; what nobody knows before, it prints.
 
 const { NodeSDK, logs: sdkLogs, metrics: sdkMetrics, tracing } = require("@opentelemetry/sdk-node");
-const { ROOT_CONTEXT, SpanKind, SpanStatusCode, TraceFlags, createTraceState, metrics, trace } =
-  require("@opentelemetry/api");
+const api = require("@opentelemetry/api");
 const { SeverityNumber, logs } = require("@opentelemetry/api-logs");
+const { ROOT_CONTEXT, SpanKind, SpanStatusCode, ValueType, metrics, trace } = api;
+const { AggregationType } = sdkMetrics;
 
 const transport = { grpc: "grpc", "http/protobuf": "proto", "http/json": "http" }[
   process.env.OTEL_EXPORTER_OTLP_PROTOCOL
@@ -37,8 +38,8 @@ const remote = {
   traceId: "0102030405060708090a0b0c0d0e0f10",
   spanId: "1112131415161718",
   isRemote: true,
-  traceFlags: TraceFlags.SAMPLED,
-  traceState: createTraceState("vendor=value"),
+  traceFlags: api.TraceFlags.SAMPLED,
+  traceState: api.createTraceState("vendor=value"),
 };
 
 const reader = new sdkMetrics.PeriodicExportingMetricReader({ exporter: new OTLPMetricExporter() });
@@ -47,10 +48,15 @@ const sdk = new NodeSDK({
   logRecordProcessors: [new sdkLogs.BatchLogRecordProcessor({ exporter: new OTLPLogExporter() })],
   metricReaders: [reader],
   views: [
-    { instrumentName: "latency", aggregation: { type: 4, options: { boundaries: [0.1, 1, 10] } } },
-    { instrumentName: "latency.exponential", aggregation: { type: 5, options: { maxSize: 8 } } },
+    {
+      instrumentName: "latency",
+      aggregation: { type: AggregationType.EXPLICIT_BUCKET_HISTOGRAM, options: { boundaries: [0.1, 1, 10] } },
+    },
+    {
+      instrumentName: "latency.exponential",
+      aggregation: { type: AggregationType.EXPONENTIAL_HISTOGRAM, options: { maxSize: 8 } },
+    },
   ],
-  resourceDetectors: [],
 });
 
 function spans() {
@@ -91,10 +97,10 @@ function records(span) {
 function points() {
   const meter = metrics.getMeter("library", "1.2.3");
   const description = "Anfragen, größer als null";
-  const requests = meter.createCounter("requests", { unit: "{request}", description });
+  const requests = meter.createCounter("requests", { unit: "{request}", description, valueType: ValueType.INT });
   requests.add(3, { code: 200, path: "/grüße" });
   requests.add(Number.MAX_SAFE_INTEGER, { code: 500 });
-  meter.createUpDownCounter("in.flight").add(-2);
+  meter.createUpDownCounter("in.flight", { valueType: ValueType.INT }).add(-2);
   meter.createGauge("temperature", { unit: "Cel" }).record(-0.5);
   for (const name of ["latency", "latency.exponential"]) {
     const histogram = meter.createHistogram(name, { unit: "s" });

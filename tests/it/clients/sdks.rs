@@ -1,0 +1,92 @@
+//! The OpenTelemetry SDKs for Python and for JavaScript, over every transport that they have.
+//!
+//! They are told nothing but their own variables, as an application that is pointed at Forebay.
+
+use std::{net::SocketAddr, path::Path, process::Command};
+
+use serde_json::Value;
+
+use super::content::{ITEMS, check};
+use crate::{
+    otlp::stored,
+    support::{
+        binary::{Finished, Place},
+        clients::{command, installed, sources},
+    },
+};
+
+/// One way to send.
+pub struct Transport {
+    protocol: &'static str,
+    compression: &'static str,
+}
+
+pub const fn over(protocol: &'static str, compression: &'static str) -> Transport {
+    Transport { protocol, compression }
+}
+
+/// Runs a program to its end; the ids that it printed.
+#[track_caller]
+pub fn run(mut program: Command, to: SocketAddr, service: &str, transport: &Transport) -> Value {
+    program
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{to}"))
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", transport.protocol)
+        .env("OTEL_EXPORTER_OTLP_COMPRESSION", transport.compression)
+        .env("OTEL_SERVICE_NAME", service)
+        .env("OTEL_RESOURCE_ATTRIBUTES", "place=Z%C3%BCrich");
+    let finished = Finished::of(&mut program);
+    // An exporter that could not send says so, and the program ends well all the same.
+    assert_eq!(finished.stderr, "", "{finished:?}");
+    serde_json::from_str(&finished.ok()).expect("it prints ids")
+}
+
+#[track_caller]
+fn each(transports: &[Transport], program: impl Fn() -> Command) {
+    let forebay = Place::new().start();
+    for (number, transport) in transports.iter().enumerate() {
+        let service = format!("sdk-{number}");
+        let ids = run(program(), forebay.otlp(), &service, transport);
+        check(&stored(&forebay, &service, ITEMS), &ids);
+    }
+}
+
+pub fn python(directory: &Path) -> Command {
+    let mut python = command(directory.join("bin/python"));
+    python.arg(sources().join("python/client.py"));
+    python
+}
+
+fn javascript(directory: &Path) -> Command {
+    let mut node = command("node");
+    node.arg(sources().join("javascript/client.cjs")).env("NODE_PATH", directory.join("node_modules"));
+    node
+}
+
+/// What an application in Python sends is in the store, field by field, whatever the transport.
+#[test]
+fn the_python_sdk() {
+    let Some(directory) = installed("python", "the_python_sdk") else { return };
+    let transports = [
+        over("http/protobuf", "none"),
+        over("http/protobuf", "gzip"),
+        over("http/protobuf", "deflate"),
+        over("grpc", "none"),
+        over("grpc", "gzip"),
+    ];
+    each(&transports, || python(&directory));
+}
+
+/// What an application in JavaScript sends is in the store, field by field, whatever the transport; also as JSON.
+#[test]
+fn the_javascript_sdk() {
+    let Some(directory) = installed("javascript", "the_javascript_sdk") else { return };
+    let transports = [
+        over("http/protobuf", "none"),
+        over("http/protobuf", "gzip"),
+        over("http/json", "none"),
+        over("http/json", "gzip"),
+        over("grpc", "none"),
+        over("grpc", "gzip"),
+    ];
+    each(&transports, || javascript(&directory));
+}
