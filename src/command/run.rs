@@ -33,10 +33,10 @@ use crate::{
     config::{Config, LogConfig, LogFormat, SinkKind},
     data_dir::{self, DataDir},
     ingress::{
-        body::{BodyBudget, BodyLimits},
-        limits::Limits,
         batch::{self, BatchIngress},
+        body::{BodyBudget, BodyLimits},
         grpc::{Calls, Readiness},
+        limits::Limits,
         otlp::OtlpIngress,
         post::{Ingress, IngressMetrics},
         server::{self as grpc_server, GrpcServer},

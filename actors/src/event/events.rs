@@ -82,9 +82,9 @@ impl<'a> Events<'a> {
         }
         let index = self.index - 1;
         let block = match &mut self.body {
-            Body::Events(decoder) => {
-                Relayed::deserialize(decoder).map(|relayed| Block::of_one(&relayed)).map_err(DecodeError::from)
-            }
+            Body::Events(decoder) => Relayed::deserialize(decoder)
+                .map(|relayed| Block::of_one(&relayed))
+                .map_err(DecodeError::from),
             Body::Otlp { signal, request, rows } => match rows.next_row() {
                 Some(_) => Ok(Block::otlp(*signal, &otlp::select(request, *signal, |item| item == index), 1)),
                 None => Err(DecodeError::Otlp),

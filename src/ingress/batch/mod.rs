@@ -93,8 +93,7 @@ impl Own {
     /// As configured.
     pub fn new(config: &IngestConfig, registry: &Registry) -> Self {
         let help = "Batches that had been accepted before, so that nothing was taken; by whether their events were the same";
-        let duplicates =
-            counters(registry, "forebay_receiver_duplicate_batches_total", help, &["events"]);
+        let duplicates = counters(registry, "forebay_receiver_duplicate_batches_total", help, &["events"]);
         ["same", "different"].iter().for_each(|events| duplicates.with_label_values(&[events]).inc_by(0));
         Self {
             seen: Seen::new(config.dedupe_window, config.dedupe_batches_max),

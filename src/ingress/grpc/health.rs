@@ -84,7 +84,10 @@ impl Health for Board {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         let status = self.0.of(&service).ok_or_else(|| {
-            Status::not_found(format!("there is no service {service:?}; there are {}", SERVICES[1..].join(", ")))
+            Status::not_found(format!(
+                "there is no service {service:?}; there are {}",
+                SERVICES[1..].join(", ")
+            ))
         })?;
         Ok(Response::new(HealthCheckResponse { status: status.into() }))
     }

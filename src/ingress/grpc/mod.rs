@@ -67,7 +67,9 @@ impl Calls {
         let (v1, alpha) = (sets().build_v1().map_err(unfit)?, sets().build_v1alpha().map_err(unfit)?);
         let readiness = batches.readiness.clone();
         Ok(Self {
-            health: answering(health::server(readiness.clone()).max_decoding_message_size(QUESTION_BYTES_MAX)),
+            health: answering(
+                health::server(readiness.clone()).max_decoding_message_size(QUESTION_BYTES_MAX),
+            ),
             reflection: answering(v1.max_decoding_message_size(QUESTION_BYTES_MAX)),
             reflection_alpha: answering(alpha.max_decoding_message_size(QUESTION_BYTES_MAX)),
             otlp,
@@ -89,7 +91,11 @@ impl Calls {
     }
 
     /// Answers one call.
-    pub(in crate::ingress) async fn answer(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    pub(in crate::ingress) async fn answer(
+        &self,
+        peer: IpAddr,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let path = request.uri().path();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
         match (service, method) {
@@ -143,7 +149,11 @@ impl Calls {
 
 fn answering<S>(service: S) -> Answering
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
 {
     Box::new(move |request| {
@@ -177,7 +187,9 @@ fn unary(outcome: Outcome) -> Response<Body> {
 
 fn with_headers(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd,deflate"));
+    response
+        .headers_mut()
+        .insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd,deflate"));
     response
 }
 

@@ -39,10 +39,8 @@ pub(super) fn descriptors() -> Vec<u8> {
         below(request, &mut seen, &mut common.message_type);
         let stem = request.name.trim_end_matches("Request");
         let (partial, response) = (stem.replace("Service", "PartialSuccess"), format!("{stem}Response"));
-        let fields = vec![
-            plain(1, rejected, Type::Int64, None),
-            plain(2, "error_message", Type::String, None),
-        ];
+        let fields =
+            vec![plain(1, rejected, Type::Int64, None), plain(2, "error_message", Type::String, None)];
         file.message_type.push(of(&partial, fields));
         let inner = format!(".{package}.{partial}");
         file.message_type.push(of(&response, vec![plain(1, "partial_success", Type::Message, Some(inner))]));

@@ -110,7 +110,9 @@ function points() {
 
 sdk.start();
 const { server, client } = spans();
-console.log(JSON.stringify({ server: server.spanContext().spanId, client: client.spanContext().spanId }));
+const link_state = remote.traceState.serialize();
+const ids = { server: server.spanContext().spanId, client: client.spanContext().spanId, link_state };
+console.log(JSON.stringify(ids));
 records(client);
 points();
 // Flushes what waits, and collects the metrics once.

@@ -130,6 +130,8 @@ print(
         {
             "server": format(server.get_span_context().span_id, "016x"),
             "client": format(client.get_span_context().span_id, "016x"),
+            # The exporter leaves it out.
+            "link_state": None,
         }
     ),
     flush=True,

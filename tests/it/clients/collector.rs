@@ -188,7 +188,7 @@ fn the_collector_hands_on_what_the_python_sdk_sends() {
             [(*name, section.as_str()), ("file", "{ path: $DIR/written.json, flush_interval: 20ms }")];
         let Some(collector) = Collector::start(test, &exporters) else { return };
         let service = format!("behind-{number}");
-        let ids = sdks::run(sdks::python(&directory), collector.grpc, &service, &sdks::over("grpc", "none"));
+        let ids = sdks::run(sdks::python(&directory), collector.grpc, &service, &sdks::over("grpc", None));
         content::check(&stored(&forebay, &service, content::ITEMS), &ids);
         until("the Collector wrote every signal to its file", || {
             collector.written("written.json").len() == 3

@@ -2,4 +2,5 @@
 
 mod collector;
 mod content;
+mod contract;
 mod sdks;

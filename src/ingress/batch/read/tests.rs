@@ -43,10 +43,8 @@ fn wrong(event: Event) -> (String, String) {
 fn metadata(event: Event) -> Option<String> {
     let read = read(&batch(vec![event]), MAX).unwrap();
     assert_eq!(read.rejected, []);
-    let stamp = forebay_actors::event::Stamp {
-        first_id: uuid::Uuid::nil(),
-        ingested_at: Timestamp::from_nanos(0),
-    };
+    let stamp =
+        forebay_actors::event::Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::from_nanos(0) };
     let block = read.blocks.into_iter().next().unwrap().stamped(stamp);
     let mut events = Events::new(block.bytes());
     events.next_event().unwrap().unwrap().metadata.map(str::to_owned)
@@ -127,7 +125,10 @@ fn metadata_becomes_json() {
         metadata(with_tree(outer)).unwrap(),
         r#"{"a":[1,0.5,-9000000000000000,1e300],"s":{"b":true,"n":null,"q\"":"l\n"}}"#
     );
-    assert_eq!(metadata(with_json(" {\"n\": 12345678901234567890} ")).unwrap(), "{\"n\": 12345678901234567890}");
+    assert_eq!(
+        metadata(with_json(" {\"n\": 12345678901234567890} ")).unwrap(),
+        "{\"n\": 12345678901234567890}"
+    );
     assert_eq!(metadata(with_json("")), None);
     assert_eq!(metadata(good("m")), None);
 }
