@@ -66,7 +66,10 @@ fn grpcurl_needs_nothing_but_the_address() {
     let answer = &grpcurl.call("forebay.ingest.v1.IngestService/SendBatch", &batch.to_string())[0];
     assert_eq!((&answer["success"], &answer["batchId"]), (&json!(true), &json!("one")), "{answer:#}");
     assert_eq!((&answer["receivedCount"], &answer["rejectedCount"]), (&json!(1), &json!(1)), "{answer:#}");
-    assert_eq!((&answer["rejected"][0]["index"], &answer["rejected"][0]["field"]), (&json!(1), &json!("service")));
+    assert_eq!(
+        (&answer["rejected"][0]["index"], &answer["rejected"][0]["field"]),
+        (&json!(1), &json!("service"))
+    );
     let batches: String = (0..3)
         .map(|number| {
             let event = json!({"service": "grpcurl", "message": format!("{number}")});
@@ -90,8 +93,10 @@ fn grpcurl_needs_nothing_but_the_address() {
     assert_eq!(stored(&forebay, "reflected", 1)[0]["message"], "found");
 
     // Errors have a code that Go's library knows, and say what is wrong.
-    let wrong = json!({"resource_spans": [{"scope_spans": [{"spans": [{"trace_id": "AAAA", "name": "short"}]}]}]});
-    let answer = &grpcurl.call("opentelemetry.proto.collector.trace.v1.TraceService/Export", &wrong.to_string())[0];
+    let wrong =
+        json!({"resource_spans": [{"scope_spans": [{"spans": [{"trace_id": "AAAA", "name": "short"}]}]}]});
+    let answer =
+        &grpcurl.call("opentelemetry.proto.collector.trace.v1.TraceService/Export", &wrong.to_string())[0];
     assert_eq!(answer["partialSuccess"]["rejectedSpans"], "1", "{answer:#}");
     let unknown = grpcurl.run(&["-d", "{\"service\": \"nobody\"}"], &["grpc.health.v1.Health/Check"]);
     assert!(unknown.stderr.contains("NotFound"), "{unknown:?}");

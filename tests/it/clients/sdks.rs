@@ -12,6 +12,8 @@ use crate::{
     support::{
         binary::{Finished, Place},
         clients::{command, installed, sources},
+        http::Destination,
+        thorough, until,
     },
 };
 
@@ -25,9 +27,16 @@ pub const fn over(protocol: &'static str, compression: Option<&'static str>) -> 
     Transport { protocol, compression }
 }
 
-/// Runs a program to its end; the ids that it printed.
+/// Runs a program to its end, in which nothing may go wrong; the ids that it printed.
 #[track_caller]
-pub fn run(mut program: Command, to: SocketAddr, service: &str, transport: &Transport) -> Value {
+pub fn run(program: Command, to: SocketAddr, service: &str, transport: &Transport) -> Value {
+    let finished = send(program, to, service, transport);
+    // An exporter that could not send says so, and the program ends well all the same.
+    assert_eq!(finished.stderr, "", "{finished:?}");
+    serde_json::from_str(&finished.ok()).expect("it prints ids")
+}
+
+fn send(mut program: Command, to: SocketAddr, service: &str, transport: &Transport) -> Finished {
     program
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{to}"))
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", transport.protocol)
@@ -36,10 +45,7 @@ pub fn run(mut program: Command, to: SocketAddr, service: &str, transport: &Tran
     if let Some(compression) = transport.compression {
         program.env("OTEL_EXPORTER_OTLP_COMPRESSION", compression);
     }
-    let finished = Finished::of(&mut program);
-    // An exporter that could not send says so, and the program ends well all the same.
-    assert_eq!(finished.stderr, "", "{finished:?}");
-    serde_json::from_str(&finished.ok()).expect("it prints ids")
+    Finished::of(&mut program)
 }
 
 #[track_caller]
@@ -91,4 +97,48 @@ fn the_javascript_sdk() {
         over("grpc", Some("gzip")),
     ];
     each(&transports, || javascript(&directory));
+}
+
+/// Fills the buffer of a Forebay whose one destination is down, has a program send to it, and mends the destination when
+/// the program was refused: it has to come again by itself, and to lose nothing.
+#[track_caller]
+fn while_the_buffer_is_full(transports: &[Transport], program: impl Fn() -> Command + Sync) {
+    for transport in transports {
+        let destination = Destination::start();
+        destination.answer(500);
+        let forebay = Place::new()
+            .sink("up", &destination.sink())
+            .section("buffer: { durability: memory, memory_events_max: 20 }")
+            .start();
+        until("the buffer is full", || forebay.post_json(r#"{"service":"a","message":"b"}"#).status == 503);
+        let refused = || forebay.metric("forebay_receiver_rejected_total", "journal_full");
+        let before = refused();
+        let finished = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| send(program(), forebay.otlp(), "again", transport));
+            until("the program is refused", || refused() > before || sending.is_finished());
+            assert!(refused() > before, "it was not refused");
+            destination.answer(200);
+            sending.join().unwrap()
+        });
+        let ids = serde_json::from_str(finished.stdout.trim()).expect("it prints ids");
+        check(&stored(&forebay, "again", ITEMS), &ids);
+    }
+}
+
+/// The SDK for Python understands a refusal that passes, over HTTP and over gRPC.
+#[test]
+fn the_python_sdk_comes_again_where_the_buffer_is_full() {
+    let test = "the_python_sdk_comes_again_where_the_buffer_is_full";
+    let Some(directory) = installed("python", test) else { return };
+    let transports = [over("grpc", None), over("http/protobuf", None)];
+    while_the_buffer_is_full(&transports[..thorough(1, 2)], || python(&directory));
+}
+
+/// The SDK for JavaScript does, too.
+#[test]
+fn the_javascript_sdk_comes_again_where_the_buffer_is_full() {
+    let test = "the_javascript_sdk_comes_again_where_the_buffer_is_full";
+    let Some(directory) = installed("javascript", test) else { return };
+    let transports = [over("http/json", None), over("grpc", None), over("http/protobuf", None)];
+    while_the_buffer_is_full(&transports[..thorough(1, 3)], || javascript(&directory));
 }
