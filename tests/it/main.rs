@@ -6,8 +6,10 @@
 mod binary;
 mod chaos;
 mod cli;
+mod clients;
 mod fuzz;
 mod http_api;
+mod ingest;
 mod otlp;
 mod power;
 mod promises;

@@ -202,7 +202,9 @@ fn unary(outcome: Outcome) -> Response<Body> {
 
 fn with_headers(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd"));
+    response
+        .headers_mut()
+        .insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd,deflate"));
     response
 }
 

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::otlp::{
     Signal,
-    schema::{Field, Kind, Message, Rule},
+    schema::{self, Field, Kind, Message, Rule},
     wire::{DEPTH_MAX, put_bytes, put_varint},
 };
 
@@ -180,6 +180,19 @@ impl ValueSeed<'_> {
         }
     }
 
+    /// An `intValue` that no integer of 64 bits holds, as the `doubleValue` that it is: JavaScript has one kind of number,
+    /// and its SDK calls every whole one an integer. Refusing it would refuse the whole request.
+    fn too_large_integer<E: Error>(self, value: f64) -> Result<(), E> {
+        let any_value = |name| schema::ANY_VALUE.named(name);
+        match any_value("doubleValue") {
+            Some(field) if any_value("intValue").is_some_and(|int| std::ptr::eq(int, self.field)) => {
+                Self { field, ..self }.fixed64(value.to_bits());
+                Ok(())
+            }
+            _ => Err(self.wrong(value)),
+        }
+    }
+
     fn bytes(self, bytes: &[u8]) {
         if self.says_something(bytes.is_empty()) {
             put_bytes(self.out, self.field.number, bytes);
@@ -204,7 +217,7 @@ impl ValueSeed<'_> {
             },
             Kind::Int64 => match i64::try_from(value) {
                 Ok(value) => self.varint(value as u64),
-                Err(_) => return Err(out_of_range(&self)),
+                Err(_) => return self.too_large_integer(value as f64),
             },
             Kind::Uint64 => match u64::try_from(value) {
                 Ok(value) => self.varint(value),
@@ -266,6 +279,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
             }
             // JSON knows one kind of number: 1e3 is an integer, too.
             _ if value.fract() == 0.0 && value.abs() < 1e18 => self.integer(value as i128),
+            Kind::Int64 if value.fract() == 0.0 => self.too_large_integer(value),
             _ => Err(self.wrong(value)),
         }
     }

@@ -52,13 +52,25 @@ pub(in crate::otlp) fn write_members(
             }
             Rule::OneOf if chosen != Some(field.number) => {}
             _ => {
-                // The last one counts.
-                if let Some(entry) = entries.last() {
+                // The last one counts. Some senders write defaults that others leave out: both say the same.
+                if let Some(entry) = entries.last()
+                    && !(field.rule == Rule::Plain && says_nothing(field.kind, &entry.value))
+                {
                     name(field, out);
                     value(field, entry.value, style, out);
                 }
             }
         }
+    }
+}
+
+/// Whether a value is its kind's default. An empty message is not: that it is there says something.
+fn says_nothing(kind: Kind, value: &Value<'_>) -> bool {
+    match value {
+        Value::Varint(number) | Value::Fixed64(number) => *number == 0,
+        Value::Fixed32(number) => *number == 0,
+        Value::Bytes(bytes) => bytes.is_empty() && !matches!(kind, Kind::Message(_)),
+        _ => false,
     }
 }
 

@@ -1,0 +1,6 @@
+//! Clients that others wrote and that are installed by `tests/clients/install`: what they send has to be found again.
+
+mod collector;
+mod content;
+mod contract;
+mod sdks;
