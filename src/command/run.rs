@@ -184,8 +184,12 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
     if shared.admin.is_some() {
         tracing::warn!("admin.chaos is on: whoever has the token can bring actors down");
     }
-    let addresses: Vec<_> =
-        grpc.addresses.iter().filter(|(key, _)| key.starts_with("otlp.")).map(|(_, address)| *address).collect();
+    let addresses: Vec<_> = grpc
+        .addresses
+        .iter()
+        .filter(|(key, _)| key.starts_with("otlp."))
+        .map(|(_, address)| *address)
+        .collect();
     let documentation = Documentation::new(&addresses, shared.admin.is_some());
     let server = server::start(&config.http, shared.clone(), ingress, documentation, LAST_ANSWERS);
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;

@@ -348,7 +348,18 @@ pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
             <$type as ToSchema>::schemas(&mut all);
         )*};
     }
-    gather!(NewEvents, Accepted, StoredEvent, EventPage, EventCounts, Failure, Alive, Health, ActorTree, FaultInjected);
+    gather!(
+        NewEvents,
+        Accepted,
+        StoredEvent,
+        EventPage,
+        EventCounts,
+        Failure,
+        Alive,
+        Health,
+        ActorTree,
+        FaultInjected
+    );
     gather!(RpcStatus, ExportResponse);
     let all: Vec<(String, RefOr<_>)> = all;
     components.schemas_from_iter(all)

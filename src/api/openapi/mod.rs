@@ -46,9 +46,9 @@ impl Documentation {
 pub fn document(otlp: &[SocketAddr], has_admin: bool) -> OpenApi {
     let mut paths = PathsBuilder::new();
     for (path, methods) in operations::all(has_admin) {
-        let item = methods.into_iter().fold(PathItemBuilder::new(), |item, (method, operation)| {
-            item.operation(method, operation)
-        });
+        let item = methods
+            .into_iter()
+            .fold(PathItemBuilder::new(), |item, (method, operation)| item.operation(method, operation));
         paths = paths.path(path, item.build());
     }
     let mut components = answers::schemas(ComponentsBuilder::new());
@@ -68,7 +68,9 @@ pub fn document(otlp: &[SocketAddr], has_admin: bool) -> OpenApi {
                 .title("Forebay")
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(DESCRIPTION))
-                .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
+                .license(Some(
+                    LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),
+                ))
                 .build(),
         )
         .servers(Some([ServerBuilder::new().url("/").description(Some("This process")).build()]))
@@ -85,7 +87,10 @@ const DESCRIPTION: &str = "A durable event and telemetry relay. A success answer
 
 const TAGS: [(&str, &str); 6] = [
     ("events", "Events in, and questions to the event store."),
-    ("opentelemetry", "OpenTelemetry over HTTP, on ports of its own, which also take gRPC. An error is a `google.rpc.Status` in the encoding of the request."),
+    (
+        "opentelemetry",
+        "OpenTelemetry over HTTP, on ports of its own, which also take gRPC. An error is a `google.rpc.Status` in the encoding of the request.",
+    ),
     ("health", "How it is."),
     ("metrics", "Numbers for Prometheus."),
     ("documentation", "This."),

@@ -8,8 +8,8 @@ use forebay_actors::otlp::{
 };
 use serde_json::json;
 use utoipa::openapi::{
-    ArrayBuilder, ComponentsBuilder, ContentBuilder, HttpMethod, ObjectBuilder, PathItem, Ref, RefOr, Required,
-    ResponseBuilder, Schema, Type,
+    ArrayBuilder, ComponentsBuilder, ContentBuilder, HttpMethod, ObjectBuilder, PathItem, Ref, RefOr,
+    Required, ResponseBuilder, Schema, Type,
     path::{Operation, OperationBuilder, PathItemBuilder},
     request_body::RequestBodyBuilder,
     schema::{AnyOfBuilder, KnownFormat, SchemaFormat, SchemaType},
@@ -47,7 +47,9 @@ pub(super) fn paths(addresses: &[SocketAddr]) -> impl Iterator<Item = (&'static 
         })
         .collect();
     SIGNALS.into_iter().map(move |(signal, path, items)| {
-        let item = PathItemBuilder::new().servers(Some(servers.clone())).operation(HttpMethod::Post, export(signal, items));
+        let item = PathItemBuilder::new()
+            .servers(Some(servers.clone()))
+            .operation(HttpMethod::Post, export(signal, items));
         (path, item.build())
     })
 }
@@ -67,10 +69,14 @@ fn export(signal: Signal, items: &str) -> Operation {
         .description(format!("On disk, synced: all {items} but those that `partialSuccess` counts."))
         .content(JSON, ContentBuilder::new().schema(Some(Ref::from_schema_name("ExportResponse"))).build())
         .content(PROTOBUF, ContentBuilder::new().schema(Some(binary())).build());
-    let description = format!("`{}` of opentelemetry-proto, in protobuf or JSON. The answer is in the encoding of the request.", signal.request().name);
-    let operation = operation(&format!("export_{name}"), "opentelemetry", &format!("Take {name}"), &description)
-        .request_body(Some(body.build()))
-        .response("200", success);
+    let description = format!(
+        "`{}` of opentelemetry-proto, in protobuf or JSON. The answer is in the encoding of the request.",
+        signal.request().name
+    );
+    let operation =
+        operation(&format!("export_{name}"), "opentelemetry", &format!("Take {name}"), &description)
+            .request_body(Some(body.build()))
+            .response("200", success);
     let operation = fails(operation, 400, "Nothing was taken: it cannot be decoded, or its body broke off.");
     let operation = fails(operation, 413, "The body, packed or not, is larger than it may be.");
     let operation = fails(operation, 415, "A `Content-Type` or `Content-Encoding` that is not known.");
@@ -84,7 +90,8 @@ fn fails(operation: OperationBuilder, status: u16, description: &str) -> Operati
         .description(description)
         .content(JSON, ContentBuilder::new().schema(Some(Ref::from_schema_name("RpcStatus"))).build())
         .content(PROTOBUF, ContentBuilder::new().schema(Some(binary())).build());
-    let response = if matches!(status, 429 | 503) { response.header("Retry-After", retry_after()) } else { response };
+    let response =
+        if matches!(status, 429 | 503) { response.header("Retry-After", retry_after()) } else { response };
     operation.response(status.to_string(), response)
 }
 
@@ -134,7 +141,8 @@ fn reference(message: &Message) -> Ref {
 }
 
 fn object(message: &'static Message) -> ObjectBuilder {
-    let object = of_type(Type::Object).description(Some(format!("`{}` of opentelemetry-proto.", message.name)));
+    let object =
+        of_type(Type::Object).description(Some(format!("`{}` of opentelemetry-proto.", message.name)));
     message.fields.iter().fold(object, |object, field| object.property(field.name, member(field)))
 }
 
@@ -149,22 +157,21 @@ fn member(field: &Field) -> Schema {
 }
 
 fn value(kind: Kind) -> RefOr<Schema> {
-    let integer = |least: i128, most: i128, digits: usize| {
+    let integer = |least: isize, most: usize, digits: usize| {
         let sign = if least < 0 { "-?" } else { "" };
-        // JSON Schema cannot bound a number in a text; one digit less than the largest has is always within.
-        let number = of_type(Type::Integer).minimum(Some(least as f64)).maximum(Some(most as f64));
-        AnyOfBuilder::new()
-            .item(number)
-            .item(text().pattern(Some(format!("^{sign}[0-9]{{1,{digits}}}$"))))
+        // JSON Schema cannot bound a number in a text.
+        let number = of_type(Type::Integer).minimum(Some(least)).maximum(Some(most));
+        AnyOfBuilder::new().item(number).item(text().pattern(Some(format!("^{sign}[0-9]{{1,{digits}}}$"))))
     };
     match kind {
         Kind::Bool => of_type(Type::Boolean).into(),
-        Kind::Int32 | Kind::Sint32 => integer(i32::MIN.into(), i32::MAX.into(), 10).into(),
-        Kind::Uint32 | Kind::Fixed32 => integer(0, u32::MAX.into(), 10).into(),
-        Kind::Int64 | Kind::Sfixed64 => integer(i64::MIN.into(), i64::MAX.into(), 19).into(),
-        Kind::Uint64 | Kind::Fixed64 => integer(0, u64::MAX.into(), 20).into(),
+        Kind::Int32 | Kind::Sint32 => integer(i32::MIN as isize, i32::MAX as usize, 10).into(),
+        Kind::Uint32 | Kind::Fixed32 => integer(0, u32::MAX as usize, 10).into(),
+        Kind::Int64 | Kind::Sfixed64 => integer(i64::MIN as isize, i64::MAX as usize, 19).into(),
+        Kind::Uint64 | Kind::Fixed64 => integer(0, u64::MAX as usize, 20).into(),
         Kind::Double => {
-            let words = text().pattern(Some(r"^(NaN|-?Infinity|[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)$"));
+            let words =
+                text().pattern(Some(r"^(NaN|-?Infinity|[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)$"));
             AnyOfBuilder::new().item(of_type(Type::Number)).item(words).into()
         }
         Kind::String => text().into(),

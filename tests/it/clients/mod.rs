@@ -3,4 +3,5 @@
 mod collector;
 mod content;
 mod contract;
+mod schemathesis;
 mod sdks;

@@ -3,8 +3,8 @@
 
 use forebay::api::{
     openapi::answers::{
-        Accepted, ActorTree, Alive, EventCounts, EventPage, ExportResponse, Failure, FaultInjected, Health, RpcStatus,
-        StoredEvent,
+        Accepted, ActorTree, Alive, EventCounts, EventPage, ExportResponse, Failure, FaultInjected, Health,
+        RpcStatus, StoredEvent,
     },
     server::ROUTES,
 };
@@ -50,20 +50,33 @@ fn every_route_is_documented() {
     assert_eq!(otlp, [("/v1/logs", post()), ("/v1/metrics", post()), ("/v1/traces", post())]);
 
     let ports = [(forebay.address, &paths), (forebay.otlp(), &otlp)];
-    for (address, (path, allowed)) in ports.iter().flat_map(|(address, paths)| paths.iter().map(move |path| (*address, path))) {
+    for (address, (path, allowed)) in
+        ports.iter().flat_map(|(address, paths)| paths.iter().map(move |path| (*address, path)))
+    {
         for method in METHODS {
             // A body would be waited for, were it announced.
             let mut connection = crate::support::http::Connection::open(address).unwrap();
-            let head = format!("{method} {} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", path.replace("{event_id}", "none"));
+            let head = format!(
+                "{method} {} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                path.replace("{event_id}", "none")
+            );
             connection.write(head.as_bytes()).unwrap();
             let status = if method == "HEAD" {
                 connection.head().unwrap().0
             } else {
                 let response = connection.response().unwrap();
-                assert_eq!(response.header("allow"), (response.status == 405).then_some(allowed.as_str()), "{method} {path}");
+                assert_eq!(
+                    response.header("allow"),
+                    (response.status == 405).then_some(allowed.as_str()),
+                    "{method} {path}"
+                );
                 response.status
             };
-            assert_eq!(status != 405, allowed.split(", ").any(|one| one == method), "{method} {path}: {status}");
+            assert_eq!(
+                status != 405,
+                allowed.split(", ").any(|one| one == method),
+                "{method} {path}: {status}"
+            );
         }
     }
     let servers = &document["paths"]["/v1/logs"]["servers"];
@@ -78,7 +91,8 @@ fn the_document_is_whole() {
     let forebay = Place::new().start();
     let document = forebay.json("/openapi.json");
     let text = document.to_string();
-    let references: Vec<_> = text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let references: Vec<_> =
+        text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(references.len() > 50);
     for reference in references {
         assert!(document.pointer(reference).is_some(), "{reference} leads nowhere");
@@ -114,8 +128,11 @@ fn every_example_is_taken() {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
-            let (address, status) = if path.starts_with("/v1/") { (forebay.otlp(), 200) } else { (forebay.address, 202) };
-            let answer = request(address, "POST", path, &[("Content-Type", media_type)], body.as_bytes()).unwrap().ok(status);
+            let (address, status) =
+                if path.starts_with("/v1/") { (forebay.otlp(), 200) } else { (forebay.address, 202) };
+            let answer = request(address, "POST", path, &[("Content-Type", media_type)], body.as_bytes())
+                .unwrap()
+                .ok(status);
             if status == 200 {
                 assert!(is::<ExportResponse>(&answer).partial_success.is_none(), "{path}: {}", answer.text());
             }
@@ -137,7 +154,11 @@ fn answers_are_of_their_types() {
     let one = forebay.post_json(r#"{"service":"s","message":"m","event_id":"doc-1"}"#).ok(202);
     assert!(matches!(is(&one), Accepted::One(_)));
     for (target, ids) in [("/events", 1), ("/events?ids=false", 0)] {
-        let list = forebay.post(target, &[("Content-Type", "application/json")], br#"[{"service":"s","message":"m"},{}]"#);
+        let list = forebay.post(
+            target,
+            &[("Content-Type", "application/json")],
+            br#"[{"service":"s","message":"m"},{}]"#,
+        );
         let Accepted::Several(several) = is(&list.ok(202)) else { panic!("a list") };
         assert_eq!((several.accepted, several.rejected.len()), (1, 1));
         assert_eq!(several.event_ids.map_or(0, |list| list.len()), ids);
@@ -169,13 +190,15 @@ fn answers_are_of_their_types() {
     let token = [("Authorization", "Bearer a-token-of-the-test")];
     let tree: ActorTree = is(&request(forebay.address, "GET", "/admin/actors", &token, b"").unwrap().ok(200));
     assert!(tree.actors.len() > 3);
-    let fault = request(forebay.address, "POST", "/admin/actors/retention/kill", &token, b"").unwrap().ok(202);
+    let fault =
+        request(forebay.address, "POST", "/admin/actors/retention/kill", &token, b"").unwrap().ok(202);
     is::<FaultInjected>(&fault);
     let documented = forebay.json("/openapi.json");
     assert_eq!(methods(&documented["paths"]["/admin/actors/{name}/{fault}"]), "POST");
 
     let json = [("Content-Type", "application/json")];
-    let refused = request(forebay.otlp(), "POST", "/v1/logs", &json, b"{\"resourceLogs\":1}").unwrap().ok(400);
+    let refused =
+        request(forebay.otlp(), "POST", "/v1/logs", &json, b"{\"resourceLogs\":1}").unwrap().ok(400);
     assert_eq!(is::<RpcStatus>(&refused).code, 3);
     let span = json!({"resourceSpans": [{"scopeSpans": [{"spans": [{"spanId": "ab"}]}]}]}).to_string();
     let partial = request(forebay.otlp(), "POST", "/v1/traces", &json, span.as_bytes()).unwrap().ok(200);
@@ -203,9 +226,12 @@ fn the_page_needs_nothing_else() {
 /// HEAD has the head of the answer to GET.
 fn let_head(forebay: &Forebay, path: &str) {
     let mut connection = forebay.connect();
-    connection.write(format!("HEAD {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    connection
+        .write(format!("HEAD {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes())
+        .unwrap();
     let (status, headers) = connection.head().unwrap();
-    let length = headers.iter().find(|(name, _)| name == "content-length").map(|(_, length)| length.parse().unwrap());
+    let length =
+        headers.iter().find(|(name, _)| name == "content-length").map(|(_, length)| length.parse().unwrap());
     assert_eq!((status, length), (200, Some(forebay.get(path).body.len())), "{path}");
     assert!(connection.is_at_end(), "and nothing behind it");
 }

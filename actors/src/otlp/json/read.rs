@@ -18,11 +18,10 @@ use crate::otlp::{
     wire::{DEPTH_MAX, put_bytes, put_varint},
 };
 
-const LENIENT: GeneralPurposeConfig =
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        // As most decoders: bits behind the last byte say nothing.
-        .with_decode_allow_trailing_bits(true);
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+    // As most decoders: bits behind the last byte say nothing.
+    .with_decode_allow_trailing_bits(true);
 const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
@@ -114,12 +113,43 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        match (self.field.kind, self.field.rule) {
-            (Kind::Double, rule) if self.element || rule != Rule::Repeated => {
-                self.double(&Box::<RawValue>::deserialize(from)?)
+        match self.field.kind {
+            _ if !self.element && self.field.rule == Rule::Repeated => {
+                from.deserialize_any(ListVisitor(self))
             }
+            Kind::Double => self.double(&Box::<RawValue>::deserialize(from)?),
             _ => from.deserialize_any(self),
         }
+    }
+}
+
+/// Takes a list, and nothing else for one.
+struct ListVisitor<'o>(ValueSeed<'o>);
+
+impl<'de> Visitor<'de> for ListVisitor<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list for `{}`", self.0.field.name)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let ValueSeed { field, out, depth, .. } = self.0;
+        if matches!(field.kind, Kind::Message(_) | Kind::String | Kind::Bytes | Kind::Id { .. }) {
+            while list.next_element_seed(ValueSeed { field, out, depth, element: true })?.is_some() {}
+            return Ok(());
+        }
+        let mut packed = Vec::new();
+        while list.next_element_seed(ValueSeed { field, out: &mut packed, depth, element: true })?.is_some() {
+        }
+        if !packed.is_empty() {
+            put_bytes(out, field.number, &packed);
+        }
+        Ok(())
     }
 }
 
@@ -316,29 +346,13 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        if self.element || self.field.rule != Rule::Repeated {
-            return Err(self.wrong("a list"));
-        }
-        let (field, depth) = (self.field, self.depth);
-        if matches!(field.kind, Kind::Message(_) | Kind::String | Kind::Bytes | Kind::Id { .. }) {
-            while list.next_element_seed(ValueSeed { field, out: self.out, depth, element: true })?.is_some()
-            {
-            }
-            return Ok(());
-        }
-        let mut packed = Vec::new();
-        while list.next_element_seed(ValueSeed { field, out: &mut packed, depth, element: true })?.is_some() {
-        }
-        if !packed.is_empty() {
-            put_bytes(self.out, field.number, &packed);
-        }
-        Ok(())
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(self.wrong("a list"))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         match self.field.kind {
-            Kind::Message(of) if self.element || self.field.rule != Rule::Repeated => {
+            Kind::Message(of) => {
                 let mut inner = Vec::new();
                 MessageVisitor { of, out: &mut inner, depth: self.depth + 1 }.visit_map(map)?;
                 put_bytes(self.out, self.field.number, &inner);

@@ -106,3 +106,21 @@ fn r0455_an_unknown_field_put_the_body_in_quotes() {
     assert_eq!(message([field(1, b"text"), vec![15 << 3, 7]].concat()), "text");
     assert_eq!(message(vec![8 << 3, 7]), "null");
 }
+
+/// Scenario: a value where the protocol has a list.
+/// Guarantee: it is an error that names the field. It was taken for a list of one.
+#[test]
+fn r0458_a_value_was_taken_for_a_list() {
+    for member in [r#""idKeys":"a""#, r#""descriptionKeys":7"#, r#""idKeys":{}"#] {
+        let text = format!(r#"{{"resourceLogs":[{{"resource":{{"entityRefs":[{{{member}}}]}}}}]}}"#);
+        let error = read(Signal::Logs, &text).unwrap_err().to_string();
+        assert!(error.contains("a list for `") && error.contains("line 1 column"), "{member}: {error}");
+    }
+    for value in ["1", "\"NaN\"", "[[1]]", "[{}]", "[null]"] {
+        let text = format!(
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"histogram":{{"dataPoints":[{{"explicitBounds":{value}}}]}}}}]}}]}}]}}"#
+        );
+        let error = read(Signal::Metrics, &text).unwrap_err().to_string();
+        assert!(error.contains("`explicitBounds`"), "{value}: {error}");
+    }
+}
