@@ -157,18 +157,21 @@ fn member(field: &Field) -> Schema {
 }
 
 fn value(kind: Kind) -> RefOr<Schema> {
-    let integer = |least: isize, most: usize, digits: usize| {
-        let sign = if least < 0 { "-?" } else { "" };
-        // JSON Schema cannot bound a number in a text.
+    let integer = |least: isize, most: usize| {
         let number = of_type(Type::Integer).minimum(Some(least)).maximum(Some(most));
-        AnyOfBuilder::new().item(number).item(text().pattern(Some(format!("^{sign}[0-9]{{1,{digits}}}$"))))
+        AnyOfBuilder::new().item(number).item(text().pattern(Some(digits(least, most))))
     };
     match kind {
         Kind::Bool => of_type(Type::Boolean).into(),
-        Kind::Int32 | Kind::Sint32 => integer(i32::MIN as isize, i32::MAX as usize, 10).into(),
-        Kind::Uint32 | Kind::Fixed32 => integer(0, u32::MAX as usize, 10).into(),
-        Kind::Int64 | Kind::Sfixed64 => integer(i64::MIN as isize, i64::MAX as usize, 19).into(),
-        Kind::Uint64 | Kind::Fixed64 => integer(0, u64::MAX as usize, 20).into(),
+        Kind::Int32 | Kind::Sint32 => integer(i32::MIN as isize, i32::MAX as usize).into(),
+        Kind::Uint32 | Kind::Fixed32 => integer(0, u32::MAX as usize).into(),
+        // That of an attribute, which is taken as a double where it is too large.
+        Kind::Int64 => AnyOfBuilder::new()
+            .item(of_type(Type::Integer))
+            .item(text().pattern(Some("^-?[0-9]{1,38}$")))
+            .into(),
+        Kind::Sfixed64 => integer(i64::MIN as isize, i64::MAX as usize).into(),
+        Kind::Uint64 | Kind::Fixed64 => integer(0, u64::MAX as usize).into(),
         Kind::Double => {
             let words =
                 text().pattern(Some(r"^(NaN|-?Infinity|[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)$"));
@@ -187,6 +190,31 @@ fn value(kind: Kind) -> RefOr<Schema> {
     }
 }
 
+/// The pattern of an integer in a text, within its bounds to the last digit.
+fn digits(least: isize, most: usize) -> String {
+    let largest = most.to_string();
+    let mut shapes = vec![format!("[0-9]{{1,{}}}", largest.len() - 1)];
+    for (at, digit) in largest.bytes().enumerate().filter(|(_, digit)| *digit > b'0') {
+        let (same, below, rest) = (&largest[..at], char::from(digit - 1), largest.len() - at - 1);
+        shapes.push(format!("{same}[0-{below}][0-9]{{{rest}}}"));
+    }
+    shapes.push(largest);
+    let shapes = shapes.join("|");
+    if least < 0 { format!("^({least}|-?({shapes}))$") } else { format!("^({shapes})$") }
+}
+
 fn binary() -> ObjectBuilder {
     text().format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shapes are those of the numbers up to the bound, digit by digit.
+    #[test]
+    fn integers_in_texts_have_bounds() {
+        assert_eq!(digits(0, 407), "^([0-9]{1,2}|[0-3][0-9]{2}|40[0-6][0-9]{0}|407)$");
+        assert_eq!(digits(-13, 12), "^(-13|-?([0-9]{1,1}|[0-0][0-9]{1}|1[0-1][0-9]{0}|12))$");
+    }
 }
