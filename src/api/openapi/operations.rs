@@ -67,7 +67,7 @@ fn post_events() -> Operation {
         .description(Some(
             "One event, a list, or an object a line (`application/x-ndjson`; `application/ndjson`, `application/jsonl`, \
              `application/x-jsonlines` and `application/json-lines` are the same). Without a `Content-Type` it is JSON. \
-             `Content-Encoding` may be `gzip` or `zstd`. Bounds: `http.max_body_bytes` before and after unpacking, \
+             `Content-Encoding` may be `gzip`, `deflate` or `zstd`. Bounds: `http.max_body_bytes` before and after unpacking, \
              `http.max_event_bytes` for each event.",
         ))
         .required(Some(Required::True))

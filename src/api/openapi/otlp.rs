@@ -57,7 +57,7 @@ pub(super) fn paths(addresses: &[SocketAddr]) -> impl Iterator<Item = (&'static 
 fn export(signal: Signal, items: &str) -> Operation {
     let body = RequestBodyBuilder::new()
         .description(Some(
-            "`Content-Encoding` may be `gzip` or `zstd`. In JSON, ids are hexadecimal, other bytes base64, enums integers, and \
+            "`Content-Encoding` may be `gzip`, `deflate` or `zstd`. In JSON, ids are hexadecimal, other bytes base64, enums integers, and \
              numbers of 64 bits texts or numbers; what is not known is ignored. Bounds: `otlp.max_body_bytes` before and after \
              unpacking, `http.max_event_bytes` for each item.",
         ))
