@@ -6,9 +6,11 @@
 mod config;
 mod events;
 mod journal;
+mod otlp;
 mod record;
 
 pub use config::config;
 pub use events::{http_events, ndjson};
 pub use journal::journal;
+pub use otlp::{otlp_json, otlp_protobuf};
 pub use record::record;

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod control;
 pub mod error;
 pub mod health;
+pub mod openapi;
 pub mod query;
 pub mod server;
 mod unread;

@@ -18,6 +18,7 @@ use super::{
     admin::{self, Admin},
     error::{ApiError, method_not_allowed, not_found},
     health::{self, ResourceMeter},
+    openapi::{self, Documentation},
     query, unread,
 };
 use crate::{
@@ -37,6 +38,21 @@ const BLOCKING_THREADS: usize = 4;
 /// actix-http counts a request's time from a clock that it reads twice a second: without this, a client could have had
 /// half a second less than it should, or no time at all.
 const CLOCK_STEP: Duration = Duration::from_millis(500);
+
+/// Every path, and its methods. What is not here is not served, and what is here is in the document at `/openapi.json`.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("/events", "GET, HEAD, POST"),
+    ("/events/stats", "GET, HEAD"),
+    ("/events/{event_id}", "GET, HEAD"),
+    ("/health", "GET, HEAD"),
+    ("/health/live", "GET, HEAD"),
+    ("/health/ready", "GET, HEAD"),
+    ("/live", "GET, HEAD"),
+    ("/ready", "GET, HEAD"),
+    ("/metrics", "GET, HEAD"),
+    ("/openapi.json", "GET, HEAD"),
+    ("/docs", "GET, HEAD"),
+];
 
 /// What the handlers share.
 pub struct Shared {
@@ -86,15 +102,18 @@ pub fn start(
     config: &HttpConfig,
     shared: web::Data<Shared>,
     ingress: Arc<Ingress>,
+    documentation: Documentation,
     shutdown_timeout: Duration,
 ) -> io::Result<Server> {
     let ingress = web::Data::new(ingress);
+    let documentation = web::Data::new(documentation);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { cores } else { config.workers };
     let server = HttpServer::new(move || {
         // Made on the worker's own thread: one courier for each.
         let courier = web::ThinData(Courier::new(ingress.receiver.clone()));
         let app = App::new().app_data(shared.clone()).app_data(ingress.clone()).app_data(courier);
+        let app = app.app_data(documentation.clone());
         let app = app.wrap_fn(unread::hold).configure(routes);
         if shared.admin.is_some() { app.configure(admin::routes) } else { app }
     })
@@ -118,17 +137,18 @@ pub fn routes(app: &mut web::ServiceConfig) {
     let bad_query = |error: actix_web::error::QueryPayloadError, _: &HttpRequest| {
         ApiError::bad_request("invalid_parameter", error.to_string()).into()
     };
-    let events = web::resource("/events")
+    let events = resource("/events")
         .route(web::post().to(post_events))
         .route(web::get().to(query::page))
-        .route(web::head().to(query::page))
-        .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
+        .route(web::head().to(query::page));
     app.app_data(web::QueryConfig::default().error_handler(bad_query))
         .service(events)
         .service(read_only("/events/stats", query::stats))
         .service(read_only("/events/{event_id}", query::one))
         .service(read_only("/health", health::health))
-        .service(read_only("/metrics", health::metrics));
+        .service(read_only("/metrics", health::metrics))
+        .service(read_only("/openapi.json", openapi::json))
+        .service(read_only("/docs", openapi::docs));
     for path in ["/health/live", "/live"] {
         app.service(read_only(path, health::live));
     }
@@ -145,8 +165,12 @@ where
     Args: FromRequest + 'static,
     H::Output: Responder + 'static,
 {
-    web::resource(path)
-        .route(web::get().to(handler.clone()))
-        .route(web::head().to(handler))
-        .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD")))
+    resource(path).route(web::get().to(handler.clone())).route(web::head().to(handler))
+}
+
+/// A path of the table.
+fn resource(path: &str) -> Resource {
+    let found = ROUTES.iter().find(|(known, _)| *known == path);
+    let (_, methods) = *found.expect("every path that is served stands in ROUTES");
+    web::resource(path).default_service(web::to(move |request| method_not_allowed(request, methods)))
 }

@@ -27,6 +27,7 @@ use crate::{
         admin::Admin,
         control::{self, Order, Ordered},
         health::ResourceMeter,
+        openapi::Documentation,
         server::{self, Server, Shared},
     },
     budget::MemoryBudget,
@@ -183,7 +184,14 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
     if shared.admin.is_some() {
         tracing::warn!("admin.chaos is on: whoever has the token can bring actors down");
     }
-    let server = server::start(&config.http, shared.clone(), ingress, LAST_ANSWERS);
+    let addresses: Vec<_> = grpc
+        .addresses
+        .iter()
+        .filter(|(key, _)| key.starts_with("otlp."))
+        .map(|(_, address)| *address)
+        .collect();
+    let documentation = Documentation::new(&addresses, shared.admin.is_some());
+    let server = server::start(&config.http, shared.clone(), ingress, documentation, LAST_ANSWERS);
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
     let socket = data_dir::control_socket(data_dir.path());
     // A path may be too long for a socket. Events matter more than commands: those can wait for a restart.

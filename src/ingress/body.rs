@@ -122,6 +122,14 @@ impl Reserved {
     pub fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.bytes += bytes;
+        // Alone it would not fit either: whoever is told to come again with it would do so for ever.
+        if self.bytes > self.budget.max {
+            let max = self.budget.max;
+            let message = format!(
+                "the body takes more than the {max} bytes that all bodies together may, packed and unpacked (http.max_inflight_bytes)"
+            );
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).closing());
+        }
         // The reservation that passes the bound is given back with the whole share when the request ends.
         if used > self.budget.max {
             let message = "too many request bodies are in memory; try again shortly";
@@ -147,6 +155,8 @@ pub enum Coding {
     Gzip,
     /// As zstd.
     Zstd,
+    /// As zlib, which HTTP and gRPC call deflate.
+    Deflate,
 }
 
 /// What a request's head says of its body.
@@ -176,10 +186,12 @@ impl Coding {
             "" | "identity" => Ok(Self::Identity),
             "gzip" | "x-gzip" => Ok(Self::Gzip),
             "zstd" => Ok(Self::Zstd),
+            // The Collector has both names for it.
+            "deflate" | "zlib" => Ok(Self::Deflate),
             other => Err(ApiError::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_encoding",
-                format!("Content-Encoding {other:?} is not known; gzip, zstd and identity are"),
+                format!("Content-Encoding {other:?} is not known; gzip, zstd, deflate and identity are"),
             )
             .closing()),
         }
@@ -288,6 +300,7 @@ fn unpack(
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(broken)?;
             Box::new(decoder)
         }
+        Coding::Deflate => Box::new(flate2::read::ZlibDecoder::new(packed)),
     };
     let mut out = Vec::new();
     loop {
@@ -361,14 +374,46 @@ mod tests {
         assert_eq!(&body.bytes[..], &[7; 50_000]);
     }
 
+    /// Scenario: a body that does not fit in what all bodies may take, even where it is the only one.
+    /// Guarantee: it is too large. It was told to come again, which clients then do for ever.
+    #[test]
+    fn r0456_a_body_that_never_fits_was_told_to_come_again() {
+        let budget = BodyBudget::new(100_000);
+        let bomb = gzip(&[0; 150_000]);
+        let error = unpack(&bomb, Coding::Gzip, &limits(1 << 20, &budget), budget.reserve()).unwrap_err();
+        assert_eq!(error.code(), "body_too_large");
+        assert!(error.message().contains("http.max_inflight_bytes"), "{}", error.message());
+    }
+
     #[test]
     fn broken_packing_is_an_error() {
         let budget = BodyBudget::new(1 << 20);
         let mut packed = gzip(b"some text that is long enough");
         packed.truncate(15);
-        for coding in [Coding::Gzip, Coding::Zstd] {
+        for coding in [Coding::Gzip, Coding::Zstd, Coding::Deflate] {
             let error = unpack(&packed, coding, &limits(1000, &budget), budget.reserve()).unwrap_err();
             assert_eq!(error.code(), "bad_compression");
         }
+    }
+
+    fn zlib(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// SDKs offer deflate beside gzip; who had chosen it got 415 and dropped what it had.
+    #[test]
+    fn r0441_deflate_was_refused() {
+        assert_eq!(Coding::of("Deflate").unwrap(), Coding::Deflate);
+        let budget = BodyBudget::new(1 << 20);
+        let packed = zlib(&[7; 50_000]);
+        let body = unpack(&packed, Coding::Deflate, &limits(50_000, &budget), budget.reserve()).unwrap();
+        assert_eq!(&body.bytes[..], &[7; 50_000]);
+        let error = unpack(&packed, Coding::Deflate, &limits(49_999, &budget), budget.reserve()).unwrap_err();
+        assert_eq!(error.code(), "body_too_large");
+        let cut = &packed[..packed.len() - 5];
+        let error = unpack(cut, Coding::Deflate, &limits(50_000, &budget), budget.reserve()).unwrap_err();
+        assert_eq!(error.code(), "bad_compression", "one that is cut is not taken for a short one");
     }
 }

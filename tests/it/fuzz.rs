@@ -54,6 +54,9 @@ const TOKENS: &[&str] = &[
     "\"event_id\":",
     "sinks:",
     "type: ",
+    "\"stringValue\":",
+    "\"doubleValue\":",
+    "\"NaN\"",
     "\0",
     "\u{ff}",
 ];
@@ -132,4 +135,17 @@ fn a_damaged_journal_gives_only_what_was_written() {
 #[test]
 fn every_mistake_of_a_configuration_has_a_place() {
     run("config", targets::config, thorough(100, 3_000));
+}
+
+/// What Forebay takes as OpenTelemetry in protobuf, the protocol's own library takes, and nothing else; parts are the whole,
+/// and its JSON says the same.
+#[test]
+fn otlp_protobuf_is_what_the_protocols_library_says() {
+    run("otlp_protobuf", targets::otlp_protobuf, thorough(200, 5_000));
+}
+
+/// The same of OpenTelemetry in JSON, which comes back from protobuf as it was.
+#[test]
+fn otlp_json_comes_back_as_it_was() {
+    run("otlp_json", targets::otlp_json, thorough(200, 5_000));
 }

@@ -3,7 +3,7 @@
 use super::{
     Signal,
     schema::{Kind, Message, Rule},
-    wire::{DEPTH_MAX, Fields, Value, WireError},
+    wire::{DEPTH_MAX, Fields, TOO_DEEP, Value, WireError},
 };
 
 /// Checks a request: lengths, wire types, UTF-8 and depth, of every field that the protocol knows.
@@ -16,11 +16,17 @@ pub fn check(request: &[u8], signal: Signal) -> Result<(), WireError> {
 
 fn message(bytes: &[u8], base: usize, of: &'static Message, depth: usize) -> Result<(), WireError> {
     if depth > DEPTH_MAX {
-        return Err(WireError { offset: base, reason: "messages nest deeper than 100" });
+        return Err(WireError { offset: base, reason: TOO_DEEP });
     }
-    for entry in Fields::of(bytes) {
+    for entry in Fields::within(bytes, depth) {
         let entry = entry.map_err(|error| WireError { offset: base + error.offset, ..error })?;
-        let Some(field) = of.field(entry.number) else { continue };
+        let Some(field) = of.field(entry.number) else {
+            // Who does not know a field counts it as one level more, to be skipped.
+            if depth == DEPTH_MAX {
+                return Err(WireError { offset: base, reason: TOO_DEEP });
+            }
+            continue;
+        };
         let at = base + entry.start();
         let fits = match (field.kind, entry.value) {
             (Kind::Message(inner), Value::Bytes(bytes)) => {
@@ -56,13 +62,17 @@ fn message(bytes: &[u8], base: usize, of: &'static Message, depth: usize) -> Res
     Ok(())
 }
 
-/// Whether the bytes are whole varints of at most ten bytes each.
+/// Whether the bytes are whole varints of at most 64 bits each.
 fn is_varints(packed: &[u8]) -> bool {
     let mut length = 0;
     for byte in packed {
-        length = if *byte < 0x80 { 0 } else { length + 1 };
-        if length == 10 {
+        length += 1;
+        // Of the tenth byte one bit is left.
+        if length == 10 && *byte > 1 {
             return false;
+        }
+        if *byte < 0x80 {
+            length = 0;
         }
     }
     length == 0

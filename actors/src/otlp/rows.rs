@@ -123,14 +123,11 @@ fn service(resource: &[u8]) -> String {
 }
 
 fn log(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Timestamp> {
+    const TIME: u32 = 1;
     const BODY: u32 = 5;
     let body = member(item.bytes, BODY);
-    match Fields::of(body).map_while(Result::ok).last() {
-        Some(entry) if entry.number == 1 => {
-            if let Value::Bytes(text) = entry.value {
-                message.push_str(&String::from_utf8_lossy(text));
-            }
-        }
+    match schema::ANY_VALUE.chosen(body) {
+        Some(1) => message.push_str(&String::from_utf8_lossy(member(body, 1))),
         Some(_) => {
             let mut json = Vec::new();
             any_value(body, &mut json);
@@ -138,8 +135,9 @@ fn log(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Times
         }
         None => {}
     }
-    write_members(item.bytes, &schema::LOG_RECORD, Style::Natural, &[1, BODY], out);
-    time(item.bytes, 1).or_else(|| time(item.bytes, 11))
+    let happened = time(item.bytes, TIME);
+    write_members(item.bytes, &schema::LOG_RECORD, Style::Natural, &[BODY, unless_kept(happened, TIME)], out);
+    happened.or_else(|| time(item.bytes, 11))
 }
 
 fn span(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Timestamp> {
@@ -159,10 +157,18 @@ fn point(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Tim
     let schema::Kind::Message(of) = kind.kind else { return None };
     let data = member(item.metric, item.metric_kind);
     write_members(data, of, Style::Natural, &[1], out);
+    let happened = time(item.bytes, TIME);
     if let Some(schema::Kind::Message(of)) = of.field(1).map(|field| field.kind) {
-        write_members(item.bytes, of, Style::Natural, &[TIME], out);
+        write_members(item.bytes, of, Style::Natural, &[unless_kept(happened, TIME)], out);
     }
-    time(item.bytes, TIME)
+    happened
+}
+
+/// The field to leave out of the metadata: a time that the row has as its own. One behind the year 2262 stays there, because
+/// the row cannot have it.
+fn unless_kept(time: Option<Timestamp>, number: u32) -> u32 {
+    // No field has the number 0.
+    if time.is_some() { number } else { 0 }
 }
 
 /// A time in nanoseconds since the epoch; 0 says that there is none.

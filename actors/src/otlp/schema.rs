@@ -1,8 +1,10 @@
 //! The messages of the OpenTelemetry protocol, as a table.
 //!
 //! One table serves everything that looks into a request: checking it, counting and cutting its records, and its JSON
-//! form both ways. Field numbers and names are those of opentelemetry-proto 1.9; a field that is not here is passed through
+//! form both ways. Field numbers and names are those of opentelemetry-proto 1.10; a field that is not here is passed through
 //! on the wire and ignored in JSON, as protobuf wants it.
+
+use super::wire::Fields;
 
 /// A message type.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub enum Rule {
     Plain,
     /// Once; that it stands there says something, even with its default.
     Present,
+    /// As [`Rule::Present`], and of all fields of the message that have this rule the last one on the wire counts.
+    OneOf,
     /// Any number of times.
     Repeated,
 }
@@ -77,6 +81,13 @@ impl Message {
     /// The field of this number.
     pub fn field(&self, number: u32) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.number == number)
+    }
+
+    /// Of the fields one of which may be set: the last one that is. No message of the protocol has two such choices.
+    pub(super) fn chosen(&self, message: &[u8]) -> Option<u32> {
+        let is_choice = |number: &u32| self.field(*number).is_some_and(|field| field.rule == Rule::OneOf);
+        let numbers = Fields::of(message).map_while(Result::ok).map(|entry| entry.number);
+        self.fields.iter().any(|field| field.rule == Rule::OneOf).then(|| numbers.filter(is_choice).last())?
     }
 
     /// The field of this name in JSON.
@@ -91,6 +102,10 @@ const fn plain(number: u32, name: &'static str, kind: Kind) -> Field {
 
 const fn present(number: u32, name: &'static str, kind: Kind) -> Field {
     Field { number, name, kind, rule: Rule::Present }
+}
+
+const fn one_of(number: u32, name: &'static str, kind: Kind) -> Field {
+    Field { number, name, kind, rule: Rule::OneOf }
 }
 
 const fn repeated(number: u32, name: &'static str, kind: Kind) -> Field {
@@ -112,13 +127,14 @@ macro_rules! messages {
 messages! {
     /// A value of any type.
     ANY_VALUE = "AnyValue" {
-        present 1 "stringValue" String;
-        present 2 "boolValue" Bool;
-        present 3 "intValue" Int64;
-        present 4 "doubleValue" Double;
-        present 5 "arrayValue" Message(&ARRAY_VALUE);
-        present 6 "kvlistValue" Message(&KEY_VALUE_LIST);
-        present 7 "bytesValue" Bytes;
+        one_of 1 "stringValue" String;
+        one_of 2 "boolValue" Bool;
+        one_of 3 "intValue" Int64;
+        one_of 4 "doubleValue" Double;
+        one_of 5 "arrayValue" Message(&ARRAY_VALUE);
+        one_of 6 "kvlistValue" Message(&KEY_VALUE_LIST);
+        one_of 7 "bytesValue" Bytes;
+        one_of 8 "stringValueStrindex" Int32;
     }
     /// Values in order.
     ARRAY_VALUE = "ArrayValue" {
@@ -132,6 +148,7 @@ messages! {
     KEY_VALUE = "KeyValue" {
         plain 1 "key" String;
         plain 2 "value" Message(&ANY_VALUE);
+        plain 3 "keyStrindex" Int32;
     }
     /// Who recorded.
     SCOPE = "InstrumentationScope" {
@@ -260,11 +277,11 @@ messages! {
         plain 1 "name" String;
         plain 2 "description" String;
         plain 3 "unit" String;
-        present 5 "gauge" Message(&GAUGE);
-        present 7 "sum" Message(&SUM);
-        present 9 "histogram" Message(&HISTOGRAM);
-        present 10 "exponentialHistogram" Message(&EXPONENTIAL_HISTOGRAM);
-        present 11 "summary" Message(&SUMMARY);
+        one_of 5 "gauge" Message(&GAUGE);
+        one_of 7 "sum" Message(&SUM);
+        one_of 9 "histogram" Message(&HISTOGRAM);
+        one_of 10 "exponentialHistogram" Message(&EXPONENTIAL_HISTOGRAM);
+        one_of 11 "summary" Message(&SUMMARY);
         repeated 12 "metadata" Message(&KEY_VALUE);
     }
     /// Values that stand for themselves.
@@ -295,9 +312,9 @@ messages! {
     NUMBER_DATA_POINT = "NumberDataPoint" {
         plain 2 "startTimeUnixNano" Fixed64;
         plain 3 "timeUnixNano" Fixed64;
-        present 4 "asDouble" Double;
+        one_of 4 "asDouble" Double;
         repeated 5 "exemplars" Message(&EXEMPLAR);
-        present 6 "asInt" Sfixed64;
+        one_of 6 "asInt" Sfixed64;
         repeated 7 "attributes" Message(&KEY_VALUE);
         plain 8 "flags" Uint32;
     }
@@ -355,10 +372,10 @@ messages! {
     /// A measurement that stands for others.
     EXEMPLAR = "Exemplar" {
         plain 2 "timeUnixNano" Fixed64;
-        present 3 "asDouble" Double;
+        one_of 3 "asDouble" Double;
         plain 4 "spanId" SPAN_ID;
         plain 5 "traceId" TRACE_ID;
-        present 6 "asInt" Sfixed64;
+        one_of 6 "asInt" Sfixed64;
         repeated 7 "filteredAttributes" Message(&KEY_VALUE);
     }
 }

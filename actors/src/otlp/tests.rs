@@ -10,6 +10,8 @@ use super::{
     *,
 };
 
+mod regressions;
+
 fn attribute(key: &str, value: Value) -> Value {
     json!({"key": key, "value": value})
 }
@@ -145,6 +147,47 @@ fn wrong_json_names_the_field() {
     let deep = "{\"arrayValue\":{\"values\":[".repeat(200) + &"]}}".repeat(200);
     let text = format!("{{\"resourceLogs\":[{{\"scopeLogs\":[{{\"logRecords\":[{{\"body\":{deep}}}]}}]}}]}}");
     assert!(read(Signal::Logs, &text).is_err());
+}
+
+/// The SDK for JavaScript calls every whole number an integer, also `1e300`; one such attribute cost the whole request.
+#[test]
+fn r0442_a_whole_number_too_large_for_an_integer_refused_the_request() {
+    let body = |value: &str| {
+        let record = format!(r#"{{"body":{{"intValue":{value}}}}}"#);
+        read(Signal::Logs, &format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{record}]}}]}}]}}"#))
+    };
+    let message = |value: &str| {
+        let bytes = body(value).unwrap();
+        Rows::of(&bytes, Signal::Logs).next_row().unwrap().message.to_owned()
+    };
+    assert_eq!(message("1e+300"), "1e300");
+    assert_eq!(message("-9223372036854775809"), "-9.223372036854776e18");
+    assert_eq!(message("18446744073709551615"), "1.8446744073709552e19");
+    assert_eq!(message("9223372036854775807"), "9223372036854775807", "what fits stays as it is");
+    assert!(body("0.5").unwrap_err().to_string().contains("`intValue`"), "which is no whole number");
+    let number = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"timeUnixNano": 1e300}]}]}]});
+    assert!(read(Signal::Logs, &number.to_string()).is_err(), "elsewhere there is no other to take");
+}
+
+/// A Collector writes ids that are not there as empty ones; behind it, the same record was another row.
+#[test]
+fn r0444_an_id_that_is_not_there_was_told_as_an_empty_one() {
+    let metadata = |record: &[u8]| {
+        let mut message = record.to_vec();
+        for number in [2, 2, 1] {
+            let inner = std::mem::take(&mut message);
+            put_bytes(&mut message, number, &inner);
+        }
+        check(&message, Signal::Logs).unwrap();
+        Rows::of(&message, Signal::Logs).next_row().unwrap().metadata.to_owned()
+    };
+    let mut written = Vec::new();
+    for id in [9, 10] {
+        put_bytes(&mut written, id, b"");
+    }
+    put_varint(&mut written, 7 << 3);
+    put_varint(&mut written, 0);
+    assert_eq!(metadata(&written), metadata(b""));
 }
 
 /// A request cut off anywhere, or with a bit flipped, is taken or refused, and whatever is taken can be walked over.

@@ -3,6 +3,9 @@
 /// How deep messages may nest. Protobuf's own libraries stop at 100, so a destination could not read more.
 pub const DEPTH_MAX: usize = 100;
 
+/// Why what nests deeper is refused.
+pub(super) const TOO_DEEP: &str = "messages nest deeper than 100";
+
 /// Bytes that are no request of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {offset}: {reason}")]
@@ -56,12 +59,19 @@ impl Entry<'_> {
 pub struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Messages around this one; groups in it count on from there.
+    depth: usize,
 }
 
 impl<'a> Fields<'a> {
     /// Over the bytes of a message.
     pub fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self::within(bytes, 0)
+    }
+
+    /// Over the bytes of a message that stands within so many others.
+    pub(super) fn within(bytes: &'a [u8], depth: usize) -> Self {
+        Self { bytes, at: 0, depth }
     }
 
     fn error(&self, reason: &'static str) -> WireError {
@@ -131,13 +141,16 @@ impl<'a> Fields<'a> {
 
     fn skip_group(&mut self, group: u32, depth: usize) -> Result<(), WireError> {
         if depth >= DEPTH_MAX {
-            return Err(self.error("messages nest too deep"));
+            return Err(self.error(TOO_DEEP));
         }
         loop {
             let before = self.at;
             let (number, wire_type) = self.tag()?;
             if wire_type == 4 {
                 return if number == group { Ok(()) } else { Err(self.error("another group ends")) };
+            }
+            if depth + 1 >= DEPTH_MAX {
+                return Err(self.error(TOO_DEEP));
             }
             self.at = before;
             self.entry(depth + 1)?;
@@ -153,7 +166,7 @@ impl<'a> Iterator for Fields<'a> {
         if self.at >= self.bytes.len() {
             return None;
         }
-        let entry = self.entry(0);
+        let entry = self.entry(self.depth);
         if entry.is_err() {
             self.at = self.bytes.len();
         }
@@ -212,7 +225,7 @@ mod tests {
         assert_eq!(entries[0].value, Value::Group);
         assert_eq!((entries[1].number, entries[1].value), (2, Value::Varint(7)));
         assert!(Fields::of(&group[..5]).next().unwrap().is_err());
-        assert_eq!(Fields::of(&[0x0b; 500]).next().unwrap().unwrap_err().reason, "messages nest too deep");
+        assert_eq!(Fields::of(&[0x0b; 500]).next().unwrap().unwrap_err().reason, TOO_DEEP);
     }
 
     /// A varint of ten bytes may say no more than 64 bits.

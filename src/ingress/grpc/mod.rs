@@ -33,6 +33,9 @@ use crate::api::error::ApiError;
 /// Bytes of a message to health and reflection: a name or two.
 const QUESTION_BYTES_MAX: usize = 64 * 1024;
 
+/// The media type of calls.
+const MEDIA_TYPE: &str = "application/grpc";
+
 /// What a call came to: a message, or why there is none.
 pub(in crate::ingress) type Outcome = Result<Vec<u8>, Status>;
 
@@ -83,11 +86,10 @@ impl Calls {
         &self.otlp
     }
 
-    /// Whether a request is a call of gRPC.
+    /// Whether a request is a call of gRPC. `application/grpc-web` is another protocol.
     pub(in crate::ingress) fn takes(&self, headers: &HeaderMap) -> bool {
-        headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        subtype(headers)
+            .is_some_and(|subtype| matches!(subtype.as_bytes().first(), None | Some(b'+' | b';' | b' ')))
     }
 
     /// Answers one call.
@@ -97,6 +99,14 @@ impl Calls {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let path = request.uri().path();
+        if let Some(other) = subtype(request.headers()).and_then(|subtype| subtype.strip_prefix('+'))
+            && !other.starts_with("proto")
+        {
+            let message = format!("messages in {other:?} are not taken; {MEDIA_TYPE}+proto is");
+            let code = "unsupported_media_type";
+            let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, code, message);
+            return unary(Err(Status::of(&error)));
+        }
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
         match (service, method) {
             ("forebay.ingest.v1.IngestService", "SendBatch") => {
@@ -147,6 +157,11 @@ impl Calls {
     }
 }
 
+/// What follows the media type of calls: nothing, or the encoding of the messages.
+fn subtype(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok()?.strip_prefix(MEDIA_TYPE)
+}
+
 fn answering<S>(service: S) -> Answering
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
@@ -187,7 +202,9 @@ fn unary(outcome: Outcome) -> Response<Body> {
 
 fn with_headers(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd"));
+    response
+        .headers_mut()
+        .insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd,deflate"));
     response
 }
 

@@ -113,12 +113,25 @@ fn field(from: &Field) -> FieldDescriptorProto {
 fn plain(number: u32, name: &str, kind: Type, inner: Option<String>) -> FieldDescriptorProto {
     FieldDescriptorProto {
         name: Some(name.into()),
+        json_name: Some(lower_camel_case(name)),
         number: i32::try_from(number).ok(),
         label: Some(Label::Optional.into()),
         r#type: Some(kind.into()),
         type_name: inner,
         ..FieldDescriptorProto::default()
     }
+}
+
+/// As JSON names what the files call `error_message`: clients that print JSON go by what they are told.
+fn lower_camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut out = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let (first, rest) = word.split_at(word.len().min(1));
+        out.push_str(&first.to_ascii_uppercase());
+        out.push_str(rest);
+    }
+    out
 }
 
 /// As the protocol's files name what JSON calls `timeUnixNano`.

@@ -138,7 +138,10 @@ async fn from_json(signal: Signal, body: Body) -> Result<Body, ApiError> {
     let request = request.map_err(|_| ApiError::internal("the body could not be read"))?;
     let request = request.map_err(|error| {
         let place = json!({"line": error.line(), "column": error.column()});
-        ApiError::bad_request("malformed_json", error.to_string()).with_details(place)
+        // As serde_json says it, nobody would know what would be right.
+        let message =
+            error.to_string().replace("recursion limit exceeded", "values nest deeper than 128 levels");
+        ApiError::bad_request("malformed_json", message).with_details(place)
     })?;
     Ok(Body { bytes: request.into(), reserved })
 }

@@ -170,17 +170,18 @@ fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<St
             "it has {bytes} bytes, and {max_event_bytes} are allowed (http.max_event_bytes)"
         ));
     }
-    // Trace and span; a log record needs none.
-    let (fields, optional) = match signal {
-        Signal::Logs => ([(9, 16, "trace"), (10, 8, "span")], true),
-        Signal::Traces => ([(1, 16, "trace"), (2, 8, "span")], false),
+    // An id of a wrong length would make a decoder of the protocol refuse the whole request. One that is empty or all zeros
+    // is none, which costs a span its place in a trace and nothing else: Collectors take it, too.
+    let ids: &[(u32, usize, &str)] = match signal {
+        Signal::Logs => &[(9, 16, "trace"), (10, 8, "span")],
+        Signal::Traces => &[(1, 16, "trace"), (2, 8, "span"), (4, 8, "parent span")],
         Signal::Metrics => return None,
     };
-    fields.into_iter().find_map(|(number, wanted, what)| {
-        let length = wire::Fields::of(item.bytes).map_while(Result::ok).filter(|e| e.number == number).last();
+    ids.iter().find_map(|&(number, wanted, what)| {
+        let entry = wire::Fields::of(item.bytes).map_while(Result::ok).filter(|e| e.number == number).last();
         let length =
-            length.map_or(0, |entry| if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 });
-        let fits = length == wanted || optional && length == 0;
+            entry.map_or(0, |entry| if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 });
+        let fits = length == wanted || length == 0;
         (!fits).then(|| format!("its {what} id has {length} bytes instead of {wanted}"))
     })
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bad_input;
+mod documented;
 mod hostile;
 mod ingest;
 mod observe;

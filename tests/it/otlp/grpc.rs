@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Body as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{protobuf, stored};
@@ -14,6 +15,8 @@ const LOGS: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 /// What came back of a call.
 #[derive(Debug)]
 struct Called {
+    /// The answer ended with its headers.
+    only_headers: bool,
     status: String,
     message: String,
     details: Vec<u8>,
@@ -43,6 +46,7 @@ fn call(address: SocketAddr, path: &str, encoding: Option<&str>, body: Vec<u8>) 
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/grpc");
         let headers = response.headers().clone();
+        let only_headers = response.body().is_end_stream();
         let collected = response.into_body().collect().await.unwrap();
         let trailers = collected.trailers().cloned().unwrap_or_default();
         let text = |name: &str| {
@@ -52,6 +56,7 @@ fn call(address: SocketAddr, path: &str, encoding: Option<&str>, body: Vec<u8>) 
         let details =
             base64::engine::general_purpose::STANDARD_NO_PAD.decode(text("grpc-status-details-bin"));
         Called {
+            only_headers,
             status: text("grpc-status"),
             message: text("grpc-message"),
             details: details.unwrap(),
@@ -122,6 +127,17 @@ fn errors_have_the_codes_that_clients_act_on() {
     assert_eq!(unknown.status, "12", "{unknown:?}");
     assert!(unknown.message.contains("Import"), "{unknown:?}");
     assert_eq!(call(forebay.otlp(), LOGS, Some("snappy"), framed(true, b"x")).status, "3");
+}
+
+/// An error without a message is in the headers, and these have to be the end: where anything came behind them, if only
+/// that nothing comes, gRPC for Go took the call for one that was cut off, and a Collector dropped what it had sent.
+#[test]
+fn r0443_an_error_looked_like_a_call_that_was_cut_off() {
+    let forebay = Place::new().start();
+    let bad = call(forebay.otlp(), LOGS, None, framed(false, b"\xff\xff"));
+    assert!(bad.only_headers && bad.status == "3", "{bad:?}");
+    let good = call(forebay.otlp(), LOGS, None, framed(false, b""));
+    assert!(!good.only_headers && good.status == "0", "{good:?}");
 }
 
 /// Row 8: overload is UNAVAILABLE with the time after which to come again.

@@ -1,5 +1,7 @@
 //! OpenTelemetry over HTTP and gRPC: what the protocol asks of a server, row by row.
 
+mod bad_input;
+mod bad_streams;
 mod clients;
 mod grpc;
 mod http;
@@ -40,13 +42,13 @@ fn logs(service: &str, bodies: &[&str]) -> ExportLogsServiceRequest {
     }
 }
 
-fn protobuf(service: &str, bodies: &[&str]) -> Vec<u8> {
+pub fn protobuf(service: &str, bodies: &[&str]) -> Vec<u8> {
     logs(service, bodies).encode_to_vec()
 }
 
 /// Waits until the store has so many events of the service, and returns them, oldest first.
 #[track_caller]
-fn stored(forebay: &Forebay, service: &str, count: usize) -> Vec<Json> {
+pub fn stored(forebay: &Forebay, service: &str, count: usize) -> Vec<Json> {
     eventually(&format!("{count} events of {service} are stored"), || {
         let events = forebay.all_events(&format!("service={service}&order=oldest&limit=1000"));
         assert!(events.len() <= count, "{} events instead of {count}", events.len());

@@ -90,11 +90,17 @@ impl Connection {
     }
 
     pub fn response(&mut self) -> io::Result<Response> {
+        let (status, headers) = self.head()?;
+        let body = body(&mut self.0, &headers)?;
+        Ok(Response { status, headers, body })
+    }
+
+    /// The status and the headers, and nothing behind them: all there is in an answer to HEAD.
+    pub fn head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
         let (first, headers) = head(&mut self.0)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status: {first}")))?;
-        let body = body(&mut self.0, &headers)?;
-        Ok(Response { status, headers, body })
+        Ok((status, headers))
     }
 
     /// Whether the server has closed it, with nothing more to say.

@@ -1,9 +1,12 @@
 //! What the tests stand on: a running binary and an HTTP client that may misbehave; a pipeline within the test and
-//! destinations in memory.
+//! destinations in memory; clients that others wrote.
 
 pub mod binary;
+pub mod clients;
+pub mod collector;
 pub mod destination;
 pub mod http;
+pub mod http2;
 pub mod testbed;
 
 use std::{

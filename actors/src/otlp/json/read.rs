@@ -6,16 +6,22 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize as _,
+    de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use crate::otlp::{
     Signal,
-    schema::{Field, Kind, Message, Rule},
+    schema::{self, Field, Kind, Message, Rule},
     wire::{DEPTH_MAX, put_bytes, put_varint},
 };
 
-const LENIENT: GeneralPurposeConfig =
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+    // As most decoders: bits behind the last byte say nothing.
+    .with_decode_allow_trailing_bits(true);
 const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
@@ -107,18 +113,73 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        from.deserialize_any(self)
+        match self.field.kind {
+            _ if !self.element && self.field.rule == Rule::Repeated => {
+                from.deserialize_any(ListVisitor(self))
+            }
+            Kind::Double => self.double(&Box::<RawValue>::deserialize(from)?),
+            _ => from.deserialize_any(self),
+        }
+    }
+}
+
+/// Takes a list, and nothing else for one.
+struct ListVisitor<'o>(ValueSeed<'o>);
+
+impl<'de> Visitor<'de> for ListVisitor<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list for `{}`", self.0.field.name)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let ValueSeed { field, out, depth, .. } = self.0;
+        if matches!(field.kind, Kind::Message(_) | Kind::String | Kind::Bytes | Kind::Id { .. }) {
+            while list.next_element_seed(ValueSeed { field, out, depth, element: true })?.is_some() {}
+            return Ok(());
+        }
+        let mut packed = Vec::new();
+        while list.next_element_seed(ValueSeed { field, out: &mut packed, depth, element: true })?.is_some() {
+        }
+        if !packed.is_empty() {
+            put_bytes(out, field.number, &packed);
+        }
+        Ok(())
     }
 }
 
 impl ValueSeed<'_> {
+    /// The number itself: what serde_json makes of its digits may be the neighbour of what they say.
+    fn double<E: Error>(self, text: &RawValue) -> Result<(), E> {
+        match text.get().as_bytes()[0] {
+            b'"' => match serde_json::from_str::<String>(text.get()) {
+                Ok(text) => self.visit_str(&text),
+                Err(_) => Err(self.wrong("this text")),
+            },
+            b'n' => self.visit_unit(),
+            b'[' => Err(self.wrong("a list")),
+            b'{' => Err(self.wrong("an object")),
+            _ => {
+                let value = text.get().parse().ok().filter(|value: &f64| value.is_finite());
+                let value = value.ok_or_else(|| self.wrong(text.get()))?;
+                self.fixed64(value.to_bits());
+                Ok(())
+            }
+        }
+    }
+
     fn wrong<E: Error>(&self, found: impl fmt::Display) -> E {
         Error::custom(format_args!("`{}` is {}, not {found}", self.field.name, wanted(self.field.kind)))
     }
 
     /// Whether a default has to be written: protobuf leaves it out where it says nothing.
     fn says_something(&self, is_default: bool) -> bool {
-        !is_default || self.element || self.field.rule == Rule::Present
+        !is_default || self.element || matches!(self.field.rule, Rule::Present | Rule::OneOf)
     }
 
     /// Numbers of a list stand together behind one tag, and each of them without.
@@ -149,6 +210,19 @@ impl ValueSeed<'_> {
         }
     }
 
+    /// An `intValue` that no integer of 64 bits holds, as the `doubleValue` that it is: JavaScript has one kind of number,
+    /// and its SDK calls every whole one an integer. Refusing it would refuse the whole request.
+    fn too_large_integer<E: Error>(self, value: f64) -> Result<(), E> {
+        let any_value = |name| schema::ANY_VALUE.named(name);
+        match any_value("doubleValue") {
+            Some(field) if any_value("intValue").is_some_and(|int| std::ptr::eq(int, self.field)) => {
+                Self { field, ..self }.fixed64(value.to_bits());
+                Ok(())
+            }
+            _ => Err(self.wrong(value)),
+        }
+    }
+
     fn bytes(self, bytes: &[u8]) {
         if self.says_something(bytes.is_empty()) {
             put_bytes(self.out, self.field.number, bytes);
@@ -173,7 +247,7 @@ impl ValueSeed<'_> {
             },
             Kind::Int64 => match i64::try_from(value) {
                 Ok(value) => self.varint(value as u64),
-                Err(_) => return Err(out_of_range(&self)),
+                Err(_) => return self.too_large_integer(value as f64),
             },
             Kind::Uint64 => match u64::try_from(value) {
                 Ok(value) => self.varint(value),
@@ -235,6 +309,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
             }
             // JSON knows one kind of number: 1e3 is an integer, too.
             _ if value.fract() == 0.0 && value.abs() < 1e18 => self.integer(value as i128),
+            Kind::Int64 if value.fract() == 0.0 => self.too_large_integer(value),
             _ => Err(self.wrong(value)),
         }
     }
@@ -271,29 +346,13 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        if self.element || self.field.rule != Rule::Repeated {
-            return Err(self.wrong("a list"));
-        }
-        let (field, depth) = (self.field, self.depth);
-        if matches!(field.kind, Kind::Message(_) | Kind::String | Kind::Bytes | Kind::Id { .. }) {
-            while list.next_element_seed(ValueSeed { field, out: self.out, depth, element: true })?.is_some()
-            {
-            }
-            return Ok(());
-        }
-        let mut packed = Vec::new();
-        while list.next_element_seed(ValueSeed { field, out: &mut packed, depth, element: true })?.is_some() {
-        }
-        if !packed.is_empty() {
-            put_bytes(self.out, field.number, &packed);
-        }
-        Ok(())
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(self.wrong("a list"))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         match self.field.kind {
-            Kind::Message(of) if self.element || self.field.rule != Rule::Repeated => {
+            Kind::Message(of) => {
                 let mut inner = Vec::new();
                 MessageVisitor { of, out: &mut inner, depth: self.depth + 1 }.visit_map(map)?;
                 put_bytes(self.out, self.field.number, &inner);

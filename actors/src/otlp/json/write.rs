@@ -40,6 +40,7 @@ pub(in crate::otlp) fn write_members(
     without: &[u32],
     out: &mut Vec<u8>,
 ) {
+    let chosen = of.chosen(message);
     for field in of.fields.iter().filter(|field| !without.contains(&field.number)) {
         let mut entries = Fields::of(message).map_while(Result::ok).filter(|e| e.number == field.number);
         match field.rule {
@@ -49,14 +50,27 @@ pub(in crate::otlp) fn write_members(
                     list(field, std::iter::once(first).chain(entries), style, out);
                 }
             }
+            Rule::OneOf if chosen != Some(field.number) => {}
             _ => {
-                // The last one counts.
-                if let Some(entry) = entries.last() {
+                // The last one counts. Some senders write defaults that others leave out: both say the same.
+                if let Some(entry) = entries.last()
+                    && !(field.rule == Rule::Plain && says_nothing(field.kind, &entry.value))
+                {
                     name(field, out);
                     value(field, entry.value, style, out);
                 }
             }
         }
+    }
+}
+
+/// Whether a value is its kind's default. An empty message is not: that it is there says something.
+fn says_nothing(kind: Kind, value: &Value<'_>) -> bool {
+    match value {
+        Value::Varint(number) | Value::Fixed64(number) => *number == 0,
+        Value::Fixed32(number) => *number == 0,
+        Value::Bytes(bytes) => bytes.is_empty() && !matches!(kind, Kind::Message(_)),
+        _ => false,
     }
 }
 
@@ -188,6 +202,8 @@ pub(in crate::otlp) fn any_value(bytes: &[u8], out: &mut Vec<u8>) {
         return out.extend_from_slice(b"null");
     };
     match (entry.number, entry.value) {
+        // A place in a table that only profiles have: as if there were no value.
+        (8, _) => out.extend_from_slice(b"null"),
         (5, Value::Bytes(list)) => {
             out.push(b'[');
             for (index, entry) in Fields::of(list).map_while(Result::ok).filter(|e| e.number == 1).enumerate()

@@ -1,0 +1,2 @@
+// Package tools has no code: go.mod names what is built from here.
+package tools
