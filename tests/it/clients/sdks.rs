@@ -139,11 +139,11 @@ fn the_python_sdk_comes_again_where_the_buffer_is_full() {
     while_the_buffer_is_full(&transports[..thorough(1, 2)], || python(&directory));
 }
 
-/// The SDK for JavaScript does, too.
+/// The SDK for JavaScript does, too, over HTTP. Over gRPC it gives up at the first error, whatever that says.
 #[test]
 fn the_javascript_sdk_comes_again_where_the_buffer_is_full() {
     let test = "the_javascript_sdk_comes_again_where_the_buffer_is_full";
     let Some(directory) = installed("javascript", test) else { return };
-    let transports = [over("http/json", None), over("grpc", None), over("http/protobuf", None)];
-    while_the_buffer_is_full(&transports[..thorough(1, 3)], || javascript(&directory));
+    let transports = [over("http/json", None), over("http/protobuf", None)];
+    while_the_buffer_is_full(&transports[..thorough(1, 2)], || javascript(&directory));
 }
