@@ -45,7 +45,7 @@ fn send(mut program: Command, to: SocketAddr, service: &str, transport: &Transpo
     if let Some(compression) = transport.compression {
         program.env("OTEL_EXPORTER_OTLP_COMPRESSION", compression);
     }
-    Finished::of(&mut program)
+    Finished::of(program.env("OTEL_LOG_LEVEL", "info"))
 }
 
 #[track_caller]
@@ -108,7 +108,9 @@ fn while_the_buffer_is_full(transports: &[Transport], program: impl Fn() -> Comm
         destination.answer(500);
         let forebay = Place::new()
             .sink("up", &destination.sink())
-            .section("buffer: { durability: memory, memory_events_max: 20 }")
+            // Three times what the program sends: events that are being committed may count twice for a moment, and
+            // SDKs do not come a third time.
+            .section("buffer: { durability: memory, memory_events_max: 60 }")
             .start();
         until("the buffer is full", || forebay.post_json(r#"{"service":"a","message":"b"}"#).status == 503);
         let refused = || forebay.metric("forebay_receiver_rejected_total", "journal_full");
@@ -120,7 +122,10 @@ fn while_the_buffer_is_full(transports: &[Transport], program: impl Fn() -> Comm
             destination.answer(200);
             sending.join().unwrap()
         });
-        let ids = serde_json::from_str(finished.stdout.trim()).expect("it prints ids");
+        // Shown where something is missing.
+        eprintln!("the program said: {}\n{}", finished.stdout, finished.stderr);
+        let ids = finished.stdout.lines().find(|line| line.starts_with("{\"")).expect("it prints ids");
+        let ids = serde_json::from_str(ids).unwrap();
         check(&stored(&forebay, "again", ITEMS), &ids);
     }
 }
@@ -134,11 +139,11 @@ fn the_python_sdk_comes_again_where_the_buffer_is_full() {
     while_the_buffer_is_full(&transports[..thorough(1, 2)], || python(&directory));
 }
 
-/// The SDK for JavaScript does, too.
+/// The SDK for JavaScript does, too, over HTTP. Over gRPC it gives up at the first error, whatever that says.
 #[test]
 fn the_javascript_sdk_comes_again_where_the_buffer_is_full() {
     let test = "the_javascript_sdk_comes_again_where_the_buffer_is_full";
     let Some(directory) = installed("javascript", test) else { return };
-    let transports = [over("http/json", None), over("grpc", None), over("http/protobuf", None)];
-    while_the_buffer_is_full(&transports[..thorough(1, 3)], || javascript(&directory));
+    let transports = [over("http/json", None), over("http/protobuf", None)];
+    while_the_buffer_is_full(&transports[..thorough(1, 2)], || javascript(&directory));
 }
