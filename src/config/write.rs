@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{
-    Config, HttpSink, Secret, SinkKind, schema,
+    Config, HttpSink, Secret, SinkKind, TokenHash, schema,
     substitute::escape,
     tree::{Node, Scalar, Value},
     yaml,
@@ -33,10 +33,11 @@ impl Config {
         out
     }
 
-    /// The same without its secrets: the admin token, header values that are credentials, and passwords in URLs.
+    /// The same without its secrets: the admin token, hashes of tokens, header values that are credentials, and passwords in URLs.
     pub fn redacted(&self) -> Self {
         let mut config = self.clone();
         config.admin.token = config.admin.token.map(|_| Secret::new(REDACTED));
+        config.auth.tokens.iter_mut().for_each(|token| token.hash = TokenHash::redacted());
         for sink in config.sinks.values_mut() {
             if let SinkKind::Http(http) = &mut sink.kind {
                 redact(http);

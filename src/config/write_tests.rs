@@ -76,6 +76,16 @@ fn secrets_are_not_printed() {
     }
     config.admin.token = Some(crate::config::Secret::new("s3cret-s3cret-s3cret"));
     assert!(!format!("{:?}", config.admin).contains("s3cret"));
+    config.auth.tokens.push(crate::config::TokenConfig {
+        name: "a".to_owned(),
+        hash: crate::config::TokenHash::of_bytes(&[0xab; 32]),
+        scopes: vec![crate::config::Scope::Ingest],
+        tenant: Some("acme".to_owned()),
+        limits: None,
+        expires: None,
+    });
+    assert!(!format!("{:?}", config.auth).contains("abab") && config.to_yaml().contains("abab"));
+    assert!(!config.redacted().to_yaml().contains("abab"));
     let yaml = config.redacted().to_yaml();
     assert!(!yaml.contains("s3cret"), "{yaml}");
     assert!(yaml.contains("x-tenant: acme") && yaml.contains("http://x/a@b"), "{yaml}");
