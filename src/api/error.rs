@@ -20,6 +20,8 @@ pub struct ApiError {
     allowed: Option<&'static str>,
     /// The connection cannot be used again: its body was not read to the end.
     close: bool,
+    /// How to say who one is, in an answer to somebody who did not.
+    challenge: Option<&'static str>,
 }
 
 impl ApiError {
@@ -33,6 +35,7 @@ impl ApiError {
             retry_after: None,
             allowed: None,
             close: false,
+            challenge: None,
         }
     }
 
@@ -65,6 +68,16 @@ impl ApiError {
     /// Ends the connection after the answer.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
+    }
+
+    /// Adds `WWW-Authenticate`.
+    pub fn with_challenge(self, challenge: &'static str) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
+    /// How to say who one is, where that was missing.
+    pub fn challenge(&self) -> Option<&'static str> {
+        self.challenge
     }
 
     /// What is wrong, for people.
@@ -100,6 +113,9 @@ impl ResponseError for ApiError {
             // Whole seconds, rounded up: never an invitation to come too early.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1).to_string()));
+        }
+        if let Some(challenge) = self.challenge {
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
         if let Some(allowed) = self.allowed {
             response.insert_header((header::ALLOW, allowed));

@@ -42,6 +42,7 @@ use crate::{
         post::{Ingress, IngressMetrics},
     },
     pipeline::{self, Pipeline},
+    security::{Security, exposure},
     store::Reader,
 };
 
@@ -61,6 +62,7 @@ struct Running {
     otlp: OtlpServer,
     control: Option<ServerHandle>,
     orders: mpsc::Receiver<Ordered>,
+    security: Security,
     file: Option<PathBuf>,
     log: LogHandle,
     data_dir: DataDir,
@@ -133,6 +135,8 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
     build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     registry.register(Box::new(build_info)).map_err(|e| e.to_string())?;
 
+    let security = Security::open(&config, &registry, clock.clone()).map_err(|e| e.to_string())?;
+    exposure::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let destinations = pipeline::destinations(data_dir.path(), clock.clone());
     let pipeline = Pipeline::start(&config, data_dir.path(), &registry, clock, destinations);
     let pipeline = pipeline.map_err(|e| e.to_string())?;
@@ -143,6 +147,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         limits: limits.clone(),
         store: std::sync::RwLock::new(store_reader(&config, data_dir.path())),
         data_dir: data_dir.path().to_owned(),
+        security: security.clone(),
         admin: Admin::new(&config.admin, view.watched.clone()),
         resources: ResourceMeter::default(),
         started: Instant::now(),
@@ -184,9 +189,10 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
             (None, mpsc::channel(1).1)
         }
     };
+    actix::spawn(security.clone().watch());
     banner(&config, &server, &otlp, data_dir.path(), file);
     let file = file.map(Path::to_owned);
-    Ok(Running { pipeline, shared, server, otlp, control, orders, file, log, data_dir })
+    Ok(Running { pipeline, shared, server, otlp, control, orders, security, file, log, data_dir })
 }
 
 /// What somebody wants to know who has just started it.
@@ -203,12 +209,14 @@ fn banner(config: &Config, server: &Server, otlp: &OtlpServer, data_dir: &Path, 
     let budget = MemoryBudget::of(config);
     let text = format!(
         "forebay {version}, configured by {file}\n\
-         listening on http://{address}\n\
+         listening on {scheme}://{address}\n\
          {otlp}\
          data in {data_dir}\n\
          sinks: {sinks}\n\
          memory at most, by part:\n{budget}\n\
-         try:\n  curl -H 'Content-Type: application/json' -d '{{\"service\":\"demo\",\"message\":\"hello\"}}' http://{address}/events\n",
+         try:\n  curl -H 'Content-Type: application/json' -d '{{\"service\":\"demo\",\"message\":\"hello\"}}'{token} {scheme}://{address}/events\n",
+        scheme = if config.tls.is_on() { "https" } else { "http" },
+        token = if config.auth.is_on() { " -H \"Authorization: Bearer $TOKEN\"" } else { "" },
         version = env!("CARGO_PKG_VERSION"),
         data_dir = data_dir.display(),
         sinks = sinks.join(", "),
@@ -292,9 +300,12 @@ impl Running {
     async fn read_again(&mut self) -> Result<Value, String> {
         let new = load(self.file.as_deref()).map_err(|e| e.to_string())?;
         let filter = log_filter(&new.log)?;
+        // All that can be wrong is found before anything changes.
+        let prepared = self.security.prepare(&new).map_err(|e| e.to_string())?;
         let before = self.pipeline.config().clone();
         let changes = self.pipeline.apply(new).await;
         let config = self.pipeline.config();
+        self.security.put(prepared);
         if before.log.level != config.log.level {
             self.log.reload(filter).map_err(|e| e.to_string())?;
         }

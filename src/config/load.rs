@@ -179,7 +179,11 @@ impl TokensFile {
 }
 
 /// The tree of a text; the same with what its variables hold, also where that was wrong; and what was.
-fn tree(text: &str, format: Format, env: Environment<'_>) -> Result<(Node, Node, Vec<Problem>), Vec<Problem>> {
+fn tree(
+    text: &str,
+    format: Format,
+    env: Environment<'_>,
+) -> Result<(Node, Node, Vec<Problem>), Vec<Problem>> {
     let mut root = format.parse(text)?;
     let whole = root.clone();
     let mut problems = Vec::new();

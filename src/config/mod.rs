@@ -46,6 +46,7 @@ pub use substitute::Environment;
 pub use tree::KeyPath;
 pub(crate) use units::parse_duration;
 pub use write::defaults_yaml;
+pub(crate) use write::quoted;
 
 /// Kubernetes gives a pod 30 s by default before it kills it; 5 s stay for the process itself.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);

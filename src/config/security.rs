@@ -219,6 +219,11 @@ impl Default for RefusalLimit {
 // === impl TokenConfig ===
 
 impl TokenConfig {
+    /// What makes no sense in it.
+    pub fn problems(&self) -> Vec<super::Problem> {
+        super::check::check_tokens(std::slice::from_ref(self))
+    }
+
     /// When it expires; `None` where it never does.
     ///
     /// # Errors
@@ -293,7 +298,9 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, String> {
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         let network = network.map_err(|_| {
-            format!("{text:?} is neither a network nor an address; like 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+            format!(
+                "{text:?} is neither a network nor an address; like 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
+            )
         })?;
         // `::ffff:10.0.0.0/104` is meant as 10.0.0.0/8.
         if let IpNet::V6(v6) = network

@@ -119,6 +119,11 @@ fn write_inline(node: &Node, out: &mut String) {
     }
 }
 
+/// Text as a value of a configuration in YAML, also where it has a dollar sign in it.
+pub(crate) fn quoted(value: &str) -> String {
+    text(&escape(value))
+}
+
 /// Text as YAML: bare where no reader could take it for anything else.
 fn text(value: &str) -> String {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');

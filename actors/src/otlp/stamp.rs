@@ -143,12 +143,7 @@ mod tests {
         let expected = [
             field(
                 GROUPS,
-                &[
-                    &field(RESOURCE, &[&kept, &dropped]),
-                    &scope,
-                    &field(RESOURCE, &[&similar, &wanted]),
-                    &url,
-                ],
+                &[&field(RESOURCE, &[&kept, &dropped]), &scope, &field(RESOURCE, &[&similar, &wanted]), &url],
             ),
             unknown.to_vec(),
             field(GROUPS, &[&field(RESOURCE, &[&wanted]), &scope]),

@@ -23,7 +23,8 @@ pub(super) fn tls(tls: &TlsConfig, found: &mut Found) {
         _ => {}
     }
     if tls.client_ca_file.is_some() && !tls.is_on() {
-        let message = "asks clients for certificates, but without tls.cert_file and tls.key_file there is no TLS";
+        let message =
+            "asks clients for certificates, but without tls.cert_file and tls.key_file there is no TLS";
         found.add(&["tls", "client_ca_file"], message);
     }
 }
@@ -56,7 +57,8 @@ pub(in crate::config) fn tokens(section: &[&str], tokens: &[TokenConfig], found:
         match token.hash.bytes() {
             // What stands there is not repeated: it may be the token itself.
             None => {
-                let message = "is not sha256: and 64 hexadecimal digits; `forebay token hash` makes that of a token";
+                let message =
+                    "is not sha256: and 64 hexadecimal digits; `forebay token hash` makes that of a token";
                 found.add(&at("hash"), message);
             }
             Some(hash) => {
@@ -67,7 +69,8 @@ pub(in crate::config) fn tokens(section: &[&str], tokens: &[TokenConfig], found:
             }
         }
         if token.scopes.is_empty() {
-            let message = "is empty, so the token could do nothing; ingest, query, metrics and admin there are";
+            let message =
+                "is empty, so the token could do nothing; ingest, query, metrics and admin there are";
             found.add(&at("scopes"), message);
         }
         if let Some(name) = &token.tenant {
