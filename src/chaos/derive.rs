@@ -20,7 +20,7 @@ const SMALL_JOURNAL_BYTES: u64 = 128 << 20;
 /// |---|---|---|
 /// | `data_dir` | one of this run | the operator's own must not be touched |
 /// | `http.listen` | a free port of this machine | nobody else should post, and the operator's process may run |
-/// | `otlp` | nowhere | the same |
+/// | `otlp`, `ingest.grpc.listen` | nowhere | the same |
 /// | `admin` | chaos, with a token of this run | faults are asked for there |
 /// | `tls`, `auth` | none | the load speaks in the clear and has no token; only this machine can reach it |
 /// | `limits` | none | the load is one client, and would be refused |
@@ -40,6 +40,7 @@ pub fn derive(
     config.http.listen.set_port(0);
     let nowhere = OtlpListen { listen: None };
     config.otlp = OtlpConfig { listen: None, http: nowhere, grpc: nowhere, ..config.otlp };
+    config.ingest.grpc = nowhere;
     config.admin = AdminConfig { chaos: true, token: Some(Secret::new(token)) };
     (config.tls, config.auth) = (TlsConfig::default(), AuthConfig::default());
     config.limits = LimitsConfig::default();

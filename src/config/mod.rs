@@ -31,8 +31,8 @@ pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem, TokensFile};
 pub use schema::json_schema;
 pub use sections::{
-    BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, LimitsConfig,
-    LogConfig, LogFormat, OtlpConfig, OtlpListen, RateLimit, RetentionConfig, SupervisorConfig,
+    BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, IngestConfig,
+    LimitsConfig, LogConfig, LogFormat, OtlpConfig, OtlpListen, RateLimit, RetentionConfig, SupervisorConfig,
 };
 pub use security::{
     AuthConfig, ClientAuth, Network, PublicRoute, RefusalLimit, Scope, TlsConfig, TokenConfig, TokenHash,
@@ -67,6 +67,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// OpenTelemetry.
     pub otlp: OtlpConfig,
+    /// Batches over gRPC.
+    pub ingest: IngestConfig,
     /// TLS of every listener; on where there is a certificate.
     pub tls: TlsConfig,
     /// Who may do what: tokens, and the networks they may come from. Applied live.
@@ -89,6 +91,14 @@ pub struct Config {
     pub sinks: BTreeMap<String, SinkConfig>,
 }
 
+impl Config {
+    /// Where gRPC and OpenTelemetry are listened for, by the key that says so.
+    pub fn grpc_addresses(&self) -> Vec<(&'static str, std::net::SocketAddr)> {
+        let ingest = self.ingest.grpc.listen.map(|address| ("ingest.grpc.listen", address));
+        self.otlp.addresses().into_iter().chain(ingest).collect()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -97,6 +107,7 @@ impl Default for Config {
             log: LogConfig::default(),
             http: HttpConfig::default(),
             otlp: OtlpConfig::default(),
+            ingest: IngestConfig::default(),
             tls: TlsConfig::default(),
             auth: AuthConfig::default(),
             buffer: BufferConfig::default(),

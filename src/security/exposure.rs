@@ -7,7 +7,7 @@ use crate::config::{ClientAuth, Config};
 /// A warning for each listener that can be reached from outside without TLS, or without being asked for a token or a
 /// certificate.
 pub fn warnings(config: &Config) -> Vec<String> {
-    let listeners = [("http.listen", config.http.listen)].into_iter().chain(config.otlp.addresses());
+    let listeners = [("http.listen", config.http.listen)].into_iter().chain(config.grpc_addresses());
     listeners.filter_map(|(key, address)| warning(config, key, address)).collect()
 }
 

@@ -91,21 +91,44 @@ pub struct Tenant {
 /// Who asks, once he is let in.
 #[derive(Debug, Clone, Default)]
 pub struct Caller {
-    token: Option<Arc<Known>>,
+    token: Option<(Gate, Arc<Known>)>,
     is_admin: bool,
 }
 
 // === impl Caller ===
 
 impl Caller {
+    /// Who was found to make this request; nobody in particular, where nobody was asked.
+    pub fn of(extensions: &http::Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+
     /// Whose events he sends, where his token says so.
     pub fn tenant(&self) -> Option<&Arc<Tenant>> {
-        self.token.as_ref()?.tenant.as_ref()
+        self.token.as_ref()?.1.tenant.as_ref()
+    }
+
+    /// Counts a further message of a call that was let in.
+    ///
+    /// # Errors
+    /// 401 where his token is gone since or has expired, 429 where it is used too often.
+    pub fn check_again(&self) -> Result<(), ApiError> {
+        let Some((gate, known)) = &self.token else { return Ok(()) };
+        let rules = gate.rules();
+        let is_known = rules.tokens.has(known);
+        if rules.tokens.is_on() && (!is_known || known.has_expired(gate.0.clock.now())) {
+            let cause = if is_known { Cause::Expired } else { Cause::Unknown };
+            return Err(gate.refuse(&rules, None, cause, Some(known), unauthorized()));
+        }
+        known.check_rate().map_err(|wait| {
+            gate.0.metrics.refused(Cause::Rate);
+            too_often(known, wait)
+        })
     }
 
     /// The name of his token, where he has one.
     pub fn token_name(&self) -> Option<&str> {
-        self.token.as_deref().map(|known| known.name.as_str())
+        self.token.as_ref().map(|(_, known)| known.name.as_str())
     }
 
     /// Whether he may ask for the actors and bring them down.
@@ -198,7 +221,8 @@ impl Gate {
             let error = ApiError::bad_request("token_in_query", message);
             return Err(self.refuse(&rules, peer, Cause::Query, None, error));
         }
-        let is_public = route.public().is_some_and(|route| rules.public.contains(&route));
+        let is_public =
+            route == Route::Preflight || route.public().is_some_and(|route| rules.public.contains(&route));
         if !rules.tokens.is_on() || is_public {
             return Ok(Caller::default());
         }
@@ -238,10 +262,10 @@ impl Gate {
         }
         if let Err(wait) = known.check_rate() {
             self.0.metrics.refused(Cause::Rate);
-            return Err(too_many(&format!("the token {:?}", known.name), wait));
+            return Err(too_often(known, wait));
         }
         known.accepted.inc();
-        Ok(Caller { is_admin: route == Route::Admin, token: Some(known.clone()) })
+        Ok(Caller { is_admin: route == Route::Admin, token: Some((self.clone(), known.clone())) })
     }
 
     /// Counts a refusal, and writes it down unless there are very many. Who is refused again and again is told to come
@@ -278,6 +302,10 @@ fn bearer(header: Option<&[u8]>) -> Option<&[u8]> {
 fn unauthorized() -> ApiError {
     let message = "this needs a token, as `Authorization: Bearer …` or `x-api-key: …`";
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_challenge(CHALLENGE)
+}
+
+fn too_often(known: &Known, wait: Duration) -> ApiError {
+    too_many(&format!("the token {:?}", known.name), wait)
 }
 
 /// The parameter of a query in which a token is sent; never its value.

@@ -17,6 +17,8 @@ pub enum Route {
     Metrics,
     /// What the interfaces are.
     Docs,
+    /// What a browser asks before it sends, which it does without a token.
+    Preflight,
     /// Anything else, of which there is nothing.
     Other,
 }
@@ -25,11 +27,12 @@ impl Route {
     /// Of a request. The path must be the one by which the server finds who answers, so that there is no second way of
     /// writing it.
     pub fn of(method: &str, path: &str) -> Self {
-        let (first, rest) = path
-            .strip_prefix('/')
-            .unwrap_or(path)
-            .split_once('/')
-            .unwrap_or((&path[1.min(path.len())..], ""));
+        if method == "OPTIONS" {
+            return Self::Preflight;
+        }
+        // As many as there are: whoever answers calls is as generous.
+        let path = path.trim_start_matches('/');
+        let (first, rest) = path.split_once('/').unwrap_or((path, ""));
         match first {
             "events" if rest.is_empty() && method == "POST" => Self::Ingest,
             "events" => Self::Query,
@@ -59,7 +62,7 @@ impl Route {
             Self::Health => Some(PublicRoute::Health),
             Self::Metrics => Some(PublicRoute::Metrics),
             Self::Docs => Some(PublicRoute::Docs),
-            Self::Ingest | Self::Query | Self::Admin | Self::Other => None,
+            Self::Ingest | Self::Query | Self::Admin | Self::Preflight | Self::Other => None,
         }
     }
 
@@ -70,7 +73,7 @@ impl Route {
             Self::Query => &[Scope::Query],
             Self::Admin => &[Scope::Admin],
             Self::Metrics => &[Scope::Metrics, Scope::Query],
-            Self::Health | Self::Docs | Self::Other => &[],
+            Self::Health | Self::Docs | Self::Preflight | Self::Other => &[],
         }
     }
 }
@@ -97,11 +100,13 @@ mod tests {
             ("POST", "/opentelemetry.proto.collector.logs.v1.LogsService/Export", Route::Ingest),
             ("POST", "/forebay.ingest.v1.IngestService/SendBatch", Route::Ingest),
             ("POST", "/forebay.ingest.v1.IngestService/HealthCheck", Route::Health),
+            ("POST", "//forebay.ingest.v1.IngestService/SendBatch", Route::Ingest),
             ("POST", "/grpc.health.v1.Health/Watch", Route::Health),
             ("POST", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Route::Docs),
             ("GET", "/", Route::Other),
             ("GET", "", Route::Other),
-            ("OPTIONS", "*", Route::Other),
+            ("OPTIONS", "*", Route::Preflight),
+            ("OPTIONS", "/v1/logs", Route::Preflight),
             ("GET", "/eventsandmore", Route::Other),
         ] {
             assert_eq!(Route::of(method, path), route, "{method} {path}");

@@ -123,6 +123,11 @@ impl Tokens {
         self.of_hash(&sha256(token))
     }
 
+    /// Whether this one is still among them.
+    pub(super) fn has(&self, known: &Known) -> bool {
+        self.of_hash(&known.hash).is_some()
+    }
+
     fn of_hash(&self, hash: &[u8; 32]) -> Option<&Arc<Known>> {
         let candidates = self.by_hash.get(&hash[..8])?;
         candidates.iter().find(|known| known.hash.ct_eq(hash).into())

@@ -7,19 +7,16 @@
 //!
 //! A request is never decoded: `forebay_actors::otlp` walks over its bytes.
 
-mod grpc;
-mod http;
-pub mod server;
-mod status;
+pub(super) mod grpc;
+pub(super) mod http;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use actix_web::http::StatusCode;
 use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
     message::{Admit, Refusal},
-    otlp::{Item, Items, Signal, WireError, check, ranges, select, wire},
+    otlp::{Item, Items, Signal, WireError, check, ranges, select, stamp, wire},
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::{Mailbox, NotTaken},
 };
@@ -30,7 +27,7 @@ use super::{
     limits::{Limits, RouteClass},
     post::{IngressMetrics, RequestTimes, refusal},
 };
-use crate::{api::error::ApiError, config::CorsConfig};
+use crate::{api::error::ApiError, config::CorsConfig, security::Tenant};
 
 /// Bytes of a request up to which it is checked where it was read: about 100 µs of work.
 const INLINE_BYTES_MAX: usize = 512 * 1024;
@@ -87,17 +84,23 @@ impl OtlpIngress {
         self.limits.check(RouteClass::Ingest, Some(peer))
     }
 
-    /// Makes a request durable.
+    /// Makes a request durable, as that of this tenant.
     ///
     /// # Errors
     /// 400 where it is none, 503 where it is not taken; nothing of it is kept then.
-    async fn admit(&self, signal: Signal, body: Body) -> Result<Partial, ApiError> {
+    async fn admit(
+        &self,
+        signal: Signal,
+        tenant: Option<Arc<Tenant>>,
+        body: Body,
+    ) -> Result<Partial, ApiError> {
         let Body { bytes, reserved: _until_answered } = body;
         let max_event_bytes = self.max_event_bytes;
         let shaped = if bytes.len() <= INLINE_BYTES_MAX {
-            shape(signal, &bytes, max_event_bytes)
+            shape(signal, tenant.as_deref(), &bytes, max_event_bytes)
         } else {
-            let shaping = tokio::task::spawn_blocking(move || shape(signal, &bytes, max_event_bytes));
+            let shaping = move || shape(signal, tenant.as_deref(), &bytes, max_event_bytes);
+            let shaping = tokio::task::spawn_blocking(shaping);
             shaping.await.map_err(|_| ApiError::internal("the request could not be read"))?
         };
         let Shaped { blocks, partial } = shaped.map_err(|error| undecodable(&error))?;
@@ -126,9 +129,16 @@ fn undecodable(error: &WireError) -> ApiError {
     ApiError::bad_request("undecodable", message)
 }
 
-/// Checks a request and cuts it into blocks.
-fn shape(signal: Signal, request: &[u8], max_event_bytes: usize) -> Result<Shaped, WireError> {
+/// Checks a request, puts on it whose it is, and cuts it into blocks.
+fn shape(
+    signal: Signal,
+    tenant: Option<&Tenant>,
+    request: &[u8],
+    max_event_bytes: usize,
+) -> Result<Shaped, WireError> {
     check(request, signal)?;
+    let stamped = tenant.map(|tenant| stamp(request, &tenant.key, &tenant.value));
+    let request = stamped.as_deref().unwrap_or(request);
     let mut rejected = Vec::new();
     let mut partial = Partial::default();
     let mut count = 0;
@@ -190,17 +200,6 @@ fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<St
 
 /// A body in pieces, as one connection reads it.
 type Pieces = http_body_util::BodyDataStream<hyper::body::Incoming>;
-
-/// The status of an error, for clients that would otherwise give up or never give up.
-fn retryable(error: ApiError) -> ApiError {
-    match actix_web::ResponseError::status_code(&error) {
-        // The client may have been slow for a moment only, and a request that timed out is not tried again.
-        StatusCode::REQUEST_TIMEOUT => {
-            ApiError::unavailable(error.code(), error.message().to_owned(), std::time::Duration::from_secs(1))
-        }
-        _ => error,
-    }
-}
 
 /// Bytes of an answer.
 type Payload = Bytes;
