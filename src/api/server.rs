@@ -113,9 +113,12 @@ pub fn start(
     .shutdown_timeout(shutdown_timeout.as_secs())
     .disable_signals();
     let server = match security.tls() {
-        Some(tls) => server
-            .tls_handshake_timeout(tls.handshake_timeout())
-            .bind_rustls_0_23(config.listen, (*tls.server_config()).clone())?,
+        Some(tls) => {
+            let mut rustls = (*tls.server_config()).clone();
+            // actix-web adds what it speaks, which is HTTP/1.1.
+            rustls.alpn_protocols.clear();
+            server.tls_handshake_timeout(tls.handshake_timeout()).bind_rustls_0_23(config.listen, rustls)?
+        }
         None => server.bind(config.listen)?,
     };
     let address = server.addrs().first().copied().unwrap_or(config.listen);

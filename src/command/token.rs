@@ -87,14 +87,14 @@ fn make(new: &New) -> Done {
 fn entry_yaml(entry: &TokenConfig) -> String {
     let scopes: Vec<_> = entry.scopes.iter().map(|scope| scope.as_str()).collect();
     let mut yaml = format!(
-        "- name: {}\n  hash: {}\n  scopes: [{}]\n",
+        "    - name: {}\n      hash: {}\n      scopes: [{}]\n",
         quoted(&entry.name),
         quoted(entry.hash.as_str()),
         scopes.join(", ")
     );
     for (key, value) in [("tenant", &entry.tenant), ("expires", &entry.expires)] {
         if let Some(value) = value {
-            yaml.push_str(&format!("  {key}: {}\n", quoted(value)));
+            yaml.push_str(&format!("      {key}: {}\n", quoted(value)));
         }
     }
     yaml
