@@ -21,7 +21,26 @@ pub struct ApiError {
     /// The connection cannot be used again: its body was not read to the end.
     close: bool,
     /// How to say who one is, in an answer to somebody who did not.
-    challenge: Option<&'static str>,
+    challenge: Option<Challenge>,
+}
+
+/// How to say who one is, in the form of RFC 6750.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Challenge {
+    /// A token is needed.
+    Token,
+    /// One with another scope is needed.
+    Scope,
+}
+
+impl Challenge {
+    /// The value of `WWW-Authenticate`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "Bearer realm=\"forebay\"",
+            Self::Scope => "Bearer realm=\"forebay\", error=\"insufficient_scope\"",
+        }
+    }
 }
 
 impl ApiError {
@@ -71,13 +90,13 @@ impl ApiError {
     }
 
     /// Adds `WWW-Authenticate`.
-    pub fn with_challenge(self, challenge: &'static str) -> Self {
+    pub fn with_challenge(self, challenge: Challenge) -> Self {
         Self { challenge: Some(challenge), ..self }
     }
 
     /// How to say who one is, where that was missing.
     pub fn challenge(&self) -> Option<&'static str> {
-        self.challenge
+        self.challenge.map(Challenge::as_str)
     }
 
     /// What is wrong, for people.
@@ -114,7 +133,7 @@ impl ResponseError for ApiError {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1).to_string()));
         }
-        if let Some(challenge) = self.challenge {
+        if let Some(challenge) = self.challenge() {
             response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
         if let Some(allowed) = self.allowed {

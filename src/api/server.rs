@@ -117,7 +117,11 @@ pub fn start(
             let mut rustls = (*tls.server_config()).clone();
             // actix-web adds what it speaks, which is HTTP/1.1.
             rustls.alpn_protocols.clear();
-            server.tls_handshake_timeout(tls.handshake_timeout()).bind_rustls_0_23(config.listen, rustls)?
+            server
+                .tls_handshake_timeout(tls.handshake_timeout())
+                // With fewer, a worker whose handshakes are slow would take nobody else in meanwhile.
+                .max_connection_rate(config.max_connections.div_ceil(workers))
+                .bind_rustls_0_23(config.listen, rustls)?
         }
         None => server.bind(config.listen)?,
     };

@@ -174,7 +174,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         received: view.received.clone(),
         times: metrics.of("ingest_grpc"),
         readiness: Readiness::new(view.clone()),
-        own: batch::Own::new(&config.ingest, &registry),
+        own: batch::Own::new(&config.ingest, &view, &registry),
     };
     let grpc = grpc_server::start(&config, Arc::new(Calls::new(otlp, batches)?), &security)?;
     let ingress = Arc::new(Ingress {

@@ -23,7 +23,7 @@ use super::{
     tokens::{Known, Tokens},
 };
 use crate::{
-    api::error::ApiError,
+    api::error::{ApiError, Challenge},
     config::{AuthConfig, Network, PublicRoute, RefusalLimit, Secret},
     ingress::limits::{FORGET_EVERY, network, too_many},
 };
@@ -43,10 +43,6 @@ const TOKEN_PARAMETERS: [&str; 9] = [
 
 /// Lines of the log about refusals a second, over all addresses: the counters have them all.
 const LOGGED_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).expect("5 is not 0");
-
-/// What a client is asked for, in the form of RFC 6750.
-const CHALLENGE: &str = "Bearer realm=\"forebay\"";
-const CHALLENGE_SCOPE: &str = "Bearer realm=\"forebay\", error=\"insufficient_scope\"";
 
 /// Decides about every request of every listener. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -257,7 +253,7 @@ impl Gate {
             let message =
                 format!("the token {:?} may not do this; the scope {} may", known.name, wanted.join(" or "));
             let error = ApiError::new(StatusCode::FORBIDDEN, "forbidden", message);
-            let error = error.with_challenge(CHALLENGE_SCOPE);
+            let error = error.with_challenge(Challenge::Scope);
             return Err(self.refuse(rules, peer, Cause::Scope, Some(known), error));
         }
         if let Err(wait) = known.check_rate() {
@@ -301,7 +297,7 @@ fn bearer(header: Option<&[u8]>) -> Option<&[u8]> {
 /// The same for a wrong token, for one that has expired and for none: it says nothing about which it was.
 fn unauthorized() -> ApiError {
     let message = "this needs a token, as `Authorization: Bearer …` or `x-api-key: …`";
-    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_challenge(CHALLENGE)
+    ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_challenge(Challenge::Token)
 }
 
 fn too_often(known: &Known, wait: Duration) -> ApiError {

@@ -8,6 +8,7 @@ mod chaos;
 mod cli;
 mod fuzz;
 mod http_api;
+mod ingest;
 mod otlp;
 mod power;
 mod promises;

@@ -129,6 +129,17 @@ impl<'a> Events<'a> {
     }
 }
 
+/// The stamps of a payload's blocks, with the number of their events; ends where the payload is damaged.
+pub fn stamps(payload: &[u8]) -> impl Iterator<Item = (Stamp, u32)> {
+    let mut rest = payload;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        split_block(&mut rest).ok().map(|(stamp, count, _)| (stamp, count))
+    })
+}
+
 /// Takes the block that stands first; its stamp, its events and its body.
 fn split_block<'a>(rest: &mut &'a [u8]) -> Result<(Stamp, u32, &'a [u8]), DecodeError> {
     let first_id = Uuid::from_bytes(take(rest)?);
@@ -273,6 +284,15 @@ mod tests {
         let blocks = builder.finish();
         assert_eq!(blocks.iter().map(Block::count).collect::<Vec<_>>(), [2, 2, 2, 1]);
         assert_eq!(read(&payload(blocks)).into_iter().filter(Result::is_ok).count(), 7);
+    }
+
+    /// The stamps of all blocks are found without their events, up to where the bytes are cut.
+    #[test]
+    fn stamps_are_found_without_the_events() {
+        let mixed = mixed();
+        let counts: Vec<_> = stamps(&mixed).map(|(found, count)| (found == stamp(), count)).collect();
+        assert_eq!(counts, [(true, 2), (true, 2), (true, 1)]);
+        assert_eq!(stamps(&mixed[..mixed.len() - 1]).count(), 2);
     }
 
     /// Ids of a damaged header come round at the end of their range instead of a panic.

@@ -7,6 +7,7 @@
 
 mod messages;
 mod read;
+mod recall;
 pub mod seen;
 mod stream;
 mod tree;
@@ -37,6 +38,7 @@ use uuid::Uuid;
 
 use self::{
     read::Batch,
+    recall::Recalled,
     seen::{Claim, Key, Seen, Taken},
 };
 use super::{
@@ -51,6 +53,7 @@ use super::{
 use crate::{
     api::error::ApiError,
     config::IngestConfig,
+    pipeline::View,
     security::{Caller, Tenant},
 };
 
@@ -89,18 +92,24 @@ pub struct BatchIngress {
 /// What the ingress of batches has of its own: the batches it remembers, and the streams it lets in.
 pub struct Own {
     seen: Seen,
+    /// Those of the life before, as long as they count.
+    recalled: Recalled,
+    recalled_until: Instant,
     streams: Arc<Semaphore>,
     duplicates: IntCounterVec,
 }
 
 impl Own {
     /// As configured.
-    pub fn new(config: &IngestConfig, registry: &Registry) -> Self {
+    pub fn new(config: &IngestConfig, view: &View, registry: &Registry) -> Self {
         let help = "Batches that had been accepted before, so that nothing was taken; by whether their events were the same";
         let duplicates = counters(registry, "forebay_receiver_duplicate_batches_total", help, &["events"]);
         ["same", "different"].iter().for_each(|events| duplicates.with_label_values(&[events]).inc_by(0));
+        let (window, max) = (config.dedupe_window, config.dedupe_batches_max);
         Self {
-            seen: Seen::new(config.dedupe_window, config.dedupe_batches_max),
+            seen: Seen::new(window, max),
+            recalled: Recalled::from(&*view.journal, view.clock.now().minus(window), max),
+            recalled_until: Instant::now() + window,
             streams: Arc::new(Semaphore::new(config.max_streams)),
             duplicates,
         }
@@ -179,8 +188,14 @@ impl BatchIngress {
         match self.own.seen.claim(key).await {
             Claim::Again(taken) => Ok(self.duplicate(batch, taken, digest)),
             Claim::First(ticket) => {
-                self.commit(stamped(blocks, key, &digest)).await.map_err(refusal)?;
-                ticket.accepted(Taken { digest, accepted: batch.accepted, rejected: batch.rejected_count });
+                let taken = Taken { digest, accepted: batch.accepted, rejected: batch.rejected_count };
+                let first = first_id(key, &digest);
+                if Instant::now() < self.own.recalled_until && self.own.recalled.has(first, batch.accepted) {
+                    ticket.accepted(taken);
+                    return Ok(self.duplicate(batch, taken, digest));
+                }
+                self.commit(stamped(blocks, first)).await.map_err(refusal)?;
+                ticket.accepted(taken);
                 Ok(self.answer(batch))
             }
         }
@@ -256,21 +271,27 @@ fn digest_of(blocks: &[Block]) -> [u8; 32] {
     context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// Gives the events ids that follow from the batch and what is in it.
+/// The id of the first event of a batch: it follows from the batch and what is in it.
 ///
-/// What was accepted is remembered in memory. A process that crashed after the commit and before the answer remembers nothing, so
-/// the batch is accepted again; but its events have the same ids again, by which a destination that knows its events takes each
-/// of them once. A batch of the same name with other events has other ids: it is never taken for the first.
-fn stamped(blocks: Vec<Block>, key: Key, digest: &[u8; 32]) -> Vec<Block> {
+/// What was accepted is remembered in memory, and a process that starts looks for the last of it in the journal. Where it does not
+/// find a batch there that comes again, it accepts it again; but its events have the same ids again, by which a destination that
+/// knows its events takes each of them once. A batch of the same name with other events has other ids: it is never taken for the
+/// first.
+fn first_id(key: Key, digest: &[u8; 32]) -> Uuid {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(key.bytes());
     context.update(digest);
     let hash: [u8; 16] = context.finish().as_ref()[..16].try_into().expect("16 of 32 bytes");
     let first = u128::from_be_bytes(hash) >> INDEX_BITS << INDEX_BITS;
-    let first = uuid::Builder::from_custom_bytes(first.to_be_bytes()).into_uuid().as_u128();
+    // Version 8: by a rule of one's own.
+    uuid::Builder::from_custom_bytes(first.to_be_bytes()).into_uuid()
+}
+
+/// Gives the events ids, from this one on.
+fn stamped(blocks: Vec<Block>, first: Uuid) -> Vec<Block> {
     let mut before = 0;
     let numbered = |block: Block| {
-        let first = Uuid::from_u128(first + u128::from(before));
+        let first = Uuid::from_u128(first.as_u128() + u128::from(before));
         before += block.count();
         block.with_first_id(first)
     };

@@ -25,6 +25,9 @@ use crate::{
 /// Characters of `batch_id` and of `source`: an id and a name, not a text.
 const NAME_CHARS_MAX: usize = 256;
 
+/// Characters of what is said of a rejected event: it may name keys, which their sender chose.
+const REASON_CHARS_MAX: usize = 500;
+
 /// A batch that was understood.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -117,10 +120,14 @@ fn not_utf8(error: std::str::Utf8Error) -> String {
 }
 
 fn rejection(index: u32, event_id: &str, fields: &[FieldError]) -> RejectedEvent {
-    let reason = match fields {
+    let mut reason = match fields {
         [only] => only.error.clone(),
         several => several.iter().map(|e| format!("{}: {}", e.field, e.error)).collect::<Vec<_>>().join("; "),
     };
+    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS_MAX) {
+        reason.truncate(end);
+        reason.push('…');
+    }
     let field = fields.first().map(|first| first.field.clone()).unwrap_or_default();
     RejectedEvent { index, event_id: event_id.to_owned(), field, reason }
 }

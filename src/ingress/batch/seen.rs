@@ -3,7 +3,7 @@
 //! - Owns: for every batch within the window its key, what its events were, and what came of it; at most so many, the oldest go
 //!   first.
 //! - Two at the same time: the second waits for what comes of the first. One that failed is not remembered.
-//! - Not kept on disk: see `BatchIngress::stamp` for what holds over a restart.
+//! - Not kept on disk: what holds over a restart stands in `recall` and at `first_id`.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -14,8 +14,8 @@ use std::{
 use ring::digest;
 use tokio::{sync::watch, time::Instant};
 
-/// What one batch that is remembered takes, in both tables, measured by their element sizes at their worst filling.
-pub const BATCH_BYTES: u64 = 320;
+/// What one batch that is remembered takes: its places in both tables and in that of the life before, each at its worst filling.
+pub const BATCH_BYTES: u64 = 400;
 
 /// Names a batch: a digest of who sends it and of its id, so that long names take no more room than short ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

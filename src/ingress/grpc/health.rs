@@ -1,9 +1,10 @@
 //! `grpc.health.v1`: whether calls would be taken, as `/ready` says it over HTTP.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use forebay_actors::otlp::wire::{put_bytes, put_varint};
 use futures::{Stream, stream};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
@@ -15,6 +16,9 @@ use crate::{api::health::not_ready, pipeline::View};
 
 /// How often the answer is looked up for those who watch it.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Those who may watch at a time: each costs a look at the health of everybody every [`WATCH_INTERVAL`].
+const WATCHERS_MAX: usize = 256;
 
 /// Whoever is asked for. The empty name is the process as a whole. All of them take events into one journal, so all of them do or
 /// none.
@@ -56,7 +60,7 @@ impl Readiness {
 
 /// The service.
 pub(super) fn server(readiness: Readiness) -> HealthServer<Board> {
-    HealthServer::new(Board(readiness))
+    HealthServer::new(Board { readiness, watchers: Arc::new(Semaphore::new(WATCHERS_MAX)) })
 }
 
 /// `List`: every service with its status.
@@ -74,7 +78,10 @@ pub(super) fn list(readiness: &Readiness) -> Vec<u8> {
 }
 
 /// What is answered from.
-pub(super) struct Board(Readiness);
+pub(super) struct Board {
+    readiness: Readiness,
+    watchers: Arc<Semaphore>,
+}
 
 #[tonic::async_trait]
 impl Health for Board {
@@ -83,7 +90,7 @@ impl Health for Board {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        let status = self.0.of(&service).ok_or_else(|| {
+        let status = self.readiness.of(&service).ok_or_else(|| {
             Status::not_found(format!(
                 "there is no service {service:?}; there are {}",
                 SERVICES[1..].join(", ")
@@ -99,8 +106,14 @@ impl Health for Board {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let (service, readiness) = (request.into_inner().service, self.0.clone());
+        let watcher = self.watchers.clone().try_acquire_owned().map_err(|_| {
+            Status::unavailable(format!(
+                "{WATCHERS_MAX} watch already, and no more may; ask by Check instead"
+            ))
+        })?;
+        let (service, readiness) = (request.into_inner().service, self.readiness.clone());
         let changes = stream::unfold((None, readiness), move |(last, readiness)| {
+            let _until_it_ends = &watcher;
             let service = service.clone();
             async move {
                 loop {

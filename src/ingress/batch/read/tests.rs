@@ -88,6 +88,13 @@ fn every_field_is_judged() {
     assert!(reason.contains("event_id: it has 129") && reason.contains("; service: it is empty"), "{reason}");
 }
 
+/// What a sender may make long is cut in the answer.
+#[test]
+fn reasons_are_short() {
+    let (_, reason) = wrong(with_tree(tree(&[(&"k\u{e9}".repeat(450), number(f64::INFINITY))])));
+    assert_eq!(reason.chars().count(), REASON_CHARS_MAX + 1, "{reason}");
+}
+
 /// Scenario: events that are not even well-formed between right ones.
 /// Guarantee: they are rejected alone; a message that is no batch is refused whole.
 #[test]
@@ -123,7 +130,7 @@ fn metadata_becomes_json() {
     let outer = tree(&[("a", value(Kind::ListValue(list))), ("s", value(Kind::StructValue(inner)))]);
     assert_eq!(
         metadata(with_tree(outer)).unwrap(),
-        r#"{"a":[1,0.5,-9000000000000000,1e300],"s":{"b":true,"n":null,"q\"":"l\n"}}"#
+        r#"{"a":[1,0.5,-9000000000000000,1e+300],"s":{"b":true,"n":null,"q\"":"l\n"}}"#
     );
     assert_eq!(
         metadata(with_json(" {\"n\": 12345678901234567890} ")).unwrap(),
