@@ -28,7 +28,9 @@ where
     };
     match admitted {
         Ok(caller) => {
-            request.extensions_mut().insert(caller);
+            if caller.is_somebody() {
+                request.extensions_mut().insert(caller);
+            }
             Either::Left(service.call(request))
         }
         // Its body is not read, so nothing can follow on the connection.

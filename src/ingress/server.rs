@@ -226,7 +226,7 @@ async fn answer(calls: &Calls, gate: &Gate, peer: IpAddr, mut request: Request<I
     let route = Route::of(request.method().as_str(), uri.path());
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
     let admitted = gate.admit(Some(peer), route, uri.query(), header);
-    if let Ok(caller) = &admitted {
+    if let Some(caller) = admitted.as_ref().ok().filter(|caller| caller.is_somebody()) {
         request.extensions_mut().insert(caller.clone());
     }
     if calls.takes(request.headers()) {

@@ -127,6 +127,11 @@ impl Caller {
         self.token.as_ref().map(|(_, known)| known.name.as_str())
     }
 
+    /// Whether he said who he is; where nobody is asked, there is nothing to remember.
+    pub fn is_somebody(&self) -> bool {
+        self.token.is_some() || self.is_admin
+    }
+
     /// Whether he may ask for the actors and bring them down.
     pub fn is_admin(&self) -> bool {
         self.is_admin

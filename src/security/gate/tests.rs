@@ -183,6 +183,25 @@ fn refusals_are_limited_by_address() {
     assert_eq!(other.status_code().as_u16(), 401, "another address is not touched");
 }
 
+/// A call that goes on for long is asked again: its token may be gone since, may have expired, or is used up.
+#[test]
+fn a_long_call_is_asked_again() {
+    let tried = tried(TOKENS);
+    let [good, reader] = [(Route::Ingest, GOOD), (Route::Query, READER)]
+        .map(|(route, token)| tried.ask(route, "", &[("x-api-key", token)]).unwrap());
+    let code = |caller: &Caller| caller.check_again().map_or_else(|error| error.code(), |()| "ok");
+    assert_eq!([code(&reader), code(&reader)], ["ok", "rate_limited"]);
+    assert_eq!(code(&good), "ok");
+    let without = TOKENS.replace("name: reader, hash: READER", "name: other, hash: 'sha256:0'");
+    let without = without.replace("sha256:0", &format!("sha256:{}", "0".repeat(64)));
+    tried.security.put(tried.security.prepare(&config(&without)).unwrap());
+    assert_eq!((code(&good), code(&reader)), ("ok", "unauthorized"));
+    tried.now.fetch_add(1_000_000_000, Ordering::Relaxed);
+    assert_eq!(code(&good), "unauthorized");
+    tried.security.put(tried.security.prepare(&config("")).unwrap());
+    assert_eq!((code(&good), code(&Caller::default())), ("ok", "ok"), "nobody is asked any more");
+}
+
 /// A reload changes who is let in, and gives nobody his rate back.
 #[test]
 fn a_reload_rotates_tokens() {

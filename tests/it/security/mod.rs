@@ -203,6 +203,7 @@ fn tls_request(
 #[derive(Debug)]
 struct Called {
     status: String,
+    #[expect(dead_code, reason = "shown where a test fails, and looked through for secrets")]
     message: String,
     body: Vec<u8>,
 }
