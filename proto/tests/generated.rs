@@ -1,5 +1,7 @@
 //! The generated code is what the contract says.
 
+#![allow(clippy::unwrap_used, reason = "what is unexpected here has to fail the test")]
+
 use std::{fs, path::Path};
 
 use protox::{Compiler, prost::Message as _};

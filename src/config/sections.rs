@@ -156,7 +156,7 @@ pub struct OtlpConfig {
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_body_bytes: usize,
-    /// Open connections, all addresses together.
+    /// Open connections, all addresses together, that of `ingest` included.
     pub max_connections: usize,
     /// Browsers that may send.
     pub cors: CorsConfig,

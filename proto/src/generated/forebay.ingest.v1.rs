@@ -67,7 +67,7 @@ pub struct EventBatchResponse {
     /// What there is to say in words, in English: that the batch is a duplicate, what is wrong with it; empty where nothing is.
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
-    /// That of the request.
+    /// That of the request. Empty where it could not be read, as in a batch on a stream that is packed and too large.
     #[prost(string, tag = "3")]
     pub batch_id: ::prost::alloc::string::String,
     /// Events that were accepted and are durable: those of the request without the rejected ones.

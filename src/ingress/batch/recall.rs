@@ -21,7 +21,8 @@ const RECALL_BYTES: u64 = 2 * GENERATION_BYTES;
 /// Payload that is in memory at a time meanwhile.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// Batches by the ids of their first events, with the number of their events in the journal.
+/// Batches by what their ids have in common, with the number of their events that are there from the first on without a gap. Not
+/// simply how many there are: two attempts of which each was torn by a crash may have left the same half twice.
 #[derive(Debug, Default)]
 pub(super) struct Recalled(HashMap<u128, u32>);
 
@@ -51,10 +52,12 @@ impl Recalled {
                     if first.get_version_num() != 8 || stamp.ingested_at < since {
                         continue;
                     }
-                    let batch = batch_of(first);
+                    let (batch, before) = (batch_of(first), index_of(first));
                     if found.len() < max || found.contains_key(&batch) {
-                        let events: &mut u32 = found.entry(batch).or_default();
-                        *events = events.saturating_add(count);
+                        let whole: &mut u32 = found.entry(batch).or_default();
+                        if before <= *whole {
+                            *whole = (*whole).max(before.saturating_add(count));
+                        }
                     }
                 }
             }
@@ -71,4 +74,64 @@ impl Recalled {
 /// What the ids of a batch have in common.
 fn batch_of(id: Uuid) -> u128 {
     id.as_u128() >> INDEX_BITS
+}
+
+/// The place in its batch of the event that has the id.
+fn index_of(id: Uuid) -> u32 {
+    id.as_u128() as u32 & ((1 << INDEX_BITS) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_actors::{
+        event::{Block, BlockBuilder, Draft, Stamp},
+        journal::MemoryJournal,
+        record::Position,
+        runtime::clock::Clock,
+    };
+
+    use super::{super::stamped, *};
+
+    fn block(events: usize) -> Block {
+        let mut builder = BlockBuilder::default();
+        let draft = Draft { event_id: None, timestamp: None, service: "s", message: "m", metadata: None };
+        (0..events).for_each(|_| builder.push(&draft));
+        builder.finish().remove(0)
+    }
+
+    fn first(batch: u128) -> Uuid {
+        uuid::Builder::from_custom_bytes((batch << 64).to_be_bytes()).into_uuid()
+    }
+
+    /// Puts these blocks of a batch of two blocks into the journal.
+    fn put(journal: &MemoryJournal, batch: u128, which: std::ops::Range<usize>, at: i64) {
+        let blocks = stamped(vec![block(5), block(5)], first(batch));
+        let ingested_at = Timestamp::from_nanos(at);
+        let stamp = |block: Block| {
+            let stamp = Stamp { first_id: block.first_id().unwrap(), ingested_at };
+            block.stamped(stamp)
+        };
+        let blocks: Vec<_> = blocks.into_iter().map(stamp).collect();
+        journal.commit(&blocks[which]).unwrap();
+    }
+
+    /// Scenario: a batch that is there whole; one that is torn, twice at the same place; one torn and then whole; one of which only
+    /// the end is there; one that is too old.
+    /// Guarantee: those that are there whole are found, and no other: that one was never acknowledged, or its time is over.
+    #[test]
+    fn only_what_is_there_whole_is_found() {
+        let journal = MemoryJournal::new(Clock::system(), Position(0));
+        put(&journal, 1, 0..2, 9);
+        put(&journal, 2, 0..1, 9);
+        put(&journal, 2, 0..1, 9);
+        put(&journal, 3, 0..1, 9);
+        put(&journal, 3, 0..2, 9);
+        put(&journal, 4, 1..2, 9);
+        put(&journal, 5, 0..2, 4);
+        let found = Recalled::from(&journal, Timestamp::from_nanos(5), 100);
+        let has: Vec<_> = (1..=5).filter(|batch| found.has(first(*batch), 10)).collect();
+        assert_eq!(has, [1, 3]);
+        assert!(found.has(first(2), 5) && !found.has(first(9), 1));
+        assert_eq!(Recalled::from(&journal, Timestamp::from_nanos(0), 2).0.len(), 2);
+    }
 }

@@ -53,7 +53,7 @@ const UNDER_WAY_MAX: usize = 16;
 const ATTEMPT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often an idle stream looks whether the process ends.
-const END_INTERVAL: Duration = Duration::from_millis(500);
+const END_INTERVAL: Duration = Duration::from_millis(200);
 
 /// When a client should come again for which there is no stream left.
 const STREAMS_FULL_RETRY: Duration = Duration::from_secs(5);

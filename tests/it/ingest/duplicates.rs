@@ -1,7 +1,10 @@
 //! A batch that is sent again is accepted once.
 
 use super::{batch, block_on, client, stored, taken};
-use crate::support::binary::{Forebay, Place};
+use crate::support::{
+    binary::{Forebay, Place},
+    until,
+};
 
 fn send(
     forebay: &Forebay,
@@ -93,4 +96,33 @@ fn a_batch_that_is_accepted_again_has_the_same_ids() {
     stored(&forebay, "marker", 1);
     // Behind the marker nothing of the batch is on its way any more.
     assert_eq!(stored(&forebay, "ids", 3), before);
+}
+
+/// Scenario: a client gives up and hangs up while its batch waits for an actor that stands still, and sends it again.
+/// Guarantee: what it began is brought to its end without it, and the second time is a duplicate.
+#[test]
+fn a_client_that_goes_does_not_take_its_batch_along() {
+    let place = Place::new().section("admin: { chaos: true, token: a-token-for-these-tests }");
+    let forebay = place.start();
+    let admin = |method: &str, target: &str| {
+        let headers = [("Authorization", "Bearer a-token-for-these-tests")];
+        forebay.connect().request(method, target, &headers, b"").unwrap()
+    };
+    let waiting = || {
+        let tree = admin("GET", "/admin/actors").ok(200).json();
+        let receiver = tree["actors"].as_array().unwrap().iter().find(|actor| actor["name"] == "receiver");
+        receiver.unwrap()["mailbox"]["messages"].as_i64().unwrap()
+    };
+    admin("POST", "/admin/actors/receiver/stall?for=3s").ok(202);
+    block_on(async {
+        let mut gone = client(forebay.ingest()).await;
+        let call = tokio::spawn(async move { gone.send_batch(batch("gone", "b", &["a", "b"])).await });
+        until("the batch waits", || waiting() > 0);
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+    });
+    let again = send(&forebay, "gone", "b", &["a", "b"]);
+    assert!(again.success && again.duplicate && again.received_count == 2, "{again:?}");
+    stored(&forebay, "gone", 2);
+    assert_eq!(forebay.metric("forebay_receiver_events_total", ""), 2.0);
 }

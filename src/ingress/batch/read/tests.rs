@@ -160,3 +160,20 @@ fn the_id_of_a_part_is_found() {
     assert_eq!(batch_id(&bytes[..10]), "b");
     assert_eq!(batch_id(b"\xff"), "");
 }
+
+proptest::proptest! {
+    /// Whatever the bytes are, and wherever a right batch is damaged: no panic, and every event is accounted for or nothing is.
+    #[test]
+    fn any_bytes_are_judged(bytes: Vec<u8>, at: proptest::sample::Index, value: u8) {
+        let mut damaged = batch(vec![with_json("{\"a\":[1]}"), with_tree(tree(&[("k", number(1.5))])), good("m")]);
+        let at = at.index(damaged.len());
+        damaged[at] = value;
+        for message in [&bytes, &damaged] {
+            if let Ok(found) = read(message, MAX) {
+                let encoded: u32 = found.blocks.iter().map(Block::count).sum();
+                proptest::prop_assert_eq!(encoded, found.accepted);
+                proptest::prop_assert_eq!(found.rejected.len(), found.rejected_count as usize);
+            }
+        }
+    }
+}
