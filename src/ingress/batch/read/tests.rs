@@ -169,7 +169,7 @@ proptest::proptest! {
         let at = at.index(damaged.len());
         damaged[at] = value;
         for message in [&bytes, &damaged] {
-            if let Ok(found) = read(message, MAX) {
+            if let Ok(found) = read(message, MAX, None) {
                 let encoded: u32 = found.blocks.iter().map(Block::count).sum();
                 proptest::prop_assert_eq!(encoded, found.accepted);
                 proptest::prop_assert_eq!(found.rejected.len(), found.rejected_count as usize);
