@@ -138,9 +138,9 @@ fn text(value: &str) -> String {
 
 fn write_comment(description: &str, indent: usize, out: &mut String) {
     let mut column = COLUMNS;
-    for word in description.split_whitespace() {
+    for (index, word) in description.split_whitespace().enumerate() {
         if column + 1 + word.len() > COLUMNS {
-            if column != COLUMNS {
+            if index > 0 {
                 out.push('\n');
             }
             out.push_str(&" ".repeat(indent));

@@ -92,3 +92,13 @@ fn secrets_are_not_printed() {
     assert!(yaml.contains("https://***@x:1/p") && yaml.contains("http://***@x?q=@"), "{yaml}");
     assert!(config.to_yaml().contains("s3cret"));
 }
+
+/// Scenario: the line of a description comes out exactly as wide as a line may be.
+/// Guarantee: the next one begins on a line of its own. It went on behind the first, with its `#` in the middle.
+#[test]
+fn r0401_a_comment_that_filled_its_line_swallowed_the_next() {
+    let mut out = String::new();
+    let words = format!("{} next", "x".repeat(COLUMNS - 2));
+    write_comment(&words, 0, &mut out);
+    assert_eq!(out, format!("# {}\n# next\n", "x".repeat(COLUMNS - 2)));
+}
