@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`config`] is what can be said about it. [`pipeline`] wires the actors of [`forebay_actors`],
 //! which is where events become durable and are delivered. [`ingress`] is what comes in, [`destination`] what goes out,
-//! [`store`] the event store that can be asked, [`api`] what people and machines ask. [`chaos`] attacks a
-//! whole process and judges it. [`command`] is the command line.
+//! [`store`] the event store that can be asked, [`api`] what people and machines ask. [`security`] decides who may talk
+//! to all of them. [`chaos`] attacks a whole process and judges it. [`command`] is the command line.
 
 pub mod api;
 pub mod budget;
@@ -14,5 +14,6 @@ pub mod data_dir;
 pub mod destination;
 pub mod ingress;
 pub mod pipeline;
+pub mod security;
 mod spare;
 pub mod store;

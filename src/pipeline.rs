@@ -316,6 +316,10 @@ impl Pipeline {
         }
         self.config.log = new.log;
         self.config.limits = new.limits;
+        self.config.auth = new.auth;
+        if self.config.tls.can_become(&new.tls) {
+            self.config.tls = new.tls;
+        }
         changes
     }
 

@@ -20,6 +20,27 @@ pub struct ApiError {
     allowed: Option<&'static str>,
     /// The connection cannot be used again: its body was not read to the end.
     close: bool,
+    /// How to say who one is, in an answer to somebody who did not.
+    challenge: Option<Challenge>,
+}
+
+/// How to say who one is, in the form of RFC 6750.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Challenge {
+    /// A token is needed.
+    Token,
+    /// One with another scope is needed.
+    Scope,
+}
+
+impl Challenge {
+    /// The value of `WWW-Authenticate`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "Bearer realm=\"forebay\"",
+            Self::Scope => "Bearer realm=\"forebay\", error=\"insufficient_scope\"",
+        }
+    }
 }
 
 impl ApiError {
@@ -33,6 +54,7 @@ impl ApiError {
             retry_after: None,
             allowed: None,
             close: false,
+            challenge: None,
         }
     }
 
@@ -65,6 +87,16 @@ impl ApiError {
     /// Ends the connection after the answer.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
+    }
+
+    /// Adds `WWW-Authenticate`.
+    pub fn with_challenge(self, challenge: Challenge) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
+    /// How to say who one is, where that was missing.
+    pub fn challenge(&self) -> Option<&'static str> {
+        self.challenge.map(Challenge::as_str)
     }
 
     /// What is wrong, for people.
@@ -100,6 +132,9 @@ impl ResponseError for ApiError {
             // Whole seconds, rounded up: never an invitation to come too early.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.insert_header((header::RETRY_AFTER, seconds.max(1).to_string()));
+        }
+        if let Some(challenge) = self.challenge() {
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
         if let Some(allowed) = self.allowed {
             response.insert_header((header::ALLOW, allowed));

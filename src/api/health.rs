@@ -102,7 +102,7 @@ pub async fn health(request: HttpRequest, shared: web::Data<Shared>) -> Result<H
     let reason = not_ready(&shared.view);
     let status = if reason.is_some() { Status::Unhealthy } else { report.status.min(Status::Degraded) };
     let code = if reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    Ok(HttpResponse::build(code).json(json!({
+    let mut answer = json!({
         "status": status,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": shared.started.elapsed().as_secs(),
@@ -112,7 +112,11 @@ pub async fn health(request: HttpRequest, shared: web::Data<Shared>) -> Result<H
             "sinks": sinks(&report, letters),
             "system_resources": resources,
         },
-    })))
+    });
+    if let Some(tls) = shared.security.health() {
+        answer["checks"]["tls"] = tls;
+    }
+    Ok(HttpResponse::build(code).json(answer))
 }
 
 fn buffer(shared: &Shared) -> Value {

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod control;
 pub mod error;
+mod gate;
 pub mod health;
 pub mod openapi;
 pub mod query;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     admin::{self, Admin},
     error::{ApiError, method_not_allowed, not_found},
+    gate,
     health::{self, ResourceMeter},
     openapi::{self, Documentation},
     query, unread,
@@ -29,6 +30,7 @@ use crate::{
         post::{Ingress, post_events},
     },
     pipeline::View,
+    security::Security,
     store::Reader,
 };
 
@@ -66,6 +68,8 @@ pub struct Shared {
     pub store: RwLock<Option<Reader>>,
     /// Where everything lives.
     pub data_dir: PathBuf,
+    /// Who may ask at all.
+    pub security: Security,
     /// Who may bring actors down; nobody by default.
     pub admin: Option<Admin>,
     /// What the process takes.
@@ -109,11 +113,14 @@ pub fn start(
     let documentation = web::Data::new(documentation);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if config.workers == 0 { cores } else { config.workers };
+    let security = shared.security.clone();
     let server = HttpServer::new(move || {
         // Made on the worker's own thread: one courier for each.
         let courier = web::ThinData(Courier::new(ingress.receiver.clone()));
         let app = App::new().app_data(shared.clone()).app_data(ingress.clone()).app_data(courier);
         let app = app.app_data(documentation.clone());
+        let gate = shared.security.gate().clone();
+        let app = app.wrap_fn(move |request, service| gate::ask(&gate, request, service));
         let app = app.wrap_fn(unread::hold).configure(routes);
         if shared.admin.is_some() { app.configure(admin::routes) } else { app }
     })
@@ -123,8 +130,20 @@ pub fn start(
     .client_request_timeout(config.header_timeout + CLOCK_STEP)
     .keep_alive(config.keep_alive)
     .shutdown_timeout(shutdown_timeout.as_secs())
-    .disable_signals()
-    .bind(config.listen)?;
+    .disable_signals();
+    let server = match security.tls() {
+        Some(tls) => {
+            let mut rustls = (*tls.server_config()).clone();
+            // actix-web adds what it speaks, which is HTTP/1.1.
+            rustls.alpn_protocols.clear();
+            server
+                .tls_handshake_timeout(tls.handshake_timeout())
+                // With fewer, a worker whose handshakes are slow would take nobody else in meanwhile.
+                .max_connection_rate(config.max_connections.div_ceil(workers))
+                .bind_rustls_0_23(config.listen, rustls)?
+        }
+        None => server.bind(config.listen)?,
+    };
     let address = server.addrs().first().copied().unwrap_or(config.listen);
     let server = server.run();
     let handle = server.handle();

@@ -7,7 +7,8 @@ use super::{
     schedule::{DEATHS_MAX, DEATHS_WINDOW, FaultKind},
 };
 use crate::config::{
-    AdminConfig, Config, HttpSink, LimitsConfig, OtlpConfig, OtlpListen, Secret, SinkKind, SupervisorConfig,
+    AdminConfig, AuthConfig, Config, HttpSink, LimitsConfig, OtlpConfig, OtlpListen, Secret, SinkKind,
+    SupervisorConfig, TlsConfig,
 };
 
 /// The smallest journal that can be configured: it is full soonest.
@@ -21,6 +22,7 @@ const SMALL_JOURNAL_BYTES: u64 = 128 << 20;
 /// | `http.listen` | a free port of this machine | nobody else should post, and the operator's process may run |
 /// | `otlp`, `ingest.grpc.listen` | nowhere | the same |
 /// | `admin` | chaos, with a token of this run | faults are asked for there |
+/// | `tls`, `auth` | none | the load speaks in the clear and has no token; only this machine can reach it |
 /// | `limits` | none | the load is one client, and would be refused |
 /// | `supervisor` | a restart budget of at least what the schedule spends | an actor that rests shows nothing |
 /// | `buffer.max_bytes` | 128 MiB, for `disk-full` | it has to be filled |
@@ -40,6 +42,7 @@ pub fn derive(
     config.otlp = OtlpConfig { listen: None, http: nowhere, grpc: nowhere, ..config.otlp };
     config.ingest.grpc = nowhere;
     config.admin = AdminConfig { chaos: true, token: Some(Secret::new(token)) };
+    (config.tls, config.auth) = (TlsConfig::default(), AuthConfig::default());
     config.limits = LimitsConfig::default();
     let SupervisorConfig { restarts_max, restarts_window, .. } = &mut config.supervisor;
     *restarts_max = (*restarts_max).max(DEATHS_MAX as u32 + 1);

@@ -9,6 +9,7 @@ pub mod reload;
 pub mod replay;
 pub mod run;
 pub mod shell;
+pub mod token;
 pub mod validate;
 
 use std::{
@@ -60,6 +61,9 @@ enum Command {
     Reload,
     /// Attacks a process of its own with faults, and judges whether anything acknowledged was lost.
     Chaos(chaos::Chaos),
+    /// Makes tokens, and the hashes of tokens that are kept.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Prints completions for a shell.
     Completions(shell::Completions),
     /// Prints the manual page.
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Some(Command::Replay(replay)) => replay::replay(&replay, file),
         Some(Command::Reload) => reload::reload(file),
         Some(Command::Chaos(command)) => chaos::chaos(&command, file),
+        Some(Command::Token(command)) => token::token(&command),
         Some(Command::Completions(completions)) => shell::completions(&completions),
         Some(Command::Man) => shell::man(),
     };

@@ -43,6 +43,7 @@ use crate::{
         server::{self as grpc_server, GrpcServer},
     },
     pipeline::{self, Pipeline},
+    security::{Security, exposure},
     store::Reader,
 };
 
@@ -62,6 +63,7 @@ struct Running {
     grpc: GrpcServer,
     control: Option<ServerHandle>,
     orders: mpsc::Receiver<Ordered>,
+    security: Security,
     file: Option<PathBuf>,
     log: LogHandle,
     data_dir: DataDir,
@@ -134,6 +136,8 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
     build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     registry.register(Box::new(build_info)).map_err(|e| e.to_string())?;
 
+    let security = Security::open(&config, &registry, clock.clone()).map_err(|e| e.to_string())?;
+    exposure::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let destinations = pipeline::destinations(data_dir.path(), clock.clone());
     let pipeline = Pipeline::start(&config, data_dir.path(), &registry, clock, destinations);
     let pipeline = pipeline.map_err(|e| e.to_string())?;
@@ -144,6 +148,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         limits: limits.clone(),
         store: std::sync::RwLock::new(store_reader(&config, data_dir.path())),
         data_dir: data_dir.path().to_owned(),
+        security: security.clone(),
         admin: Admin::new(&config.admin, view.watched.clone()),
         resources: ResourceMeter::default(),
         started: Instant::now(),
@@ -172,7 +177,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         readiness: Readiness::new(view.clone()),
         own: batch::Own::new(&config.ingest, &view, &registry),
     };
-    let grpc = grpc_server::start(&config, Arc::new(Calls::new(otlp, batches)?))?;
+    let grpc = grpc_server::start(&config, Arc::new(Calls::new(otlp, batches)?), &security)?;
     let ingress = Arc::new(Ingress {
         receiver: pipeline.receiver(),
         body: body(http.max_body_bytes, "http.max_body_bytes"),
@@ -202,9 +207,10 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
             (None, mpsc::channel(1).1)
         }
     };
+    actix::spawn(security.clone().watch());
     banner(&config, &server, &grpc, data_dir.path(), file);
     let file = file.map(Path::to_owned);
-    Ok(Running { pipeline, shared, server, grpc, control, orders, file, log, data_dir })
+    Ok(Running { pipeline, shared, server, grpc, control, orders, security, file, log, data_dir })
 }
 
 /// What somebody wants to know who has just started it.
@@ -225,13 +231,15 @@ fn banner(config: &Config, server: &Server, grpc: &GrpcServer, data_dir: &Path, 
     let budget = MemoryBudget::of(config);
     let text = format!(
         "forebay {version}, configured by {file}\n\
-         listening on http://{address}\n\
+         listening on {scheme}://{address}\n\
          {otlp}\
          {batches}\
          data in {data_dir}\n\
          sinks: {sinks}\n\
          memory at most, by part:\n{budget}\n\
-         try:\n  curl -H 'Content-Type: application/json' -d '{{\"service\":\"demo\",\"message\":\"hello\"}}' http://{address}/events\n",
+         try:\n  curl -H 'Content-Type: application/json' -d '{{\"service\":\"demo\",\"message\":\"hello\"}}'{token} {scheme}://{address}/events\n",
+        scheme = if config.tls.is_on() { "https" } else { "http" },
+        token = if config.auth.is_on() { " -H \"Authorization: Bearer $TOKEN\"" } else { "" },
         version = env!("CARGO_PKG_VERSION"),
         data_dir = data_dir.display(),
         sinks = sinks.join(", "),
@@ -315,9 +323,12 @@ impl Running {
     async fn read_again(&mut self) -> Result<Value, String> {
         let new = load(self.file.as_deref()).map_err(|e| e.to_string())?;
         let filter = log_filter(&new.log)?;
+        // All that can be wrong is found before anything changes.
+        let prepared = self.security.prepare(&new).map_err(|e| e.to_string())?;
         let before = self.pipeline.config().clone();
         let changes = self.pipeline.apply(new).await;
         let config = self.pipeline.config();
+        self.security.put(prepared);
         if before.log.level != config.log.level {
             self.log.reload(filter).map_err(|e| e.to_string())?;
         }

@@ -10,7 +10,7 @@ use clap::Args;
 use forebay_actors::{journal, record::SinkName, runtime::clock::Clock};
 
 use super::{Done, EXIT_FAILURE, block_on, load, print};
-use crate::{budget::MemoryBudget, config::Config, data_dir, pipeline, store};
+use crate::{budget::MemoryBudget, config::Config, data_dir, pipeline, security::Security, store};
 
 /// How long a destination may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,6 +57,13 @@ pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
             findings.ok("configuration", name);
             let budget = MemoryBudget::of(&config);
             findings.ok("memory budget", format!("{} MiB at most", budget.sum().div_ceil(1 << 20)));
+            match Security::examine(&config) {
+                Ok(()) if config.tls.is_on() || config.auth.is_on() => {
+                    findings.ok("tls and auth", "their files can be used")
+                }
+                Ok(()) => {}
+                Err(error) => findings.fail("tls and auth", error),
+            }
             check_data_dir(&config, &mut findings);
             block_on(check_destinations(&config, validate.offline, &mut findings));
         }

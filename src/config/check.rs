@@ -1,5 +1,7 @@
 //! What the types cannot say: values that are well-formed but make no sense, alone or together.
 
+mod security;
+
 use std::{
     collections::BTreeMap,
     path::{Component, PathBuf},
@@ -9,7 +11,7 @@ use std::{
 
 use super::{
     AdminConfig, BatchConfig, Config, Durability, HttpSink, KeyPath, LogConfig, Problem, RateLimit,
-    RetryConfig, SinkConfig, SinkKind, admin::TOKEN_CHARS_MIN,
+    RetryConfig, SinkConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
@@ -79,6 +81,7 @@ impl Config {
             }
         }
 
+        security::auth(&self.auth, &mut found);
         found.zero_duration(&["supervisor", "backoff_min"], self.supervisor.backoff_min);
         found.zero_count(&["supervisor", "restarts_max"], self.supervisor.restarts_max as usize);
         found.zero_duration(&["supervisor", "restarts_window"], self.supervisor.restarts_window);
@@ -121,6 +124,7 @@ impl Config {
         let supervisor = &self.supervisor;
         found.backoff(&["supervisor"], supervisor.backoff_min, supervisor.backoff_max);
         admin(&self.admin, &mut found);
+        security::tls(&self.tls, &mut found);
         self.sink_relations(&mut found);
         found.0
     }
@@ -265,8 +269,15 @@ fn log_level(log: &LogConfig, found: &mut Found) {
     }
 }
 
+/// What is wrong with the tokens of a file of their own.
+pub(super) fn check_tokens(tokens: &[TokenConfig]) -> Vec<Problem> {
+    let mut found = Found::default();
+    security::tokens(&["tokens"], tokens, &mut found);
+    found.0
+}
+
 #[derive(Default)]
-struct Found(Vec<Problem>);
+pub(super) struct Found(Vec<Problem>);
 
 impl Found {
     fn add(&mut self, path: &[&str], message: impl Into<String>) {
@@ -350,6 +361,48 @@ mod tests {
             ("admin: {chaos: true}", "admin.token: is missing"),
             ("admin: {chaos: true, token: short}", "admin.token: is shorter than 16 characters; give it"),
             ("admin: {chaos: true, token: 'sixteen and more characters'}", "a header cannot carry"),
+            ("tls: {cert_file: c.pem}", "tls.key_file: is missing"),
+            ("tls: {key_file: k.pem}", "tls.cert_file: is missing"),
+            ("tls: {client_ca_file: ca.pem}", "tls.client_ca_file: asks clients for certificates"),
+            ("tls: {client_auth: maybe}", "tls.client_auth"),
+            (
+                "auth: {allow: [10.0.0.0/33]}",
+                "auth.allow.0: \"10.0.0.0/33\" is neither a network nor an address",
+            ),
+            ("auth: {public: [healthy]}", "auth.public.0"),
+            ("auth: {tenant_key: ''}", "auth.tenant_key: is not usable"),
+            ("auth: {refusals: {burst: 0}}", "auth.refusals.burst: is 0"),
+            (
+                "auth: {tokens: [{name: a, hash: fby_secret, scopes: [query]}]}",
+                "auth.tokens.0.hash: is not sha256:",
+            ),
+            (
+                "auth: {tokens: [{name: a b, hash: HASH, scopes: [query]}]}",
+                "auth.tokens.0.name: is not usable",
+            ),
+            ("auth: {tokens: [{name: a, hash: HASH, scopes: []}]}", "auth.tokens.0.scopes: is empty"),
+            ("auth: {tokens: [{name: a, hash: HASH, scopes: [read]}]}", "auth.tokens.0.scopes.0"),
+            ("auth: {tokens: [{name: a, hash: HASH}]}", "auth.tokens.0.scopes: is missing"),
+            (
+                "auth: {tokens: [{name: a, hash: HASH, scopes: [query], expires: soon}]}",
+                "auth.tokens.0.expires: \"soon\"",
+            ),
+            (
+                "auth: {tokens: [{name: a, hash: HASH, scopes: [query], limits: {per_second: 0}}]}",
+                "limits.per_second: is 0",
+            ),
+            (
+                "auth: {tokens: [{name: a, hash: HASH, scopes: [query], tenant: \"a\\n\"}]}",
+                "auth.tokens.0.tenant: is not usable",
+            ),
+            (
+                "auth: {tokens: [{name: a, hash: HASH, scopes: [query]}, {name: a, hash: OTHER, scopes: [query]}]}",
+                "auth.tokens.1.name: \"a\" is the name of entry 0 too",
+            ),
+            (
+                "auth: {tokens: [{name: a, hash: HASH, scopes: [query]}, {name: b, hash: HASH, scopes: [query]}]}",
+                "auth.tokens.1.hash: is the hash of \"a\" too",
+            ),
             ("sinks: {}", "sinks: there is none"),
             ("sinks: {Up: {type: store}}", "sinks.Up: the name"),
             ("sinks: {a: {type: store}, b: {type: store}}", "sinks.b.type: \"a\" is a store already"),
@@ -365,8 +418,10 @@ mod tests {
             ("sinks: {a: {type: console, breaker: {failures: 0}}}", "sinks.a.breaker.failures: is 0"),
             ("sinks: {a: {type: blackhole, rate_events_per_second: 0}}", "rate_events_per_second: is 0"),
         ] {
-            let found = problem(yaml);
+            let hash = |digit: &str| format!("'sha256:{}'", digit.repeat(64));
+            let found = problem(&yaml.replace("HASH", &hash("a")).replace("OTHER", &hash("b")));
             assert!(found.contains(expected), "{yaml}: {found}");
+            assert!(!found.contains("fby_secret"), "{found}");
         }
     }
 

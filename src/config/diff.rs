@@ -35,6 +35,8 @@ impl Config {
             http,
             otlp,
             ingest,
+            tls,
+            auth,
             buffer,
             batch,
             retention,
@@ -59,6 +61,8 @@ impl Config {
                 ("log.level", *level != new.log.level),
                 ("limits", *limits != new.limits),
                 ("retention", *retention != new.retention),
+                ("tls", *tls != new.tls && tls.can_become(&new.tls)),
+                ("auth", *auth != new.auth),
             ]),
             needs_restart: names(&[
                 ("data_dir", *data_dir != new.data_dir),
@@ -67,6 +71,7 @@ impl Config {
                 ("http", *http != new.http),
                 ("otlp", *otlp != new.otlp),
                 ("ingest", *ingest != new.ingest),
+                ("tls", !tls.can_become(&new.tls)),
                 ("buffer", *buffer != new.buffer),
                 ("batch", *batch != new.batch),
                 ("supervisor", *supervisor != new.supervisor),
@@ -94,18 +99,22 @@ mod tests {
         new.retention.days = 3;
         new.http.workers = 2;
         new.admin.token = Some(crate::config::Secret::new("another"));
+        new.tls.cert_file = Some("cert.pem".into());
+        new.auth.tenant_key = "customer".to_owned();
         new.sinks.insert("out".to_owned(), console.clone());
         let changes = old.diff(&new);
-        assert_eq!(changes.live, ["log.level", "retention"]);
-        assert_eq!(changes.needs_restart, ["log.format", "http", "admin"]);
+        assert_eq!(changes.live, ["log.level", "retention", "auth"]);
+        assert_eq!(changes.needs_restart, ["log.format", "http", "tls", "admin"]);
         assert_eq!(changes.sinks_added, ["out"]);
 
         let mut newer = new.clone();
+        newer.tls.cert_file = Some("other.pem".into());
         newer.sinks.remove("events");
         newer.sinks.insert("out".to_owned(), SinkConfig { concurrency: 2, ..console });
         let changes = new.diff(&newer);
         assert_eq!(changes.sinks_removed, ["events"]);
         assert_eq!(changes.sinks_changed, ["out"]);
-        assert!(changes.live.is_empty() && changes.needs_restart.is_empty());
+        assert_eq!(changes.live, ["tls"], "only the file is another");
+        assert!(changes.needs_restart.is_empty());
     }
 }

@@ -2,8 +2,11 @@
 
 use std::{fmt, io, path::Path};
 
+use serde::Deserialize;
+
 use super::{
-    Config, Environment,
+    Config, Environment, TokenConfig,
+    check::check_tokens,
     sink::{COMMON_KEYS, SINK_TYPES},
     substitute::substitute,
     toml,
@@ -145,7 +148,42 @@ impl Config {
     }
 }
 
-fn read(text: &str, format: Format, env: Environment<'_>) -> Result<Config, Vec<Problem>> {
+/// A file of tokens: the key `tokens`, with entries as those of `auth.tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensFile {
+    /// The entries.
+    pub tokens: Vec<TokenConfig>,
+}
+
+impl TokensFile {
+    /// Reads a text, as YAML unless the file's extension says otherwise; errors name the file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with everything that is wrong.
+    pub fn parse(text: &str, path: &Path, env: Environment<'_>) -> Result<Self, ConfigError> {
+        let read = || {
+            let (mut root, substituted, mut problems) =
+                tree(text, Format::of(path).unwrap_or(Format::Yaml), env)?;
+            let hints = Hints { more_keys: &|_| &[], values: &|_| None };
+            let file = typed::read::<Self>(&mut root, &mut problems, &hints);
+            let checked = file.as_ref().map(|file| check_tokens(&file.tokens)).unwrap_or_default();
+            add_checked(&mut problems, checked, &substituted);
+            file.filter(|_| problems.is_empty()).ok_or(problems)
+        };
+        read().map_err(|mut problems: Vec<Problem>| {
+            problems.sort_by_key(|problem| problem.line);
+            ConfigError::Invalid { file: path.display().to_string(), problems }
+        })
+    }
+}
+
+/// The tree of a text; the same with what its variables hold, also where that was wrong; and what was.
+fn tree(
+    text: &str,
+    format: Format,
+    env: Environment<'_>,
+) -> Result<(Node, Node, Vec<Problem>), Vec<Problem>> {
     let mut root = format.parse(text)?;
     let whole = root.clone();
     let mut problems = Vec::new();
@@ -159,6 +197,23 @@ fn read(text: &str, format: Format, env: Environment<'_>) -> Result<Config, Vec<
     for problem in problems.iter().rev() {
         root.remove(&problem.path);
     }
+    Ok((root, substituted, problems))
+}
+
+/// Adds what a check found, with its lines.
+fn add_checked(problems: &mut Vec<Problem>, checked: Vec<Problem>, substituted: &Node) {
+    // A section from which something was taken out may lack just that.
+    let whole_section = |p: &Problem| !problems.iter().any(|known| known.path.0.starts_with(&p.path.0));
+    let checked: Vec<_> = checked.into_iter().filter(whole_section).collect();
+    problems.extend(checked.into_iter().map(|problem| {
+        let (line, node) = substituted.locate(&problem.path);
+        let message = format!("{}{}", typed::origin(node), problem.message);
+        Problem { line: Some(line), message, ..problem }
+    }));
+}
+
+fn read(text: &str, format: Format, env: Environment<'_>) -> Result<Config, Vec<Problem>> {
+    let (mut root, substituted, mut problems) = tree(text, format, env)?;
     let more_keys = |section: &KeyPath| match section.0.as_slice() {
         [sinks, _] if sinks == "sinks" => COMMON_KEYS.as_slice(),
         _ => &[],
@@ -175,14 +230,7 @@ fn read(text: &str, format: Format, env: Environment<'_>) -> Result<Config, Vec<
         Some(config) => config.check_values(),
         None => Vec::new(),
     };
-    // A section from which something was taken out may lack just that.
-    let whole_section = |p: &Problem| !problems.iter().any(|known| known.path.0.starts_with(&p.path.0));
-    let checked: Vec<_> = checked.into_iter().filter(whole_section).collect();
-    problems.extend(checked.into_iter().map(|problem| {
-        let (line, node) = substituted.locate(&problem.path);
-        let message = format!("{}{}", typed::origin(node), problem.message);
-        Problem { line: Some(line), message, ..problem }
-    }));
+    add_checked(&mut problems, checked, &substituted);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(problems),

@@ -11,6 +11,7 @@ mod diff;
 mod load;
 mod schema;
 mod sections;
+mod security;
 mod sink;
 mod substitute;
 mod toml;
@@ -27,11 +28,15 @@ use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, Secret};
 pub use diff::Changes;
-pub use load::{ConfigError, Format, Problem};
+pub use load::{ConfigError, Format, Problem, TokensFile};
 pub use schema::json_schema;
 pub use sections::{
     BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, IngestConfig,
     LimitsConfig, LogConfig, LogFormat, OtlpConfig, OtlpListen, RateLimit, RetentionConfig, SupervisorConfig,
+};
+pub use security::{
+    AuthConfig, ClientAuth, Network, PublicRoute, RefusalLimit, Scope, TlsConfig, TokenConfig, TokenHash,
+    TokenLimits,
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, Compression, ConsoleSink, FileSink, HttpEncoding, HttpSink,
@@ -41,6 +46,7 @@ pub use substitute::Environment;
 pub use tree::KeyPath;
 pub(crate) use units::parse_duration;
 pub use write::defaults_yaml;
+pub(crate) use write::quoted;
 
 /// Kubernetes gives a pod 30 s by default before it kills it; 5 s stay for the process itself.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -63,6 +69,10 @@ pub struct Config {
     pub otlp: OtlpConfig,
     /// Batches over gRPC.
     pub ingest: IngestConfig,
+    /// TLS of every listener; on where there is a certificate.
+    pub tls: TlsConfig,
+    /// Who may do what: tokens, and the networks they may come from. Applied live.
+    pub auth: AuthConfig,
     /// What makes events durable before they are answered for.
     pub buffer: BufferConfig,
     /// When a batch is sent: at whichever limit is reached first. A sink may have limits of its own.
@@ -98,6 +108,8 @@ impl Default for Config {
             http: HttpConfig::default(),
             otlp: OtlpConfig::default(),
             ingest: IngestConfig::default(),
+            tls: TlsConfig::default(),
+            auth: AuthConfig::default(),
             buffer: BufferConfig::default(),
             batch: BatchConfig::default(),
             retention: RetentionConfig::default(),

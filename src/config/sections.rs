@@ -198,7 +198,7 @@ pub struct OtlpListen {
 pub struct CorsConfig {
     /// Origins like `https://app.example.com`, or `*` for every one.
     pub allowed_origins: Vec<String>,
-    /// Headers beside `Content-Type` and `Content-Encoding` that requests may have.
+    /// Headers beside `Content-Type`, `Content-Encoding`, `Authorization` and `X-Api-Key` that requests may have.
     pub allowed_headers: Vec<String>,
     /// How long a browser may remember the answer.
     #[serde(with = "units::duration")]

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{
-    Config, HttpSink, Secret, SinkKind, schema,
+    Config, HttpSink, Secret, SinkKind, TokenHash, schema,
     substitute::escape,
     tree::{Node, Scalar, Value},
     yaml,
@@ -33,10 +33,11 @@ impl Config {
         out
     }
 
-    /// The same without its secrets: the admin token, header values that are credentials, and passwords in URLs.
+    /// The same without its secrets: the admin token, hashes of tokens, header values that are credentials, and passwords in URLs.
     pub fn redacted(&self) -> Self {
         let mut config = self.clone();
         config.admin.token = config.admin.token.map(|_| Secret::new(REDACTED));
+        config.auth.tokens.iter_mut().for_each(|token| token.hash = TokenHash::redacted());
         for sink in config.sinks.values_mut() {
             if let SinkKind::Http(http) = &mut sink.kind {
                 redact(http);
@@ -118,6 +119,11 @@ fn write_inline(node: &Node, out: &mut String) {
     }
 }
 
+/// Text as a value of a configuration in YAML, also where it has a dollar sign in it.
+pub(crate) fn quoted(value: &str) -> String {
+    text(&escape(value))
+}
+
 /// Text as YAML: bare where no reader could take it for anything else.
 fn text(value: &str) -> String {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
@@ -132,9 +138,9 @@ fn text(value: &str) -> String {
 
 fn write_comment(description: &str, indent: usize, out: &mut String) {
     let mut column = COLUMNS;
-    for word in description.split_whitespace() {
+    for (index, word) in description.split_whitespace().enumerate() {
         if column + 1 + word.len() > COLUMNS {
-            if column != COLUMNS {
+            if index > 0 {
                 out.push('\n');
             }
             out.push_str(&" ".repeat(indent));

@@ -76,9 +76,29 @@ fn secrets_are_not_printed() {
     }
     config.admin.token = Some(crate::config::Secret::new("s3cret-s3cret-s3cret"));
     assert!(!format!("{:?}", config.admin).contains("s3cret"));
+    config.auth.tokens.push(crate::config::TokenConfig {
+        name: "a".to_owned(),
+        hash: crate::config::TokenHash::of_bytes(&[0xab; 32]),
+        scopes: vec![crate::config::Scope::Ingest],
+        tenant: Some("acme".to_owned()),
+        limits: None,
+        expires: None,
+    });
+    assert!(!format!("{:?}", config.auth).contains("abab") && config.to_yaml().contains("abab"));
+    assert!(!config.redacted().to_yaml().contains("abab"));
     let yaml = config.redacted().to_yaml();
     assert!(!yaml.contains("s3cret"), "{yaml}");
     assert!(yaml.contains("x-tenant: acme") && yaml.contains("http://x/a@b"), "{yaml}");
     assert!(yaml.contains("https://***@x:1/p") && yaml.contains("http://***@x?q=@"), "{yaml}");
     assert!(config.to_yaml().contains("s3cret"));
+}
+
+/// Scenario: the line of a description comes out exactly as wide as a line may be.
+/// Guarantee: the next one begins on a line of its own. It went on behind the first, with its `#` in the middle.
+#[test]
+fn r0401_a_comment_that_filled_its_line_swallowed_the_next() {
+    let mut out = String::new();
+    let words = format!("{} next", "x".repeat(COLUMNS - 2));
+    write_comment(&words, 0, &mut out);
+    assert_eq!(out, format!("# {}\n# next\n", "x".repeat(COLUMNS - 2)));
 }

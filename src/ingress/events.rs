@@ -14,6 +14,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::fields::{FieldError, Fields, syntax};
+use crate::security::Tenant;
 
 /// Wrong events that are described one by one; of further ones only the number is told.
 pub const REJECTIONS_MAX: usize = 1000;
@@ -95,13 +96,27 @@ pub enum ParseError {
 /// Parses a body, and encodes the events that are right.
 ///
 /// # Errors
-/// Where it cannot be told what the events are. A wrong event among others is no error but a [`Rejection`].
+/// As [`parse_of`].
 pub fn parse(body: &[u8], framing: Framing, max_event_bytes: usize) -> Result<Parsed, ParseError> {
+    parse_of(None, body, framing, max_event_bytes)
+}
+
+/// Parses a body of this tenant, and encodes the events that are right, each with his name.
+///
+/// # Errors
+/// Where it cannot be told what the events are. A wrong event among others is no error but a [`Rejection`].
+pub fn parse_of(
+    tenant: Option<&Tenant>,
+    body: &[u8],
+    framing: Framing,
+    max_event_bytes: usize,
+) -> Result<Parsed, ParseError> {
+    let collector = Collector::new(body.len(), max_event_bytes, tenant);
     let parsed = match framing {
-        Framing::Ndjson => parse_lines(body, max_event_bytes),
+        Framing::Ndjson => parse_lines(body, collector),
         Framing::Json => {
             let text = std::str::from_utf8(body).map_err(|e| ParseError::Utf8 { at: e.valid_up_to() })?;
-            parse_json(text, max_event_bytes)?
+            parse_json(text, collector)?
         }
     };
     if parsed.accepted + parsed.rejected_count == 0 && !matches!(framing, Framing::Json) {
@@ -110,13 +125,12 @@ pub fn parse(body: &[u8], framing: Framing, max_event_bytes: usize) -> Result<Pa
     Ok(parsed)
 }
 
-fn parse_json(text: &str, max_event_bytes: usize) -> Result<Parsed, ParseError> {
-    let mut collector = Collector::new(text.len(), max_event_bytes);
+fn parse_json(text: &str, mut collector: Collector<'_>) -> Result<Parsed, ParseError> {
     match text.trim_start().as_bytes().first() {
         Some(b'{') => {
             collector.single = true;
             let mut json = serde_json::Deserializer::from_str(text);
-            match Fields::read(&mut json, max_event_bytes).and_then(|fields| json.end().map(|()| fields)) {
+            match collector.read(&mut json).and_then(|fields| json.end().map(|()| fields)) {
                 Ok(fields) => collector.accept(&fields),
                 Err(_) => {
                     // Not the first error: what is wrong with an event has no place in the body.
@@ -131,7 +145,7 @@ fn parse_json(text: &str, max_event_bytes: usize) -> Result<Parsed, ParseError> 
             if fast.is_err() {
                 // Either a wrong event, or no JSON; then this says where.
                 let events: Vec<&RawValue> = serde_json::from_str(text).map_err(ParseError::Syntax)?;
-                collector = Collector::new(text.len(), max_event_bytes);
+                collector = Collector::new(text.len(), collector.max_event_bytes, collector.tenant);
                 events.iter().enumerate().for_each(|(index, event)| collector.judge(index, event.get()));
             }
         }
@@ -150,8 +164,7 @@ fn parse_json(text: &str, max_event_bytes: usize) -> Result<Parsed, ParseError> 
     Ok(collector.finish())
 }
 
-fn parse_lines(body: &[u8], max_event_bytes: usize) -> Parsed {
-    let mut collector = Collector::new(body.len(), max_event_bytes);
+fn parse_lines(body: &[u8], mut collector: Collector<'_>) -> Parsed {
     let whole = std::str::from_utf8(body).ok();
     let (mut start, mut index) = (0, 0);
     for (number, end) in memchr::memchr_iter(b'\n', body).chain([body.len()]).enumerate() {
@@ -172,9 +185,10 @@ fn parse_lines(body: &[u8], max_event_bytes: usize) -> Parsed {
 }
 
 /// Takes events as they are parsed.
-struct Collector {
+struct Collector<'t> {
     builder: BlockBuilder,
     max_event_bytes: usize,
+    tenant: Option<&'t Tenant>,
     given_ids: Vec<(usize, String)>,
     rejected: Vec<Rejection>,
     rejected_count: usize,
@@ -182,11 +196,12 @@ struct Collector {
     single: bool,
 }
 
-impl Collector {
-    fn new(body_bytes: usize, max_event_bytes: usize) -> Self {
+impl<'t> Collector<'t> {
+    fn new(body_bytes: usize, max_event_bytes: usize, tenant: Option<&'t Tenant>) -> Self {
         Self {
             builder: BlockBuilder::with_capacity(body_bytes),
             max_event_bytes,
+            tenant,
             given_ids: Vec::new(),
             rejected: Vec::new(),
             rejected_count: 0,
@@ -195,11 +210,15 @@ impl Collector {
         }
     }
 
+    fn read<'a, D: Deserializer<'a>>(&self, event: D) -> Result<Fields<'a>, D::Error> {
+        Fields::read(event, self.max_event_bytes)
+    }
+
     fn accept(&mut self, fields: &Fields<'_>) {
         if let Some(id) = fields.event_id() {
             self.given_ids.push((self.accepted, id.to_owned()));
         }
-        fields.with_draft(|draft| self.builder.push(draft));
+        fields.with_draft(self.tenant, |draft| self.builder.push(draft));
         self.accepted += 1;
     }
 
@@ -223,7 +242,7 @@ impl Collector {
 
     fn line(&mut self, index: usize, number: usize, line: &str) {
         let mut json = serde_json::Deserializer::from_str(line);
-        match Fields::read(&mut json, self.max_event_bytes).and_then(|fields| json.end().map(|()| fields)) {
+        match self.read(&mut json).and_then(|fields| json.end().map(|()| fields)) {
             Ok(fields) => self.accept(&fields),
             Err(_) => match syntax(line) {
                 Ok(()) => self.judge(index, line.trim()),
@@ -250,7 +269,7 @@ impl Collector {
     }
 }
 
-impl<'de> Visitor<'de> for &mut Collector {
+impl<'de> Visitor<'de> for &mut Collector<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -258,12 +277,12 @@ impl<'de> Visitor<'de> for &mut Collector {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        struct One<'c>(&'c mut Collector);
-        impl<'de> DeserializeSeed<'de> for One<'_> {
+        struct One<'c, 't>(&'c mut Collector<'t>);
+        impl<'de> DeserializeSeed<'de> for One<'_, '_> {
             type Value = ();
 
             fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-                let fields = Fields::read(deserializer, self.0.max_event_bytes)?;
+                let fields = self.0.read(deserializer)?;
                 self.0.accept(&fields);
                 Ok(())
             }

@@ -12,6 +12,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use crate::security::Tenant;
+
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
@@ -78,9 +80,13 @@ impl<'a> Fields<'a> {
         fields.complete(max_event_bytes).map_err(|error| vec![error])
     }
 
-    /// Gives the event to `take`, with unknown top-level fields put into its metadata.
-    pub fn with_draft<T>(&self, take: impl FnOnce(&Draft<'_>) -> T) -> T {
-        let merged = (!self.others.is_empty()).then(|| merge(self.metadata, &self.others));
+    /// Gives the event to `take`, with unknown top-level fields put into its metadata, and whose event it is.
+    pub fn with_draft<T>(&self, tenant: Option<&Tenant>, take: impl FnOnce(&Draft<'_>) -> T) -> T {
+        let merged = (!self.others.is_empty()).then(|| merge(self.metadata, &self.others, tenant));
+        let merged = match tenant {
+            Some(tenant) => Some(stamped(merged.as_deref().or(self.metadata), tenant)),
+            None => merged,
+        };
         take(&Draft {
             event_id: self.event_id.as_deref(),
             timestamp: self.timestamp,
@@ -432,8 +438,34 @@ fn depth(text: &str, outer: usize) -> usize {
     deepest
 }
 
-/// The metadata with other fields added. A name that is taken already gets a `_` behind it: nothing is lost.
-fn merge(metadata: Option<&str>, others: &[(Cow<'_, str>, &str)]) -> String {
+/// Metadata with the tenant in it, first, in the place of whatever its sender said under that key.
+pub(super) fn stamped(metadata: Option<&str>, tenant: &Tenant) -> String {
+    let json = |text: &str| serde_json::to_string(text).expect("every string can be written as JSON");
+    let mut out = format!("{{{}:{}", json(&tenant.key), json(&tenant.value));
+    let text = metadata.unwrap_or("{}");
+    // The key may be written with escapes, so only a text without any backslash shows whether it is there.
+    let may_have_key = memchr::memmem::find(text.as_bytes(), tenant.key.as_bytes()).is_some()
+        || memchr::memchr(b'\\', text.as_bytes()).is_some();
+    if may_have_key {
+        let entries = serde_json::from_str(text).map_or(Vec::new(), |Entries(entries)| entries);
+        for (key, value) in entries.iter().filter(|(key, _)| **key != tenant.key) {
+            out.push(',');
+            out.push_str(&json(key));
+            out.push(':');
+            out.push_str(value.get());
+        }
+        out.push('}');
+    } else {
+        let rest = text.strip_prefix('{').unwrap_or(text).trim_ascii_start();
+        out.push_str(if rest.starts_with('}') { "" } else { "," });
+        out.push_str(rest);
+    }
+    out
+}
+
+/// The metadata with other fields added. A name that is taken already gets a `_` behind it: nothing is lost. Only what a
+/// sender says of the tenant is, where his token says that already.
+fn merge(metadata: Option<&str>, others: &[(Cow<'_, str>, &str)], tenant: Option<&Tenant>) -> String {
     let taken: Vec<Cow<'_, str>> = metadata
         .and_then(|text| serde_json::from_str(text).ok())
         .map(|Entries(entries)| entries.into_iter().map(|(key, _)| key).collect())
@@ -441,7 +473,7 @@ fn merge(metadata: Option<&str>, others: &[(Cow<'_, str>, &str)]) -> String {
     let mut names = taken.clone();
     let mut out = metadata.map_or("{", |text| text.strip_suffix('}').unwrap_or(text)).to_owned();
     let mut comma = !taken.is_empty();
-    for (key, value) in others {
+    for (key, value) in others.iter().filter(|(key, _)| tenant.is_none_or(|t| **key != t.key)) {
         let mut name = key.clone().into_owned();
         while names.iter().any(|taken| **taken == name) {
             name.push('_');

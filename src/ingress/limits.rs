@@ -20,7 +20,7 @@ use crate::{
 
 /// Requests between two rounds of forgetting clients that have long been silent: it keeps the table as small as the
 /// number of clients that were active in the last of these rounds.
-const FORGET_EVERY: u32 = 10_000;
+pub(crate) const FORGET_EVERY: u32 = 10_000;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,14 +120,14 @@ impl Limit {
 }
 
 /// Who has one IPv6 address has a whole /64 of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
     }
 }
 
-fn too_many(who: &str, wait: Duration) -> ApiError {
+pub(crate) fn too_many(who: &str, wait: Duration) -> ApiError {
     let message = format!("the rate limit of {who} is reached");
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).with_retry_after(wait)
 }

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod body;
 pub mod courier;
+mod encrypted;
 pub mod events;
 mod fields;
 pub mod grpc;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpMessage as _, HttpRequest, HttpResponse,
     http::{StatusCode, header},
     web,
 };
@@ -20,10 +20,10 @@ use tokio::time::Instant;
 use super::{
     body::{self, Body, BodyLimits, Head},
     courier::Courier,
-    events::{Framing, ParseError, Parsed, parse},
+    events::{Framing, ParseError, Parsed, parse_of},
     limits::{Limits, RouteClass},
 };
-use crate::api::error::ApiError;
+use crate::{api::error::ApiError, security::Caller};
 
 /// Seconds from the request's head to its answer.
 const REQUEST_BUCKETS_S: &[f64] =
@@ -142,7 +142,9 @@ async fn take(
     let framing = Framing::of(content_type).ok_or_else(|| unsupported(content_type.unwrap_or("")))?;
     let head = Head::of(|name| request.headers().get(name).map(|value| value.as_bytes()))?;
     let body = body::read(head, payload, &ingress.body).await?;
-    let mut parsed = parse(&body.bytes, framing, ingress.max_event_bytes).map_err(unparsable)?;
+    let tenant = request.extensions().get::<Caller>().and_then(Caller::tenant).cloned();
+    let parsed = parse_of(tenant.as_deref(), &body.bytes, framing, ingress.max_event_bytes);
+    let mut parsed = parsed.map_err(unparsable)?;
     // The bytes are not needed while the commit is waited for, but the events are in memory as long.
     let Body { bytes, reserved: _until_answered } = body;
     drop(bytes);

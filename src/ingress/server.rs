@@ -11,22 +11,28 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::{
+        conn::auto::Builder,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     runtime::Runtime,
     sync::{Semaphore, watch},
 };
-
 use tonic::body::Body;
 
-use super::{grpc::Calls, otlp};
-use crate::config::Config;
+use super::{encrypted, grpc::Calls, otlp};
+use crate::{
+    config::Config,
+    security::{Gate, Route, Security, Tls},
+};
 
 /// Calls at a time on one connection of HTTP/2: each may hold a body, which the budget of all bodies bounds.
 const STREAMS_MAX: u32 = 256;
@@ -55,7 +61,7 @@ pub struct GrpcServer {
 ///
 /// # Errors
 /// Where it cannot listen, with the key and the address.
-pub fn start(config: &Config, calls: Arc<Calls>) -> Result<GrpcServer, String> {
+pub fn start(config: &Config, calls: Arc<Calls>, security: &Security) -> Result<GrpcServer, String> {
     let http = &config.http;
     let mut listeners = Vec::new();
     for (key, address) in config.grpc_addresses() {
@@ -81,6 +87,8 @@ pub fn start(config: &Config, calls: Arc<Calls>) -> Result<GrpcServer, String> {
         addresses.push((key, address));
         let serving = Serving {
             calls: calls.clone(),
+            gate: security.gate().clone(),
+            tls: security.tls().cloned(),
             connections: connections.clone(),
             header_timeout: http.header_timeout,
         };
@@ -118,6 +126,8 @@ impl Drop for GrpcServer {
 #[derive(Clone)]
 struct Serving {
     calls: Arc<Calls>,
+    gate: Gate,
+    tls: Option<Tls>,
     connections: Arc<Semaphore>,
     header_timeout: Duration,
 }
@@ -163,16 +173,22 @@ impl Serving {
             };
             // Where it fails, answers are a little slower.
             let _ = socket.set_nodelay(true);
-            let calls = self.calls.clone();
-            let service = service_fn(move |request| {
-                let calls = calls.clone();
-                async move { Ok::<_, Infallible>(answer(&calls, peer.ip(), request).await) }
-            });
-            let connection = server.serve_connection(TokioIo::new(socket), service).into_owned();
-            let connection = graceful.watch(connection);
+            let connection = Connection {
+                calls: self.calls.clone(),
+                gate: self.gate.clone(),
+                peer,
+                server: server.clone(),
+                watcher: graceful.watcher(),
+            };
+            let tls = self.tls.clone();
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%peer, %error, "a connection of gRPC ended");
+                match tls {
+                    Some(tls) => {
+                        if let Some(socket) = encrypted::accept(&tls, socket, peer).await {
+                            connection.serve(socket).await;
+                        }
+                    }
+                    None => connection.serve(socket).await,
                 }
                 drop(permit);
             });
@@ -181,9 +197,44 @@ impl Serving {
     }
 }
 
-async fn answer(calls: &Calls, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
-    if calls.takes(request.headers()) {
-        return calls.answer(peer, request).await;
+/// One connection, once it is open.
+struct Connection {
+    calls: Arc<Calls>,
+    gate: Gate,
+    peer: SocketAddr,
+    server: Builder<TokioExecutor>,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(self, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let Self { calls, gate, peer, server, watcher } = self;
+        let service = service_fn(move |request| {
+            let (calls, gate) = (calls.clone(), gate.clone());
+            async move { Ok::<_, Infallible>(answer(&calls, &gate, peer.ip(), request).await) }
+        });
+        let connection = server.serve_connection(TokioIo::new(socket), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%peer, %error, "a connection of gRPC ended");
+        }
     }
-    otlp::http::answer(calls.otlp(), peer, request).await.map(|body| Body::new(Full::new(body)))
+}
+
+/// Asks the gate before anything of the body is read; what it says of whoever asks goes with the request.
+async fn answer(calls: &Calls, gate: &Gate, peer: IpAddr, mut request: Request<Incoming>) -> Response<Body> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let route = Route::of(request.method().as_str(), uri.path());
+    let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    let admitted = gate.admit(Some(peer), route, uri.query(), header);
+    if let Some(caller) = admitted.as_ref().ok().filter(|caller| caller.is_somebody()) {
+        request.extensions_mut().insert(caller.clone());
+    }
+    if calls.takes(request.headers()) {
+        return match admitted {
+            Ok(_) => calls.answer(peer, request).await,
+            Err(error) => calls.refuse(&error),
+        };
+    }
+    let response = otlp::http::answer(calls.otlp(), peer, admitted, request).await;
+    response.map(|body| Body::new(Full::new(body)))
 }

@@ -14,6 +14,7 @@ mod otlp;
 mod power;
 mod promises;
 mod regression;
+mod security;
 mod soak;
 mod support;
 

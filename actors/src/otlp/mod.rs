@@ -11,12 +11,14 @@ mod items;
 pub mod json;
 mod rows;
 pub mod schema;
+mod stamp;
 pub mod wire;
 
 pub use check::check;
 pub use items::{Item, Items, ranges, select};
 pub use rows::{Row, Rows};
 use schema::Message;
+pub use stamp::stamp;
 pub use wire::WireError;
 
 /// What a request holds.

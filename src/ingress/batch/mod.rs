@@ -50,7 +50,12 @@ use super::{
     limits::{Limits, RouteClass},
     post::{RequestTimes, refusal},
 };
-use crate::{api::error::ApiError, config::IngestConfig, pipeline::View};
+use crate::{
+    api::error::ApiError,
+    config::IngestConfig,
+    pipeline::View,
+    security::{Caller, Tenant},
+};
 
 /// Bytes of a batch up to which it is read where it came in: about a millisecond of work.
 const INLINE_BYTES_MAX: usize = 256 * 1024;
@@ -116,10 +121,11 @@ impl BatchIngress {
     pub(super) async fn send_batch(self: Arc<Self>, peer: IpAddr, request: Request<Incoming>) -> Outcome {
         let began = Instant::now();
         let (head, incoming) = request.into_parts();
+        let caller = Caller::of(&head.extensions);
         let answer = async {
             self.limits.check(RouteClass::Ingest, Some(peer))?;
             let body = frame::only_message(&head.headers, Pieces::new(incoming), &self.body).await?;
-            self.clone().admit(body).await
+            self.clone().admit(&caller, body).await
         };
         let answer = answer.await.map_err(retryable);
         let status = match &answer {
@@ -143,26 +149,29 @@ impl BatchIngress {
         HealthCheckResponse { status: status.into(), message, version }.encode_to_vec()
     }
 
-    /// Makes a batch durable.
+    /// Makes a batch durable, as that of whoever calls.
     ///
     /// # Errors
     /// 400 where it is none, 503 where it is not taken; nothing of it is kept then.
-    async fn admit(self: Arc<Self>, body: Body) -> Result<EventBatchResponse, ApiError> {
+    async fn admit(self: Arc<Self>, caller: &Caller, body: Body) -> Result<EventBatchResponse, ApiError> {
         let Body { bytes, reserved } = body;
-        let max_event_bytes = self.max_event_bytes;
+        let (max_event_bytes, tenant) = (self.max_event_bytes, caller.tenant().cloned());
+        let of = tenant.clone();
         let batch = if bytes.len() <= INLINE_BYTES_MAX {
-            read::read(&bytes, max_event_bytes)?
+            read::read(&bytes, max_event_bytes, tenant.as_deref())?
         } else {
-            let reading = tokio::task::spawn_blocking(move || read::read(&bytes, max_event_bytes));
+            let reading =
+                tokio::task::spawn_blocking(move || read::read(&bytes, max_event_bytes, of.as_deref()));
             reading.await.map_err(|_| ApiError::internal("the batch could not be read"))??
         };
         // A client that goes must not take the answer with it: whoever sends the batch again needs it.
-        let settled = tokio::spawn(self.settle(batch, reserved)).await;
+        let settled = tokio::spawn(self.settle(tenant, batch, reserved)).await;
         settled.map_err(|_| ApiError::internal("the batch could not be settled"))?
     }
 
     async fn settle(
         self: Arc<Self>,
+        tenant: Option<Arc<Tenant>>,
         mut batch: Batch,
         _until_answered: Reserved,
     ) -> Result<EventBatchResponse, ApiError> {
@@ -170,7 +179,8 @@ impl BatchIngress {
         if blocks.is_empty() {
             return Ok(self.answer(batch));
         }
-        let Some(key) = Key::of(&batch.source, &batch.batch_id) else {
+        let tenant = tenant.as_ref().map(|tenant| tenant.value.as_str());
+        let Some(key) = Key::of(tenant, &batch.source, &batch.batch_id) else {
             self.commit(blocks).await.map_err(refusal)?;
             return Ok(self.answer(batch));
         };

@@ -19,6 +19,7 @@ use crate::{
         events::REJECTIONS_MAX,
         fields::{FieldError, Fields, Parts, field},
     },
+    security::Tenant,
 };
 
 /// Characters of `batch_id` and of `source`: an id and a name, not a text.
@@ -42,11 +43,15 @@ pub(super) struct Batch {
     pub(super) rejected_count: u32,
 }
 
-/// Reads a batch, and encodes the events that are right.
+/// Reads a batch of this tenant, and encodes the events that are right, each with his name.
 ///
 /// # Errors
 /// 400 where it cannot be told what the events are, or the batch's own names are wrong.
-pub(super) fn read(message: &[u8], max_event_bytes: usize) -> Result<Batch, ApiError> {
+pub(super) fn read(
+    message: &[u8],
+    max_event_bytes: usize,
+    tenant: Option<&Tenant>,
+) -> Result<Batch, ApiError> {
     let (mut batch_id, mut source) = ("", "");
     let mut builder = BlockBuilder::with_capacity(message.len());
     let (mut rejected, mut rejected_count, mut index) = (Vec::new(), 0, 0);
@@ -56,7 +61,7 @@ pub(super) fn read(message: &[u8], max_event_bytes: usize) -> Result<Batch, ApiE
             (1, Value::Bytes(text)) => batch_id = name("batch_id", text)?,
             (2, Value::Bytes(text)) => source = name("source", text)?,
             (3, Value::Bytes(event)) => {
-                if let Err((event_id, fields)) = take(event, max_event_bytes, &mut builder) {
+                if let Err((event_id, fields)) = take(event, max_event_bytes, tenant, &mut builder) {
                     rejected_count += 1;
                     if rejected.len() < REJECTIONS_MAX {
                         rejected.push(rejection(index, event_id, &fields));
@@ -131,6 +136,7 @@ fn rejection(index: u32, event_id: &str, fields: &[FieldError]) -> RejectedEvent
 fn take<'a>(
     event: &'a [u8],
     max_event_bytes: usize,
+    tenant: Option<&Tenant>,
     builder: &mut BlockBuilder,
 ) -> Result<(), (&'a str, Vec<FieldError>)> {
     let mut sent = Sent::default();
@@ -141,7 +147,7 @@ fn take<'a>(
     let metadata = metadata.as_deref();
     match Fields::of_parts(Parts { metadata, ..parts }, max_event_bytes) {
         Ok(fields) if errors.is_empty() => {
-            fields.with_draft(|draft| builder.push_relayed(draft, ingested_at));
+            fields.with_draft(tenant, |draft| builder.push_relayed(draft, ingested_at));
             return Ok(());
         }
         Ok(_) => {}

@@ -72,12 +72,19 @@ pub(super) struct Ticket {
 }
 
 impl Key {
-    /// Of a batch; `None` where it has no id.
-    pub(super) fn of(source: &str, batch_id: &str) -> Option<Self> {
+    /// Of a batch; `None` where it has no id. A tenant's batches have names of their own, so that nobody can take one away
+    /// from another by sending a batch of its name before him.
+    pub(super) fn of(tenant: Option<&str>, source: &str, batch_id: &str) -> Option<Self> {
         if batch_id.is_empty() {
             return None;
         }
         let mut digest = digest::Context::new(&digest::SHA256);
+        if let Some(tenant) = tenant {
+            // No source is as long as that.
+            digest.update(&u64::MAX.to_be_bytes());
+            digest.update(&(tenant.len() as u64).to_be_bytes());
+            digest.update(tenant.as_bytes());
+        }
         // With its length before it, no source and id are taken for others with the border elsewhere.
         digest.update(&(source.len() as u64).to_be_bytes());
         digest.update(source.as_bytes());
@@ -166,14 +173,14 @@ mod tests {
     }
 
     async fn first(seen: &Seen, id: &str) -> Ticket {
-        match seen.claim(Key::of("s", id).unwrap()).await {
+        match seen.claim(Key::of(None, "s", id).unwrap()).await {
             Claim::First(ticket) => ticket,
             Claim::Again(taken) => panic!("{id} was there already: {taken:?}"),
         }
     }
 
     async fn again(seen: &Seen, id: &str) -> Taken {
-        match seen.claim(Key::of("s", id).unwrap()).await {
+        match seen.claim(Key::of(None, "s", id).unwrap()).await {
             Claim::First(_) => panic!("{id} was not there"),
             Claim::Again(taken) => taken,
         }
@@ -220,7 +227,9 @@ mod tests {
 
     #[test]
     fn names_are_not_mixed_up() {
-        assert_ne!(Key::of("a", "bc"), Key::of("ab", "c"));
-        assert_eq!(Key::of("a", ""), None);
+        assert_ne!(Key::of(None, "a", "bc"), Key::of(None, "ab", "c"));
+        assert_ne!(Key::of(Some("t"), "a", "b"), Key::of(None, "a", "b"));
+        assert_ne!(Key::of(Some("t"), "a", "b"), Key::of(Some("u"), "a", "b"));
+        assert_eq!(Key::of(None, "a", ""), None);
     }
 }

@@ -43,6 +43,7 @@ use crate::{
         },
         limits::RouteClass,
     },
+    security::Caller,
 };
 
 /// Batches of one stream that are under way at a time, and answers that wait for a client that does not read them.
@@ -74,6 +75,7 @@ impl BatchIngress {
             Status::of(&error)
         };
         let (head, incoming) = request.into_parts();
+        let caller = Caller::of(&head.extensions);
         let coding = coding_of(&head.headers).map_err(refused)?;
         let permit = self.own.streams.clone().try_acquire_owned().map_err(|_| {
             let message = "as many streams are open as may be (ingest.max_streams)";
@@ -82,7 +84,7 @@ impl BatchIngress {
         let messages = Messages::new(Pieces::new(incoming), coding, self.body.clone());
         let (answers, mut frames) = mpsc::channel(UNDER_WAY_MAX);
         tokio::spawn(async move {
-            if let Some(end) = self.serve(peer, messages, &answers).await {
+            if let Some(end) = self.serve(peer, &caller, messages, &answers).await {
                 // Nobody is there to hear it, perhaps.
                 let _ = answers.send(end).await;
             }
@@ -96,6 +98,7 @@ impl BatchIngress {
     async fn serve(
         self: &Arc<Self>,
         peer: IpAddr,
+        caller: &Caller,
         mut messages: Messages,
         answers: &Answers,
     ) -> Option<Frame<Bytes>> {
@@ -112,7 +115,7 @@ impl BatchIngress {
                     Err(error) => break Err(error),
                 },
                 message = messages.next(), if may_read => match message {
-                    Ok(Some(message)) => under_way.push(self.take(peer, message, &blocked)),
+                    Ok(Some(message)) => under_way.push(self.take(peer, caller, message, &blocked)),
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 },
@@ -145,6 +148,7 @@ impl BatchIngress {
     async fn take(
         self: &Arc<Self>,
         peer: IpAddr,
+        caller: &Caller,
         message: Message,
         blocked: &AtomicUsize,
     ) -> Result<EventBatchResponse, ApiError> {
@@ -158,7 +162,7 @@ impl BatchIngress {
         let mut is_first = true;
         loop {
             let attempt = match body {
-                Ok(body) => self.attempt(peer, body, coding).await,
+                Ok(body) => self.attempt(peer, caller, body, coding).await,
                 Err(error) => Err(error),
             };
             let error = match attempt {
@@ -185,12 +189,15 @@ impl BatchIngress {
     async fn attempt(
         self: &Arc<Self>,
         peer: IpAddr,
+        caller: &Caller,
         body: Body,
         coding: Coding,
     ) -> Result<EventBatchResponse, ApiError> {
         self.limits.check(RouteClass::Ingest, Some(peer))?;
+        // The stream was let in; its token may be used up or gone by now.
+        caller.check_again()?;
         let body = body::unpacked(body, coding, &self.body).await?;
-        self.clone().admit(body).await
+        self.clone().admit(caller, body).await
     }
 
     fn refused(&self, error: &ApiError, message: &Bytes, began: Instant) -> EventBatchResponse {

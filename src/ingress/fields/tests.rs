@@ -11,9 +11,9 @@ fn errors(text: &str) -> Vec<(String, String)> {
 }
 
 fn draft(text: &str) -> String {
-    let slow = Fields::explain(text, MAX).unwrap().with_draft(|d| format!("{d:?}"));
+    let slow = Fields::explain(text, MAX).unwrap().with_draft(None, |d| format!("{d:?}"));
     let fast = Fields::read(&mut serde_json::Deserializer::from_str(text), MAX).unwrap();
-    assert_eq!(fast.with_draft(|d| format!("{d:?}")), slow, "both ways agree on {text}");
+    assert_eq!(fast.with_draft(None, |d| format!("{d:?}")), slow, "both ways agree on {text}");
     slow
 }
 
@@ -88,4 +88,46 @@ fn times_and_nulls() {
     assert_eq!(event("1500"), event("1.5e3"));
     assert_eq!(event("0"), event(r#""1970-01-01T01:00:00+01:00""#));
     assert!(event("null").contains("timestamp: None"));
+}
+
+fn metadata_of(tenant: Option<&Tenant>, text: &str) -> String {
+    let read = |fields: Fields<'_>| fields.with_draft(tenant, |d| d.metadata.unwrap_or_default().to_owned());
+    let slow = read(Fields::explain(text, MAX).unwrap());
+    assert_eq!(
+        read(Fields::read(&mut serde_json::Deserializer::from_str(text), MAX).unwrap()),
+        slow,
+        "{text}"
+    );
+    slow
+}
+
+/// Whatever a sender says of its tenant, in the metadata, beside it, twice or in escapes, is replaced; everything else
+/// stays as it was written.
+#[test]
+fn a_sender_cannot_be_another_tenant() {
+    let tenant = Tenant { key: "tenant".to_owned(), value: "a\"cme".to_owned() };
+    for (sent, expected) in [
+        (r#""metadata":{}"#, r#"{"tenant":"a\"cme"}"#),
+        (r#""metadata":{ }"#, r#"{"tenant":"a\"cme"}"#),
+        (r#""metadata":null"#, r#"{"tenant":"a\"cme"}"#),
+        (r#""metadata":{ "a" : 1.0 }"#, r#"{"tenant":"a\"cme","a" : 1.0 }"#),
+        (r#""metadata":{"tenant":"other"}"#, r#"{"tenant":"a\"cme"}"#),
+        (r#""metadata":{"tenant":"other","a":[1.0, 2],"tenant":{}}"#, r#"{"tenant":"a\"cme","a":[1.0, 2]}"#),
+        (r#""metadata":{"te\u006eant":"other","a\u0062":1}"#, r#"{"tenant":"a\"cme","ab":1}"#),
+        (
+            r#""metadata":{"Tenant":"x","a":{"tenant":1}}"#,
+            r#"{"tenant":"a\"cme","Tenant":"x","a":{"tenant":1}}"#,
+        ),
+        (r#""tenant":"other""#, r#"{"tenant":"a\"cme"}"#),
+        (r#""tenant":"other","b":2,"metadata":{"tenant":3,"b":1}"#, r#"{"tenant":"a\"cme","b":1,"b_":2}"#),
+    ] {
+        let event = format!(r#"{{"service":"s","message":"m",{sent}}}"#);
+        let stamped = metadata_of(Some(&tenant), &event);
+        assert_eq!(stamped, expected, "{sent}");
+        serde_json::from_str::<serde_json::Value>(&stamped).unwrap();
+    }
+    let bare = r#"{"service":"s","message":"m"}"#;
+    assert_eq!(metadata_of(Some(&tenant), bare), r#"{"tenant":"a\"cme"}"#);
+    let own = r#"{"service":"s","message":"m","tenant":"mine"}"#;
+    assert_eq!(metadata_of(None, own), r#"{"tenant":"mine"}"#, "without a tenant nothing is replaced");
 }

@@ -86,6 +86,12 @@ impl Calls {
         &self.otlp
     }
 
+    /// Answers a call that is not let in.
+    pub(in crate::ingress) fn refuse(&self, error: &ApiError) -> Response<Body> {
+        self.batches.received.rejected.with_label_values(&[error.code()]).inc();
+        unary(Err(Status::of(error)))
+    }
+
     /// Whether a request is a call of gRPC. `application/grpc-web` is another protocol.
     pub(in crate::ingress) fn takes(&self, headers: &HeaderMap) -> bool {
         subtype(headers)

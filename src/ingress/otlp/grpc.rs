@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use actix_web::http::StatusCode;
 use forebay_actors::otlp::Signal;
-use http::{HeaderMap, Request};
+use http::{Request, request::Parts};
 use tokio::time::Instant;
 
 use super::{OtlpIngress, Pieces, http::partial_success};
@@ -16,6 +16,7 @@ use crate::{
         Outcome, frame,
         status::{Status, retryable},
     },
+    security::Caller,
 };
 
 /// Answers one call.
@@ -26,7 +27,7 @@ pub(in crate::ingress) async fn answer(
 ) -> Outcome {
     let began = Instant::now();
     let (head, incoming) = request.into_parts();
-    let done = call(ingress, peer, head.uri.path(), &head.headers, Pieces::new(incoming)).await;
+    let done = call(ingress, peer, &head, Pieces::new(incoming)).await;
     let done = done.map_err(|error| {
         let error = retryable(error);
         ingress.received.rejected.with_label_values(&[error.code()]).inc();
@@ -39,17 +40,17 @@ pub(in crate::ingress) async fn answer(
 async fn call(
     ingress: &OtlpIngress,
     peer: IpAddr,
-    path: &str,
-    headers: &HeaderMap,
+    head: &Parts,
     pieces: Pieces,
 ) -> Result<Vec<u8>, ApiError> {
+    let path = head.uri.path();
     let signal = signal_of(path).ok_or_else(|| {
         let message = format!("there is no method {path}");
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not_found", message)
     })?;
     ingress.check_rate(peer)?;
-    let message = frame::only_message(headers, pieces, &ingress.body).await?;
-    let partial = ingress.admit(signal, message).await?;
+    let message = frame::only_message(&head.headers, pieces, &ingress.body).await?;
+    let partial = ingress.admit(signal, Caller::of(&head.extensions).tenant().cloned(), message).await?;
     Ok(partial_success(&partial))
 }
 

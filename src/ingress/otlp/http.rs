@@ -24,6 +24,7 @@ use crate::{
         body::{self, Body, Head},
         grpc::status::{Status, retryable},
     },
+    security::Caller,
 };
 
 /// In what a request is written, and so its answer.
@@ -52,10 +53,11 @@ impl Encoding {
     }
 }
 
-/// Answers one request.
+/// Answers one request, which was let in or not.
 pub(in crate::ingress) async fn answer(
     ingress: &OtlpIngress,
     peer: IpAddr,
+    admitted: Result<Caller, ApiError>,
     request: Request<hyper::body::Incoming>,
 ) -> Response<Payload> {
     let began = Instant::now();
@@ -63,12 +65,18 @@ pub(in crate::ingress) async fn answer(
     let origin = head.headers.get(header::ORIGIN).and_then(|origin| allowed(ingress, origin));
     let encoding = Encoding::of(&head.headers);
     let mut response = match (&head.method, signal_of(head.uri.path())) {
-        (&Method::OPTIONS, Some(_)) if head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) => {
+        (&Method::OPTIONS, Some(_))
+            if admitted.is_ok() && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) =>
+        {
             preflight(ingress, origin.is_some())
         }
         (method, signal) => {
             let pieces = Pieces::new(incoming);
-            let taken = take(ingress, peer, method, signal, encoding, &head.headers, pieces).await;
+            let taken = async {
+                let caller = admitted?;
+                take(ingress, peer, &caller, method, signal, encoding, &head.headers, pieces).await
+            };
+            let taken = taken.await;
             // An error about the encoding is told in the one that every client can show.
             let encoding = encoding.unwrap_or(Encoding::Json);
             match taken {
@@ -94,9 +102,11 @@ pub(in crate::ingress) async fn answer(
     response
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 async fn take(
     ingress: &OtlpIngress,
     peer: IpAddr,
+    caller: &Caller,
     method: &Method,
     signal: Option<Signal>,
     encoding: Option<Encoding>,
@@ -122,7 +132,7 @@ async fn take(
         Encoding::Protobuf => body,
         Encoding::Json => from_json(signal, body).await?,
     };
-    ingress.admit(signal, body).await.map(|partial| (signal, partial))
+    ingress.admit(signal, caller.tenant().cloned(), body).await.map(|partial| (signal, partial))
 }
 
 /// The same request in protobuf.
@@ -205,6 +215,9 @@ fn failure(error: &ApiError, encoding: Encoding, is_route: bool) -> Response<Pay
         let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
+    if let Some(challenge) = error.challenge() {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
     if is_route && error.status_code() == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
@@ -222,7 +235,7 @@ fn preflight(ingress: &OtlpIngress, is_allowed: bool) -> Response<Payload> {
     let mut response = Response::new(Payload::new());
     *response.status_mut() = http::StatusCode::NO_CONTENT;
     if is_allowed {
-        let names = ["content-type", "content-encoding"].into_iter();
+        let names = ["content-type", "content-encoding", "authorization", "x-api-key"].into_iter();
         let names: Vec<_> = names.chain(ingress.cors.allowed_headers.iter().map(String::as_str)).collect();
         let mut set = |name: HeaderName, value: String| {
             if let Ok(value) = HeaderValue::from_str(&value) {

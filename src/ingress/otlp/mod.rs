@@ -10,13 +10,13 @@
 pub(super) mod grpc;
 pub(super) mod http;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
     message::{Admit, Refusal},
-    otlp::{Item, Items, Signal, WireError, check, ranges, select, wire},
+    otlp::{Item, Items, Signal, WireError, check, ranges, select, stamp, wire},
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::{Mailbox, NotTaken},
 };
@@ -27,7 +27,7 @@ use super::{
     limits::{Limits, RouteClass},
     post::{IngressMetrics, RequestTimes, refusal},
 };
-use crate::{api::error::ApiError, config::CorsConfig};
+use crate::{api::error::ApiError, config::CorsConfig, security::Tenant};
 
 /// Bytes of a request up to which it is checked where it was read: about 100 µs of work.
 const INLINE_BYTES_MAX: usize = 512 * 1024;
@@ -84,17 +84,23 @@ impl OtlpIngress {
         self.limits.check(RouteClass::Ingest, Some(peer))
     }
 
-    /// Makes a request durable.
+    /// Makes a request durable, as that of this tenant.
     ///
     /// # Errors
     /// 400 where it is none, 503 where it is not taken; nothing of it is kept then.
-    async fn admit(&self, signal: Signal, body: Body) -> Result<Partial, ApiError> {
+    async fn admit(
+        &self,
+        signal: Signal,
+        tenant: Option<Arc<Tenant>>,
+        body: Body,
+    ) -> Result<Partial, ApiError> {
         let Body { bytes, reserved: _until_answered } = body;
         let max_event_bytes = self.max_event_bytes;
         let shaped = if bytes.len() <= INLINE_BYTES_MAX {
-            shape(signal, &bytes, max_event_bytes)
+            shape(signal, tenant.as_deref(), &bytes, max_event_bytes)
         } else {
-            let shaping = tokio::task::spawn_blocking(move || shape(signal, &bytes, max_event_bytes));
+            let shaping = move || shape(signal, tenant.as_deref(), &bytes, max_event_bytes);
+            let shaping = tokio::task::spawn_blocking(shaping);
             shaping.await.map_err(|_| ApiError::internal("the request could not be read"))?
         };
         let Shaped { blocks, partial } = shaped.map_err(|error| undecodable(&error))?;
@@ -123,9 +129,16 @@ fn undecodable(error: &WireError) -> ApiError {
     ApiError::bad_request("undecodable", message)
 }
 
-/// Checks a request and cuts it into blocks.
-fn shape(signal: Signal, request: &[u8], max_event_bytes: usize) -> Result<Shaped, WireError> {
+/// Checks a request, puts on it whose it is, and cuts it into blocks.
+fn shape(
+    signal: Signal,
+    tenant: Option<&Tenant>,
+    request: &[u8],
+    max_event_bytes: usize,
+) -> Result<Shaped, WireError> {
     check(request, signal)?;
+    let stamped = tenant.map(|tenant| stamp(request, &tenant.key, &tenant.value));
+    let request = stamped.as_deref().unwrap_or(request);
     let mut rejected = Vec::new();
     let mut partial = Partial::default();
     let mut count = 0;

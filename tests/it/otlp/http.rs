@@ -256,7 +256,7 @@ fn browsers_are_told_who_may_send() {
     assert_eq!(allowed.header("access-control-allow-origin"), Some("https://app.example"));
     assert_eq!(
         allowed.header("access-control-allow-headers"),
-        Some("content-type, content-encoding, x-tenant")
+        Some("content-type, content-encoding, authorization, x-api-key, x-tenant")
     );
     assert_eq!(allowed.header("access-control-max-age"), Some("3600"));
     assert_eq!(ask("https://evil.example").header("access-control-allow-origin"), None);

@@ -18,12 +18,12 @@ use serde_json::Value as Json;
 
 use crate::support::{binary::Forebay, eventually};
 
-fn text(text: &str) -> Option<AnyValue> {
+pub(crate) fn text(text: &str) -> Option<AnyValue> {
     Some(AnyValue { value: Some(Value::StringValue(text.into())) })
 }
 
 /// Log records of a service, as other people's code writes them.
-fn logs(service: &str, bodies: &[&str]) -> ExportLogsServiceRequest {
+pub(crate) fn logs(service: &str, bodies: &[&str]) -> ExportLogsServiceRequest {
     let name = KeyValue { key: "service.name".into(), value: text(service), ..KeyValue::default() };
     let record = |body: &&str| LogRecord {
         time_unix_nano: 1_544_712_660_300_000_000,
@@ -42,7 +42,7 @@ fn logs(service: &str, bodies: &[&str]) -> ExportLogsServiceRequest {
     }
 }
 
-pub fn protobuf(service: &str, bodies: &[&str]) -> Vec<u8> {
+pub(crate) fn protobuf(service: &str, bodies: &[&str]) -> Vec<u8> {
     logs(service, bodies).encode_to_vec()
 }
 

@@ -226,8 +226,8 @@ impl Forebay {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended instead: {ended:?}\n{}{}", self.output(), self.log());
             let output = self.output();
-            let line = output.lines().find_map(|line| line.strip_prefix("listening on http://"))?;
-            line.trim().parse().ok()
+            let line = output.lines().find_map(|line| line.strip_prefix("listening on http"))?;
+            line.trim_start_matches('s').strip_prefix("://")?.trim().parse().ok()
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,6 +23,13 @@ pub struct Response {
 }
 
 impl Response {
+    /// The next answer on a connection of any kind.
+    pub fn read(reader: &mut impl BufRead) -> io::Result<Self> {
+        let (status, headers) = status_and_headers(reader)?;
+        let body = body(reader, &headers)?;
+        Ok(Self { status, headers, body })
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
@@ -90,17 +97,12 @@ impl Connection {
     }
 
     pub fn response(&mut self) -> io::Result<Response> {
-        let (status, headers) = self.head()?;
-        let body = body(&mut self.0, &headers)?;
-        Ok(Response { status, headers, body })
+        Response::read(&mut self.0)
     }
 
     /// The status and the headers, and nothing behind them: all there is in an answer to HEAD.
     pub fn head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
-        let (first, headers) = head(&mut self.0)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other(format!("no status: {first}")))?;
-        Ok((status, headers))
+        status_and_headers(&mut self.0)
     }
 
     /// Whether the server has closed it, with nothing more to say.
@@ -125,10 +127,17 @@ pub fn request(
     Connection::open(address)?.request(method, target, &headers, body)
 }
 
+fn status_and_headers(reader: &mut impl BufRead) -> io::Result<(u16, Vec<(String, String)>)> {
+    let (first, headers) = head(reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other(format!("no status: {first}")))?;
+    Ok((status, headers))
+}
+
 type Head = (String, Vec<(String, String)>);
 
 /// The first line and the headers; `None` where the other side has ended the connection.
-fn head(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Head>> {
+fn head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     let mut first = String::new();
     if reader.read_line(&mut first)? == 0 {
         return Ok(None);
@@ -144,7 +153,7 @@ fn head(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Head>> {
     }
 }
 
-fn body(reader: &mut BufReader<TcpStream>, headers: &[(String, String)]) -> io::Result<Vec<u8>> {
+fn body(reader: &mut impl BufRead, headers: &[(String, String)]) -> io::Result<Vec<u8>> {
     let header = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let mut body = Vec::new();
     if header("transfer-encoding") == Some("chunked") {

@@ -33,7 +33,7 @@ fn with_json(text: &str) -> Event {
 
 /// What is wrong with the one event.
 fn wrong(event: Event) -> (String, String) {
-    let read = read(&batch(vec![event.clone()]), MAX).unwrap();
+    let read = read(&batch(vec![event.clone()]), MAX, None).unwrap();
     assert_eq!((read.accepted, read.rejected_count), (0, 1), "{event:?}");
     let [rejected] = &read.rejected[..] else { panic!("{:?}", read.rejected) };
     (rejected.field.clone(), rejected.reason.clone())
@@ -41,7 +41,7 @@ fn wrong(event: Event) -> (String, String) {
 
 /// The metadata of the one event, as it will be delivered.
 fn metadata(event: Event) -> Option<String> {
-    let read = read(&batch(vec![event]), MAX).unwrap();
+    let read = read(&batch(vec![event]), MAX, None).unwrap();
     assert_eq!(read.rejected, []);
     let stamp =
         forebay_actors::event::Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::from_nanos(0) };
@@ -54,7 +54,7 @@ fn metadata(event: Event) -> Option<String> {
 #[test]
 fn a_wrong_event_is_rejected_alone() {
     let nameless = Event { event_id: "mine".into(), service: String::new(), ..good("m") };
-    let read = read(&batch(vec![good("a"), nameless, good("b")]), MAX).unwrap();
+    let read = read(&batch(vec![good("a"), nameless, good("b")]), MAX, None).unwrap();
     assert_eq!((read.accepted, read.rejected_count), (2, 1));
     let rejected = &read.rejected[0];
     assert_eq!((rejected.index, &*rejected.event_id, &*rejected.field), (1, "mine", "service"));
@@ -105,16 +105,16 @@ fn an_event_that_is_no_protobuf_is_rejected_alone() {
         put_bytes(&mut bytes, 3, event);
     }
     bytes.extend_from_slice(&batch(vec![good("b")]));
-    let found = read(&bytes, MAX).unwrap();
+    let found = read(&bytes, MAX, None).unwrap();
     assert_eq!((found.accepted, found.rejected_count), (2, 4));
     let fields: Vec<_> = found.rejected.iter().map(|r| (r.index, &*r.event_id, &*r.field)).collect();
     assert_eq!(fields, [(1, "", ""), (2, "", ""), (3, "", ""), (4, "i", "message")]);
     assert!(found.rejected[3].reason.contains("not UTF-8"));
     for broken in [&b"\xff\xff"[..], &[0x1a, 9, 1], &[0x18, 1], &[0x0a, 1, 0xff]] {
-        assert!(read(broken, MAX).is_err(), "{broken:?}");
+        assert!(read(broken, MAX, None).is_err(), "{broken:?}");
     }
     let long = EventBatchRequest { batch_id: "x".repeat(257), ..EventBatchRequest::default() };
-    assert!(read(&long.encode_to_vec(), MAX).unwrap_err().message().contains("batch_id: it has 257"));
+    assert!(read(&long.encode_to_vec(), MAX, None).unwrap_err().message().contains("batch_id: it has 257"));
 }
 
 /// A tree becomes the JSON that everybody would write for it; a text stays as it is.
@@ -169,7 +169,7 @@ proptest::proptest! {
         let at = at.index(damaged.len());
         damaged[at] = value;
         for message in [&bytes, &damaged] {
-            if let Ok(found) = read(message, MAX) {
+            if let Ok(found) = read(message, MAX, None) {
                 let encoded: u32 = found.blocks.iter().map(Block::count).sum();
                 proptest::prop_assert_eq!(encoded, found.accepted);
                 proptest::prop_assert_eq!(found.rejected.len(), found.rejected_count as usize);
