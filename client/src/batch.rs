@@ -85,7 +85,14 @@ mod tests {
     #[test]
     fn ids_follow_the_events() {
         assert_eq!(of(&["a", "b"]), of(&["a", "b"]));
-        let all = [of(&["a", "b"]), of(&["b", "a"]), of(&["ab"]), of(&["a"]), of(&["a", "b", "c"]), of(&["", "ab"])];
+        let all = [
+            of(&["a", "b"]),
+            of(&["b", "a"]),
+            of(&["ab"]),
+            of(&["a"]),
+            of(&["a", "b", "c"]),
+            of(&["", "ab"]),
+        ];
         let different: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(different.len(), all.len());
         assert!(all.iter().all(|id| id.len() == 32));

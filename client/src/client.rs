@@ -66,12 +66,15 @@ impl Client {
         let worker = Worker::new(inbox, courier.clone(), limits, stopped.clone());
         let spool = courier.spool.is_some();
         let emptying = spool.then(|| tokio::spawn(courier.clone().empty_the_spool(stopped)));
+        let ending = courier.clone();
         tokio::spawn(async move {
             worker.run().await;
-            // What is in the spool stays there: its task never ends by itself, and keeps the lock of the directory.
-            if let Some(emptying) = emptying {
+            // What is in the spool stays there, for whoever opens its directory next.
+            if let (Some(emptying), Some(shelf)) = (emptying, &ending.spool) {
                 emptying.abort();
                 let _ = emptying.await;
+                let spool = shelf.spool.clone();
+                let _ = tokio::task::spawn_blocking(move || spool.release()).await;
             }
             drop(end);
         });
@@ -124,10 +127,7 @@ impl Client {
 
     fn permits(&self, event: &Event) -> Result<u32, SendReason> {
         let (bytes, allowed) = (event.bytes(), self.0.room_bytes);
-        u32::try_from(bytes)
-            .ok()
-            .filter(|_| bytes <= allowed)
-            .ok_or(SendReason::TooLarge { bytes, allowed })
+        u32::try_from(bytes).ok().filter(|_| bytes <= allowed).ok_or(SendReason::TooLarge { bytes, allowed })
     }
 
     fn queued(&self, mut event: Event, room: OwnedSemaphorePermit) -> (Queued, Receipt) {

@@ -147,8 +147,9 @@ impl Courier {
 
     async fn attempt(&self, batch: &Batch) -> Answer {
         let answer = timeout(self.attempt_timeout, self.transport.deliver(&batch.id, batch.events())).await;
-        let rejections = answer
-            .unwrap_or_else(|_| Err(Fault::passing(format!("no answer within {:?}", self.attempt_timeout))))?;
+        let rejections = answer.unwrap_or_else(|_| {
+            Err(Fault::passing(format!("no answer within {:?}", self.attempt_timeout)))
+        })?;
         let mut named = vec![false; batch.len()];
         for rejection in &rejections {
             // Otherwise an event that was refused would count as delivered.

@@ -37,7 +37,7 @@ pub enum Failure {
 }
 
 /// An event that was not delivered.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{failure}")]
 pub struct Undelivered {
     /// The event, with the id under which it was sent.
@@ -47,7 +47,7 @@ pub struct Undelivered {
 }
 
 /// An event that was not even queued.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct SendError {
     /// The event.

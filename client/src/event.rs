@@ -74,7 +74,7 @@ impl Event {
     ///
     /// # Errors
     /// Where it is no object, or cannot be serialized.
-    pub fn with_metadata(self, metadata: &impl Serialize) -> Result<Self, EventError> {
+    pub fn with_metadata<T: Serialize + ?Sized>(self, metadata: &T) -> Result<Self, EventError> {
         // A line break can only be white space of raw JSON, and an event has to fit on a line.
         let text = serde_json::to_string(metadata)?.replace(['\n', '\r'], " ");
         if !text.starts_with('{') {
@@ -231,14 +231,17 @@ mod tests {
             (951_868_799, 999_999_999, "2000-02-29T23:59:59.999999999Z"),
             (1_709_251_199, 0, "2024-02-29T23:59:59.000000000Z"),
             (4_107_542_400, 0, "2100-03-01T00:00:00.000000000Z"),
-            (1_795_420_212, 120_000_000, "2026-11-23T07:10:12.120000000Z"),
+            (1_795_420_212, 120_000_000, "2026-11-23T07:50:12.120000000Z"),
             (-1, 0, "1969-12-31T23:59:59.000000000Z"),
             (-2_208_988_800, 0, "1900-01-01T00:00:00.000000000Z"),
         ] {
             assert_eq!(rfc3339(seconds * 1_000_000_000 + nanos), wanted);
         }
         let event = Event::new("s", "m").at(UNIX_EPOCH - Duration::from_millis(1500));
-        assert_eq!((event.unix_nanos, event.time()), (-1_500_000_000, UNIX_EPOCH - Duration::from_millis(1500)));
+        assert_eq!(
+            (event.unix_nanos, event.time()),
+            (-1_500_000_000, UNIX_EPOCH - Duration::from_millis(1500))
+        );
     }
 
     /// Fields are added to what is there, whatever is in them; anything but an object is refused with what it is.

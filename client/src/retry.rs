@@ -86,7 +86,8 @@ mod tests {
     /// Waits double within their steps up to the longest; as many attempts are made as configured, or no number is enough.
     #[test]
     fn waits_double_within_bounds() {
-        let retry = Retry::for_ever().first_wait(Duration::from_millis(100)).longest_wait(Duration::from_secs(2));
+        let retry =
+            Retry::for_ever().first_wait(Duration::from_millis(100)).longest_wait(Duration::from_secs(2));
         let mut different = 0;
         for _ in 0..50 {
             let mut backoff = retry.backoff();

@@ -65,8 +65,8 @@ pub enum SpoolError {
 pub(crate) struct Spool {
     dir: PathBuf,
     bytes_max: u64,
-    /// Holds the lock as long as it is open.
-    _lock: File,
+    /// Locked until it is released or dropped.
+    lock: File,
     state: Mutex<State>,
     /// Bytes of the files, for whoever must not wait for the disk.
     used: AtomicU64,
@@ -77,6 +77,8 @@ struct State {
     segments: VecDeque<Segment>,
     writer: Option<File>,
     next: u64,
+    /// The directory belongs to somebody else now.
+    released: bool,
 }
 
 impl State {
@@ -113,16 +115,18 @@ impl Spool {
             Err(TryLockError::WouldBlock) => return Err(SpoolError::Locked(dir.to_owned())),
             Err(TryLockError::Error(error)) => return Err(at(&lock_path)(error)),
         }
-        let mut numbers = Vec::new();
+        let (mut numbers, mut next) = (Vec::new(), 1);
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let path = entry.map_err(at(dir))?.path();
             let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let Some(number) = stem.and_then(|stem| stem.parse::<u64>().ok()) else { continue };
+            // Those that were put aside count as well: a number is not used twice, or they would be overwritten.
+            next = next.max(number + 1);
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                numbers.extend(stem.and_then(|stem| stem.parse::<u64>().ok()));
+                numbers.push(number);
             }
         }
         numbers.sort_unstable();
-        let next = numbers.last().map_or(1, |last| last + 1);
         let mut segments = VecDeque::new();
         for number in &numbers {
             let path = path_of(dir, *number);
@@ -131,9 +135,9 @@ impl Spool {
                 segments.push_back(Segment { number: *number, end, read: MAGIC.len() as u64 });
             }
         }
-        let state = State { segments, writer: None, next };
+        let state = State { segments, writer: None, next, released: false };
         let used = AtomicU64::new(state.bytes());
-        Ok(Self { dir: dir.to_owned(), bytes_max, _lock: lock, state: Mutex::new(state), used })
+        Ok(Self { dir: dir.to_owned(), bytes_max, lock, state: Mutex::new(state), used })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,7 +160,8 @@ impl Spool {
     fn append_to(&self, state: &mut State, bytes: &[u8]) -> Result<(), SpoolError> {
         let used = state.bytes();
         let full = SpoolError::Full { bytes: used, bytes_max: self.bytes_max };
-        let Ok(length) = u32::try_from(bytes.len()) else { return Err(full) };
+        let length = u32::try_from(bytes.len()).ok().filter(|_| !state.released);
+        let Some(length) = length else { return Err(full) };
         let record_bytes = HEADER_BYTES + u64::from(length);
         let segment_bytes_max = (self.bytes_max / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let fits = |segment: &Segment| segment.end + record_bytes <= segment_bytes_max;
@@ -214,6 +219,15 @@ impl Spool {
         Ok(())
     }
 
+    /// Gives the directory to the next client. Whoever has this one still finds it empty and full.
+    pub fn release(&self) {
+        let state = &mut *self.state();
+        state.released = true;
+        state.writer = None;
+        // Where it cannot be unlocked it is when it is dropped.
+        let _ = self.lock.unlock();
+    }
+
     /// The oldest record that is not done yet.
     pub fn oldest(&self) -> Result<Option<Record>, SpoolError> {
         let state = &mut *self.state();
@@ -223,7 +237,9 @@ impl Spool {
     }
 
     fn oldest_of(&self, state: &mut State) -> Result<Option<Record>, SpoolError> {
-        while let Some(segment) = state.segments.front() {
+        while !state.released
+            && let Some(segment) = state.segments.front()
+        {
             let path = path_of(&self.dir, segment.number);
             if segment.read >= segment.end {
                 if state.segments.len() == 1 {
@@ -378,7 +394,8 @@ mod tests {
 
     fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
         let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+        let mut paths: Vec<_> =
+            paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
         paths.sort();
         paths
     }

@@ -146,8 +146,10 @@ impl Worker {
     fn answer_flushes(&mut self) {
         let pending = if self.gathered.is_empty() { None } else { Some(self.number) };
         let oldest = self.numbers.values().copied().chain(pending).min().unwrap_or(u64::MAX);
-        // Nobody may wait any more: his deadline has come.
-        self.flushes.extract_if(.., |(last, _)| *last < oldest).for_each(|(_, done)| drop(done.send(())));
+        for (_, done) in self.flushes.extract_if(.., |(last, _)| *last < oldest) {
+            // Who does not wait any more had a deadline.
+            let _ = done.send(());
+        }
     }
 
     /// The time is over: everything that has no outcome gets one.

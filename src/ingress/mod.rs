@@ -4,7 +4,7 @@
 pub mod body;
 pub mod courier;
 pub mod events;
-mod fields;
+pub(crate) mod fields;
 pub mod limits;
 pub mod otlp;
 pub mod post;

@@ -6,6 +6,7 @@
 mod binary;
 mod chaos;
 mod cli;
+mod client;
 mod fuzz;
 mod http_api;
 mod otlp;

@@ -94,7 +94,8 @@ fn message(event: &Event) -> contract::Event {
         event_id: event.id().unwrap_or_default().to_owned(),
         timestamp: Some(prost_types::Timestamp {
             seconds: nanos.div_euclid(1_000_000_000),
-            nanos: i32::try_from(nanos.rem_euclid(1_000_000_000)).expect("below a second there are below 2^30 of them"),
+            nanos: i32::try_from(nanos.rem_euclid(1_000_000_000))
+                .expect("below a second there are below 2^30 of them"),
         }),
         service: event.service().to_owned(),
         message: event.message().to_owned(),
@@ -158,7 +159,9 @@ mod tests {
         assert_eq!(verdict(Code::Unavailable), Verdict::Retry { after: None });
         assert_eq!(verdict(Code::DeadlineExceeded), Verdict::Retry { after: None });
         assert_eq!(verdict(Code::ResourceExhausted), Verdict::Split);
-        for code in [Code::InvalidArgument, Code::Unauthenticated, Code::PermissionDenied, Code::Unimplemented] {
+        for code in
+            [Code::InvalidArgument, Code::Unauthenticated, Code::PermissionDenied, Code::Unimplemented]
+        {
             assert_eq!(verdict(code), Verdict::Refuse, "{code:?}");
         }
         let info: Vec<u8> = {
@@ -187,7 +190,16 @@ mod tests {
                 ..contract::RejectedEvent::default()
             });
             let rejected = rejected.collect();
-            judge(EventBatchResponse { success, received_count, rejected, retry_after_ms, ..Default::default() }, 2)
+            judge(
+                EventBatchResponse {
+                    success,
+                    received_count,
+                    rejected,
+                    retry_after_ms,
+                    ..Default::default()
+                },
+                2,
+            )
         };
         assert_eq!(answer(true, 2, &[], 0), Ok(vec![]));
         let one = vec![Rejection { index: 1, error: "service: it is required".to_owned() }];

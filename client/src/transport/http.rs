@@ -92,7 +92,7 @@ impl Http {
             builder = builder.tls_backend_preconfigured(tls.rustls()?);
         } else {
             // Without TLS its settings do not matter, but without any the builder asks for a provider.
-            builder = builder.tls_backend_preconfigured(plain()?);
+            builder = builder.tls_backend_preconfigured(Tls::plain()?);
         }
         let client = builder.build().map_err(|e| BuildError::Tls(chain(&e)))?;
         Ok(Self { client, url, gzip })
@@ -127,15 +127,6 @@ impl Transport for Http {
     }
 }
 
-/// TLS that trusts nobody.
-fn plain() -> Result<rustls::ClientConfig, BuildError> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| BuildError::Tls(e.to_string()))?;
-    Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
-}
-
 /// Seconds alone: a date, which only proxies send, would need the clocks to agree, and the back-off does without.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
@@ -147,7 +138,9 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Fault> {
     loop {
         // An answer that broke off is none.
         let chunk = response.chunk().await;
-        match chunk.map_err(|e| Fault::passing(format!("the answer broke off: {}", chain(&e.without_url()))))? {
+        match chunk
+            .map_err(|e| Fault::passing(format!("the answer broke off: {}", chain(&e.without_url()))))?
+        {
             Some(chunk) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => body.extend_from_slice(&chunk),
             Some(_) => return Err(Fault::refused("the answer is longer than any of Forebay's")),
             None => return Ok(body),

@@ -46,9 +46,7 @@ pub(crate) struct Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The same once more; the server may say when.
-    Retry {
-        after: Option<Duration>,
-    },
+    Retry { after: Option<Duration> },
     /// Fewer events at a time.
     Split,
     /// Nothing: it would be refused again.

@@ -61,9 +61,12 @@ impl Tls {
         Ok(roots)
     }
 
-    /// The configuration of HTTP's connections.
+    /// As rustls has it, for connections of one's own to the same server.
+    ///
+    /// # Errors
+    /// Where certificates or keys cannot be read or do not fit each other.
     #[cfg(feature = "http")]
-    pub(super) fn rustls(&self) -> Result<rustls::ClientConfig, BuildError> {
+    pub fn rustls(&self) -> Result<rustls::ClientConfig, BuildError> {
         use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
         // Passed explicitly: nothing process-wide is installed that an application could disagree with.
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
@@ -78,6 +81,19 @@ impl Tls {
         builder
             .with_client_auth_cert(chain, key)
             .map_err(|e| unusable("the client's certificate and key", &e))
+    }
+
+    /// As rustls has it, where no certificate is trusted because none is looked at.
+    ///
+    /// # Errors
+    /// Where rustls itself cannot be set up.
+    #[cfg(feature = "http")]
+    pub fn plain() -> Result<rustls::ClientConfig, BuildError> {
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| unusable("its versions", &e))?;
+        Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
     }
 
     /// The configuration of gRPC's connections.

@@ -1,0 +1,3 @@
+//! The client crate against the real binary.
+
+mod kills;
