@@ -84,7 +84,8 @@ impl Courier {
                 batch
             };
             match self.carry(batch, &self.retry, &mut stop).await {
-                End::Done => {}
+                // Also where there was no room in the spool.
+                End::Done => self.spool.iter().for_each(|shelf| shelf.down.store(false, Ordering::Relaxed)),
                 End::Split(batch) => split(batch, &mut todo),
                 End::Refused(batch, words) => batch.failed(&Failure::Refused(words)),
                 End::Undelivered(batch, failure) => self.give_up(batch, failure).await,
