@@ -6,6 +6,7 @@ use forebay_actors::{batcher, journal, record};
 
 use crate::{
     config::{Config, Durability, SinkKind},
+    ingress::{batch::seen::BATCH_BYTES, server::STREAM_WINDOW_BYTES},
     store,
 };
 
@@ -50,9 +51,13 @@ impl MemoryBudget {
         part("process", PROCESS_BYTES, "");
         let connections = config.http.max_connections as u64 * CONNECTION_BYTES;
         part("connections", connections, "http.max_connections");
-        if !config.otlp.addresses().is_empty() {
+        if !config.grpc_addresses().is_empty() {
             let connections = config.otlp.max_connections as u64 * CONNECTION_BYTES;
             part("connections of OpenTelemetry", connections, "otlp.max_connections");
+            let streams = config.ingest.max_streams as u64 * u64::from(STREAM_WINDOW_BYTES);
+            part("streams of batches", streams, "ingest.max_streams");
+            let batches = config.ingest.dedupe_batches_max as u64 * BATCH_BYTES;
+            part("batches remembered", batches, "ingest.dedupe_batches_max");
         }
         part("request bodies", config.http.max_inflight_bytes as u64, "http.max_inflight_bytes");
         let waiting = config.buffer.memory_bytes_max as u64;

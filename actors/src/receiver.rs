@@ -96,7 +96,7 @@ impl Receiver {
     fn stamp(&mut self, blocks: Vec<Block>) -> Vec<Stamped> {
         let ingested_at = self.spec.clock.now();
         let mut stamp = |block: Block| {
-            let first_id = self.ids.first_of(block.count(), ingested_at);
+            let first_id = block.first_id().unwrap_or_else(|| self.ids.first_of(block.count(), ingested_at));
             block.stamped(Stamp { first_id, ingested_at })
         };
         blocks.into_iter().map(&mut stamp).collect()

@@ -112,6 +112,7 @@ fn configuration(data_dir: &Path, sink: &Sink, blackholes: usize) -> String {
         "data_dir: {data_dir:?}\n\
          http: {{ listen: \"127.0.0.1:0\" }}\n\
          otlp: {{ http: {{ listen: null }}, grpc: {{ listen: null }} }}\n\
+         ingest: {{ grpc: {{ listen: null }} }}\n\
          buffer: {{ durability: fsync, max_bytes: 20GiB }}\n\
          batch: {{ max_events: 5000, max_wait: 1s }}\n\
          sinks:\n\

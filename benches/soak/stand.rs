@@ -213,6 +213,7 @@ impl Stand {
             "data_dir: {:?}\n\
              http: {{ listen: \"127.0.0.1:0\" }}\n\
          otlp: {{ http: {{ listen: null }}, grpc: {{ listen: null }} }}\n\
+         ingest: {{ grpc: {{ listen: null }} }}\n\
              buffer: {{ durability: fsync, max_bytes: 8GiB }}\n\
              sinks:\n\
              \x20 soak:\n\

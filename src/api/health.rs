@@ -20,7 +20,7 @@ use sysinfo::{Disks, Pid, ProcessesToUpdate, System};
 use tokio::time::Instant;
 
 use super::{error::ApiError, server::Shared};
-use crate::ingress::limits::RouteClass;
+use crate::{ingress::limits::RouteClass, pipeline::View};
 
 /// How long a look at the system's resources counts as fresh: it costs a walk through /proc.
 const RESOURCES_FRESH: Duration = Duration::from_secs(2);
@@ -99,7 +99,7 @@ pub async fn health(request: HttpRequest, shared: web::Data<Shared>) -> Result<H
     });
     let (resources, letters) = looked.await.unwrap_or_default();
     let (report, _) = shared.view.board.read();
-    let reason = not_ready(&shared);
+    let reason = not_ready(&shared.view);
     let status = if reason.is_some() { Status::Unhealthy } else { report.status.min(Status::Degraded) };
     let code = if reason.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok(HttpResponse::build(code).json(json!({
@@ -174,7 +174,7 @@ pub async fn live(request: HttpRequest, shared: web::Data<Shared>) -> Result<Htt
 /// 429.
 pub async fn ready(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
     check(&request, &shared)?;
-    match not_ready(&shared) {
+    match not_ready(&shared.view) {
         Some(reason) => Err(ApiError::unavailable("not_ready", reason, Duration::from_secs(1))),
         None => Ok(HttpResponse::Ok().json(json!({"status": "ready"}))),
     }
@@ -199,13 +199,13 @@ fn check(request: &HttpRequest, shared: &Shared) -> Result<(), ApiError> {
 }
 
 /// Why events would be refused now.
-fn not_ready(shared: &Shared) -> Option<&'static str> {
-    let (report, stuck) = shared.view.board.read();
+pub fn not_ready(view: &View) -> Option<&'static str> {
+    let (report, stuck) = view.board.read();
     let unusable = |actor: &str| {
         let state = report.actors.get(actor).map(|actor| actor.state);
         state.is_none_or(|state| state == ChildState::Failed.as_str() || state == ChildState::Ended.as_str())
     };
-    if shared.view.gate.is_closed() {
+    if view.gate.is_closed() {
         Some("the process is shutting down")
     } else if stuck {
         Some("the actors do not get on")
@@ -214,11 +214,11 @@ fn not_ready(shared: &Shared) -> Option<&'static str> {
         Some("the process is starting")
     } else if unusable("receiver") || unusable("buffer") {
         Some("the receiver or the buffer has failed")
-    } else if shared.view.buffer.full.get() == 2 {
+    } else if view.buffer.full.get() == 2 {
         Some("no space is left on the device of the journal")
-    } else if shared.view.buffer.full.get() == 3 {
+    } else if view.buffer.full.get() == 3 {
         Some("the journal cannot be written")
-    } else if shared.view.buffer.full.get() > 0 {
+    } else if view.buffer.full.get() > 0 {
         Some("the journal is full, because a sink is behind (see its lag_events)")
     } else {
         None

@@ -19,7 +19,7 @@ const SMALL_JOURNAL_BYTES: u64 = 128 << 20;
 /// |---|---|---|
 /// | `data_dir` | one of this run | the operator's own must not be touched |
 /// | `http.listen` | a free port of this machine | nobody else should post, and the operator's process may run |
-/// | `otlp` | nowhere | the same |
+/// | `otlp`, `ingest.grpc.listen` | nowhere | the same |
 /// | `admin` | chaos, with a token of this run | faults are asked for there |
 /// | `limits` | none | the load is one client, and would be refused |
 /// | `supervisor` | a restart budget of at least what the schedule spends | an actor that rests shows nothing |
@@ -38,6 +38,7 @@ pub fn derive(
     config.http.listen.set_port(0);
     let nowhere = OtlpListen { listen: None };
     config.otlp = OtlpConfig { listen: None, http: nowhere, grpc: nowhere, ..config.otlp };
+    config.ingest.grpc = nowhere;
     config.admin = AdminConfig { chaos: true, token: Some(Secret::new(token)) };
     config.limits = LimitsConfig::default();
     let SupervisorConfig { restarts_max, restarts_window, .. } = &mut config.supervisor;

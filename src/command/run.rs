@@ -33,13 +33,13 @@ use crate::{
     config::{Config, LogConfig, LogFormat, SinkKind},
     data_dir::{self, DataDir},
     ingress::{
+        batch::{self, BatchIngress},
         body::{BodyBudget, BodyLimits},
+        grpc::{Calls, Readiness},
         limits::Limits,
-        otlp::{
-            OtlpIngress,
-            server::{self as otlp_server, OtlpServer},
-        },
+        otlp::OtlpIngress,
         post::{Ingress, IngressMetrics},
+        server::{self as grpc_server, GrpcServer},
     },
     pipeline::{self, Pipeline},
     store::Reader,
@@ -58,7 +58,7 @@ struct Running {
     pipeline: Pipeline,
     shared: web::Data<Shared>,
     server: Server,
-    otlp: OtlpServer,
+    grpc: GrpcServer,
     control: Option<ServerHandle>,
     orders: mpsc::Receiver<Ordered>,
     file: Option<PathBuf>,
@@ -161,7 +161,17 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         config.otlp.cors.clone(),
         &metrics,
     );
-    let otlp = otlp_server::start(&config.otlp, http, Arc::new(otlp))?;
+    let batches = BatchIngress {
+        receiver: pipeline.receiver(),
+        body: body(config.ingest.max_batch_bytes, "ingest.max_batch_bytes"),
+        max_event_bytes: http.max_event_bytes,
+        limits: limits.clone(),
+        received: view.received.clone(),
+        times: metrics.of("ingest_grpc"),
+        readiness: Readiness::new(view.clone()),
+        own: batch::Own::new(&config.ingest, &view, &registry),
+    };
+    let grpc = grpc_server::start(&config, Arc::new(Calls::new(otlp, batches)?))?;
     let ingress = Arc::new(Ingress {
         receiver: pipeline.receiver(),
         body: body(http.max_body_bytes, "http.max_body_bytes"),
@@ -184,27 +194,32 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
             (None, mpsc::channel(1).1)
         }
     };
-    banner(&config, &server, &otlp, data_dir.path(), file);
+    banner(&config, &server, &grpc, data_dir.path(), file);
     let file = file.map(Path::to_owned);
-    Ok(Running { pipeline, shared, server, otlp, control, orders, file, log, data_dir })
+    Ok(Running { pipeline, shared, server, grpc, control, orders, file, log, data_dir })
 }
 
 /// What somebody wants to know who has just started it.
-fn banner(config: &Config, server: &Server, otlp: &OtlpServer, data_dir: &Path, file: Option<&Path>) {
+fn banner(config: &Config, server: &Server, grpc: &GrpcServer, data_dir: &Path, file: Option<&Path>) {
     let address = server.address;
     let file = file.map_or("the embedded defaults".to_owned(), |file| file.display().to_string());
     let sinks: Vec<_> =
         config.sinks.iter().map(|(name, sink)| format!("{name} ({})", sink.kind.name())).collect();
-    let otlp: Vec<_> = otlp.addresses.iter().map(|(_, address)| address.to_string()).collect();
-    let otlp = match &otlp[..] {
-        [] => String::new(),
-        some => format!("OpenTelemetry over HTTP and gRPC on {}\n", some.join(" and ")),
+    let listening = |what: &str, is_one: fn(&str) -> bool| {
+        let of = grpc.addresses.iter().filter(|(key, _)| is_one(key));
+        match &of.map(|(_, address)| address.to_string()).collect::<Vec<_>>()[..] {
+            [] => String::new(),
+            some => format!("{what} on {}\n", some.join(" and ")),
+        }
     };
+    let otlp = listening("OpenTelemetry over HTTP and gRPC", |key| key.starts_with("otlp."));
+    let batches = listening("batches over gRPC", |key| key.starts_with("ingest."));
     let budget = MemoryBudget::of(config);
     let text = format!(
         "forebay {version}, configured by {file}\n\
          listening on http://{address}\n\
          {otlp}\
+         {batches}\
          data in {data_dir}\n\
          sinks: {sinks}\n\
          memory at most, by part:\n{budget}\n\
@@ -260,7 +275,7 @@ impl Running {
         // The gate closes first: from now on events are refused, and readiness says so, while health and metrics can be
         // read to the end.
         let drained = self.pipeline.drain(deadline).await;
-        self.otlp.stop(LAST_ANSWERS).await;
+        self.grpc.stop(LAST_ANSWERS).await;
         if tokio::time::timeout(LAST_ANSWERS, self.server.handle.stop(true)).await.is_err() {
             self.server.handle.stop(false).await;
         }

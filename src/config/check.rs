@@ -43,6 +43,11 @@ impl Config {
 
         found.zero_count(&["otlp", "max_body_bytes"], self.otlp.max_body_bytes);
         found.zero_count(&["otlp", "max_connections"], self.otlp.max_connections);
+        let ingest = &self.ingest;
+        found.zero_count(&["ingest", "max_batch_bytes"], ingest.max_batch_bytes);
+        found.zero_duration(&["ingest", "dedupe_window"], ingest.dedupe_window);
+        found.zero_count(&["ingest", "dedupe_batches_max"], ingest.dedupe_batches_max);
+        found.zero_count(&["ingest", "max_streams"], ingest.max_streams);
         for (index, origin) in self.otlp.cors.allowed_origins.iter().enumerate() {
             let is_origin =
                 origin == "*" || origin.split_once("://").is_some_and(|(_, host)| !host.contains('/'));
@@ -98,6 +103,11 @@ impl Config {
             let message = "is larger than http.max_inflight_bytes, so the largest bodies would never be let in; \
                            give it at most that";
             found.add(&["otlp", "max_body_bytes"], message);
+        }
+        if self.ingest.max_batch_bytes > http.max_inflight_bytes {
+            let message = "is larger than http.max_inflight_bytes, so the largest batches would never be let in; \
+                           give it at most that";
+            found.add(&["ingest", "max_batch_bytes"], message);
         }
         if http.max_event_bytes > http.max_body_bytes {
             let message =
@@ -326,6 +336,8 @@ mod tests {
             ("http: {header_timeout: 0s}", "http.header_timeout: is 0"),
             ("http: {max_body_bytes: 65MiB}", "http.max_inflight_bytes: is smaller than http.max_body_bytes"),
             ("http: {max_event_bytes: 17MiB}", "http.max_event_bytes: is larger"),
+            ("ingest: {dedupe_window: 0s}", "ingest.dedupe_window: is 0"),
+            ("ingest: {max_batch_bytes: 65MiB}", "ingest.max_batch_bytes: is larger"),
             ("buffer: {max_bytes: 127MiB}", "at least 128MiB"),
             ("batch: {max_events: 0}", "batch.max_events: is 0"),
             ("retention: {days: 0}", "retention.days: is 0"),

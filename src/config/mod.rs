@@ -30,8 +30,8 @@ pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem};
 pub use schema::json_schema;
 pub use sections::{
-    BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, LimitsConfig,
-    LogConfig, LogFormat, OtlpConfig, OtlpListen, RateLimit, RetentionConfig, SupervisorConfig,
+    BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, IngestConfig,
+    LimitsConfig, LogConfig, LogFormat, OtlpConfig, OtlpListen, RateLimit, RetentionConfig, SupervisorConfig,
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, Compression, ConsoleSink, FileSink, HttpEncoding, HttpSink,
@@ -61,6 +61,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// OpenTelemetry.
     pub otlp: OtlpConfig,
+    /// Batches over gRPC.
+    pub ingest: IngestConfig,
     /// What makes events durable before they are answered for.
     pub buffer: BufferConfig,
     /// When a batch is sent: at whichever limit is reached first. A sink may have limits of its own.
@@ -79,6 +81,14 @@ pub struct Config {
     pub sinks: BTreeMap<String, SinkConfig>,
 }
 
+impl Config {
+    /// Where gRPC and OpenTelemetry are listened for, by the key that says so.
+    pub fn grpc_addresses(&self) -> Vec<(&'static str, std::net::SocketAddr)> {
+        let ingest = self.ingest.grpc.listen.map(|address| ("ingest.grpc.listen", address));
+        self.otlp.addresses().into_iter().chain(ingest).collect()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -87,6 +97,7 @@ impl Default for Config {
             log: LogConfig::default(),
             http: HttpConfig::default(),
             otlp: OtlpConfig::default(),
+            ingest: IngestConfig::default(),
             buffer: BufferConfig::default(),
             batch: BatchConfig::default(),
             retention: RetentionConfig::default(),

@@ -18,6 +18,21 @@ const OTLP_MAX_BODY_BYTES: usize = 64 << 20;
 /// An SDK or a Collector keeps one or two; each call of gRPC is a stream on one of them.
 const OTLP_MAX_CONNECTIONS: usize = 1024;
 
+/// The port of the batch contract, the one that examples of gRPC use.
+const INGEST_GRPC_PORT: u16 = 50051;
+
+/// Four of the largest at once fit into what is held of all bodies.
+const INGEST_MAX_BATCH_BYTES: usize = 16 << 20;
+
+/// A client that tries for ever with growing pauses comes again within minutes; after an outage of its own it makes new batches.
+const INGEST_DEDUPE_WINDOW: Duration = Duration::from_secs(600);
+
+/// 166 batches a second over the window.
+const INGEST_DEDUPE_BATCHES_MAX: usize = 100_000;
+
+/// A stream for each of some hundred relays; what a client may send ahead on each is in memory before it is read.
+const INGEST_MAX_STREAMS: usize = 256;
+
 /// All of what a quiet system says about itself: starts, stops, failures.
 const LOG_LEVEL: &str = "info";
 /// Loopback: who wants to be reached from outside says so.
@@ -145,6 +160,26 @@ pub struct OtlpConfig {
     pub max_connections: usize,
     /// Browsers that may send.
     pub cors: CorsConfig,
+}
+
+/// Batches over gRPC, by the contract forebay.ingest.v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestConfig {
+    /// Where clients look. It takes OpenTelemetry, too, as the addresses of OpenTelemetry take batches.
+    pub grpc: OtlpListen,
+    /// Largest batch, before and after decompression.
+    #[serde(with = "units::size")]
+    #[schemars(with = "units::Size")]
+    pub max_batch_bytes: usize,
+    /// How long a batch is remembered, so that it is accepted once when it is sent again.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "units::Span")]
+    pub dedupe_window: Duration,
+    /// Batches that are remembered; the oldest are forgotten first.
+    pub dedupe_batches_max: usize,
+    /// Open streams, all clients together.
+    pub max_streams: usize,
 }
 
 /// An address.
@@ -353,6 +388,18 @@ impl Default for OtlpConfig {
             max_body_bytes: OTLP_MAX_BODY_BYTES,
             max_connections: OTLP_MAX_CONNECTIONS,
             cors: CorsConfig::default(),
+        }
+    }
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            grpc: OtlpListen { listen: Some(SocketAddr::new(HTTP_LISTEN.ip(), INGEST_GRPC_PORT)) },
+            max_batch_bytes: INGEST_MAX_BATCH_BYTES,
+            dedupe_window: INGEST_DEDUPE_WINDOW,
+            dedupe_batches_max: INGEST_DEDUPE_BATCHES_MAX,
+            max_streams: INGEST_MAX_STREAMS,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use actix_web::http::StatusCode;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use tokio::sync::Notify;
 
 use crate::{api::error::ApiError, spare::SparePool};
 
@@ -63,6 +64,8 @@ impl BodyLimits {
 pub struct BodyBudget {
     used: Arc<AtomicUsize>,
     max: usize,
+    /// Told of every share that is given back.
+    given_back: Arc<Notify>,
 }
 
 /// A share of the budget, given back when dropped.
@@ -84,16 +87,39 @@ pub struct Body {
 impl BodyBudget {
     /// A budget of `max` bytes.
     pub fn new(max: usize) -> Self {
-        Self { used: Arc::default(), max }
+        Self { used: Arc::default(), max, given_back: Arc::default() }
     }
 
-    fn reserve(&self) -> Reserved {
+    /// Waits until half of it is free: for those who need not begin yet.
+    pub async fn half_free(&self) {
+        loop {
+            let given_back = self.given_back.notified();
+            if self.used.load(Ordering::Relaxed) <= self.max / 2 {
+                return;
+            }
+            given_back.await;
+        }
+    }
+
+    /// A share of nothing, that may grow.
+    pub fn reserve(&self) -> Reserved {
         Reserved { budget: self.clone(), bytes: 0 }
     }
 }
 
 impl Reserved {
-    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+    /// The part of it that belongs to so many bytes.
+    pub fn split_off(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: self.budget.clone(), bytes }
+    }
+
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    /// 503 where too much is in memory already.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.bytes += bytes;
         // The reservation that passes the bound is given back with the whole share when the request ends.
@@ -108,6 +134,7 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.given_back.notify_waiters();
     }
 }
 
@@ -157,6 +184,16 @@ impl Coding {
             .closing()),
         }
     }
+}
+
+/// Bytes that are in memory already, with their share of the budget.
+///
+/// # Errors
+/// 503 where too much is in memory.
+pub fn held(bytes: Bytes, limits: &BodyLimits) -> Result<Body, ApiError> {
+    let mut reserved = limits.budget.reserve();
+    reserved.grow(bytes.len())?;
+    Ok(Body { bytes, reserved })
 }
 
 /// Reads and unpacks a body.
@@ -271,7 +308,8 @@ fn unpack(
     }
 }
 
-fn too_large(limits: &BodyLimits) -> ApiError {
+/// The answer to a body that has too many bytes.
+pub(super) fn too_large(limits: &BodyLimits) -> ApiError {
     let BodyLimits { max_bytes, key, .. } = limits;
     let message = format!("a body may have {max_bytes} bytes, before and after decompression ({key})");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)

@@ -33,7 +33,51 @@ pub struct Fields<'a> {
     others: Vec<(Cow<'a, str>, &'a str)>,
 }
 
+/// The fields of an event that came apart, as in protobuf. There, what is empty is absent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts<'a> {
+    /// The client's own id.
+    pub event_id: &'a str,
+    /// When it happened.
+    pub timestamp: Option<Timestamp>,
+    /// Who speaks.
+    pub service: &'a str,
+    /// What is said.
+    pub message: &'a str,
+    /// Text that should be a JSON object.
+    pub metadata: Option<&'a str>,
+}
+
 impl<'a> Fields<'a> {
+    /// Checks fields that came apart, as those of JSON are checked.
+    ///
+    /// # Errors
+    /// All that is wrong with them, in their order.
+    pub fn of_parts(parts: Parts<'a>, max_event_bytes: usize) -> Result<Self, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let mut wrong = |name: &str, error: String| errors.push(field(name, error));
+        let id = (!parts.event_id.is_empty()).then(|| event_id_chars(parts.event_id.into())).transpose();
+        let event_id = id.unwrap_or_else(|error| {
+            wrong("event_id", error);
+            None
+        });
+        let service = service(parts.service.into()).unwrap_or_else(|error| {
+            wrong("service", error);
+            Cow::default()
+        });
+        let metadata = parts.metadata.filter(|text| !text.is_empty()).and_then(|text| {
+            let value: Result<&RawValue, _> = serde_json::from_str(text);
+            let object = value.map_err(|error| format!("it is not valid JSON: {error}")).and_then(object);
+            object.map_err(|error| wrong("metadata", error)).ok()
+        });
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let (timestamp, message) = (parts.timestamp, parts.message.into());
+        let fields = Self { event_id, timestamp, service, message, metadata, others: Vec::new() };
+        fields.complete(max_event_bytes).map_err(|error| vec![error])
+    }
+
     /// Gives the event to `take`, with unknown top-level fields put into its metadata.
     pub fn with_draft<T>(&self, take: impl FnOnce(&Draft<'_>) -> T) -> T {
         let merged = (!self.others.is_empty()).then(|| merge(self.metadata, &self.others));
@@ -137,7 +181,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn field(name: &str, error: String) -> FieldError {
+pub(super) fn field(name: &str, error: String) -> FieldError {
     FieldError { field: name.to_owned(), error }
 }
 
@@ -310,7 +354,10 @@ fn service(name: Cow<'_, str>) -> Result<Cow<'_, str>, String> {
 }
 
 fn event_id(value: &RawValue) -> Result<Cow<'_, str>, String> {
-    let id = string(value)?;
+    event_id_chars(string(value)?)
+}
+
+fn event_id_chars(id: Cow<'_, str>) -> Result<Cow<'_, str>, String> {
     match id.chars().count() {
         1..=EVENT_ID_CHARS_MAX => Ok(id),
         chars => Err(format!("it has {chars} characters; 1 to {EVENT_ID_CHARS_MAX} are allowed")),

@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod fuzz;
 mod http_api;
+mod ingest;
 mod otlp;
 mod power;
 mod promises;

@@ -3,12 +3,13 @@
 //! ```text
 //! block  = header (event*count | 0xc1 signal request)
 //! header = first_id: 16 bytes, ingested_at: i64 ns, count: u32, bytes of what follows: u32   (big-endian)
-//! event  = [event_id: str|nil, timestamp: i64 ns|nil, service: str, message: str, metadata: str|nil]
+//! event  = [event_id: str|nil, timestamp: i64 ns|nil, service: str, message: str, metadata: str|nil, (ingested_at: i64 ns)?]
 //! signal = logs 1, metrics 2, traces 3; request = an OpenTelemetry request, in protobuf, of `count` items
 //! ```
 //! An event is MessagePack, an array in field order. `nil` as an id means "the first id plus my index", as
-//! a timestamp "when the block was ingested": so the ingress can encode before anyone has stamped. 0xc1 is the one byte
-//! with which no MessagePack begins.
+//! a timestamp "when the block was ingested": so the ingress can encode before anyone has stamped. An event with a time of its
+//! arrival is one that a relay handed on, and that time counts, not the block's. 0xc1 is the one byte with which no MessagePack
+//! begins.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -37,10 +38,23 @@ pub struct Draft<'a> {
     pub metadata: Option<&'a str>,
 }
 
+/// An event on its way, with the time at which the first relay of it accepted it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Relayed<'a>(
+    #[serde(borrow)] pub(super) Option<&'a str>,
+    pub(super) Option<Timestamp>,
+    pub(super) &'a str,
+    pub(super) &'a str,
+    pub(super) Option<&'a str>,
+    #[serde(default)] pub(super) Option<Timestamp>,
+);
+
 /// Encoded events that have no ids and no time of arrival yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     count: u32,
+    /// The id of its first event, where it does not get one on arrival.
+    first_id: Option<Uuid>,
     /// Room for the header, then the events: stamping a block copies nothing.
     bytes: Vec<u8>,
 }
@@ -105,14 +119,30 @@ impl Block {
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend_from_slice(&[OTLP, signal as u8]);
         bytes.extend_from_slice(request);
-        Self { count, bytes }
+        Self { count, first_id: None, bytes }
     }
 
     /// One event alone.
-    pub(super) fn of_one(draft: &Draft<'_>) -> Self {
+    pub(super) fn of_one(relayed: &Relayed<'_>) -> Self {
         let mut bytes = vec![0; HEADER_BYTES];
-        rmp_serde::encode::write(&mut bytes, draft).expect("a Vec takes every event");
-        Self { count: 1, bytes }
+        write(&mut bytes, &relayed.draft(), relayed.5);
+        Self { count: 1, first_id: None, bytes }
+    }
+
+    /// Its encoded events: the same for the same events.
+    pub fn events(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..]
+    }
+
+    /// The same block, of which the first event has this id, and those behind it the next ones; instead of ids that they would
+    /// get on arrival.
+    pub fn with_first_id(self, first_id: Uuid) -> Self {
+        Self { first_id: Some(first_id), ..self }
+    }
+
+    /// The id of its first event, where it does not get one on arrival.
+    pub fn first_id(&self) -> Option<Uuid> {
+        self.first_id
     }
 
     /// Events in it.
@@ -151,6 +181,27 @@ impl Stamped {
     }
 }
 
+impl Relayed<'_> {
+    pub(super) fn draft(&self) -> Draft<'_> {
+        let Self(event_id, timestamp, service, message, metadata, _) = *self;
+        Draft { event_id, timestamp, service, message, metadata }
+    }
+}
+
+fn write(out: &mut Vec<u8>, draft: &Draft<'_>, ingested_at: Option<Timestamp>) {
+    let written = match ingested_at {
+        None => rmp_serde::encode::write(out, draft),
+        Some(_) => {
+            let Draft { event_id, timestamp, service, message, metadata } = *draft;
+            rmp_serde::encode::write(
+                out,
+                &Relayed(event_id, timestamp, service, message, metadata, ingested_at),
+            )
+        }
+    };
+    written.expect("a Vec takes every event");
+}
+
 /// Builds the blocks of one request.
 #[derive(Debug, Default)]
 pub struct BlockBuilder {
@@ -169,12 +220,17 @@ impl BlockBuilder {
 
     /// Encodes one event; begins a further block where the current one is full.
     pub fn push(&mut self, draft: &Draft<'_>) {
+        self.push_relayed(draft, None);
+    }
+
+    /// As [`push`](Self::push), for an event that a relay accepted before, at this time.
+    pub fn push_relayed(&mut self, draft: &Draft<'_>, ingested_at: Option<Timestamp>) {
         if self.bytes.is_empty() {
             self.bytes.reserve(self.capacity);
             self.bytes.resize(HEADER_BYTES, 0);
         }
         let start = self.bytes.len();
-        rmp_serde::encode::write(&mut self.bytes, draft).expect("a Vec takes every event");
+        write(&mut self.bytes, draft, ingested_at);
         if self.bytes.len() > BLOCK_BYTES && self.count > 0 {
             let tail = self.bytes.split_off(start);
             self.seal();
@@ -199,7 +255,7 @@ impl BlockBuilder {
     fn seal(&mut self) {
         if self.count > 0 {
             let bytes = std::mem::take(&mut self.bytes);
-            self.blocks.push(Block { count: std::mem::take(&mut self.count), bytes });
+            self.blocks.push(Block { count: std::mem::take(&mut self.count), first_id: None, bytes });
         }
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Event, EventId, Timestamp,
-    block::{Block, DecodeError, Draft, OTLP, Stamp},
+    block::{Block, DecodeError, OTLP, Relayed, Stamp},
 };
 use crate::otlp::{self, Rows, Signal};
 
@@ -47,13 +47,17 @@ impl<'a> Events<'a> {
         let assigned = EventId::Assigned(stamp.id_at(index));
         let found = match &mut self.body {
             Body::Events(decoder) => {
-                Draft::deserialize(decoder).map_err(DecodeError::from).map(|draft| Event {
-                    event_id: draft.event_id.map_or(assigned, EventId::Given),
-                    timestamp: draft.timestamp.unwrap_or(stamp.ingested_at),
-                    service: draft.service,
-                    message: draft.message,
-                    metadata: draft.metadata,
-                    ingested_at: stamp.ingested_at,
+                let relayed = Relayed::deserialize(decoder).map_err(DecodeError::from);
+                relayed.map(|Relayed(event_id, timestamp, service, message, metadata, before)| {
+                    let ingested_at = before.unwrap_or(stamp.ingested_at);
+                    Event {
+                        event_id: event_id.map_or(assigned, EventId::Given),
+                        timestamp: timestamp.unwrap_or(ingested_at),
+                        service,
+                        message,
+                        metadata,
+                        ingested_at,
+                    }
                 })
             }
             Body::Otlp { rows, .. } => rows.next_row().ok_or(DecodeError::Otlp).map(|row| Event {
@@ -78,9 +82,9 @@ impl<'a> Events<'a> {
         }
         let index = self.index - 1;
         let block = match &mut self.body {
-            Body::Events(decoder) => {
-                Draft::deserialize(decoder).map(|draft| Block::of_one(&draft)).map_err(DecodeError::from)
-            }
+            Body::Events(decoder) => Relayed::deserialize(decoder)
+                .map(|relayed| Block::of_one(&relayed))
+                .map_err(DecodeError::from),
             Body::Otlp { signal, request, rows } => match rows.next_row() {
                 Some(_) => Ok(Block::otlp(*signal, &otlp::select(request, *signal, |item| item == index), 1)),
                 None => Err(DecodeError::Otlp),
@@ -125,6 +129,17 @@ impl<'a> Events<'a> {
     }
 }
 
+/// The stamps of a payload's blocks, with the number of their events; ends where the payload is damaged.
+pub fn stamps(payload: &[u8]) -> impl Iterator<Item = (Stamp, u32)> {
+    let mut rest = payload;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        split_block(&mut rest).ok().map(|(stamp, count, _)| (stamp, count))
+    })
+}
+
 /// Takes the block that stands first; its stamp, its events and its body.
 fn split_block<'a>(rest: &mut &'a [u8]) -> Result<(Stamp, u32, &'a [u8]), DecodeError> {
     let first_id = Uuid::from_bytes(take(rest)?);
@@ -147,7 +162,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::BlockBuilder;
+    use crate::event::{BlockBuilder, Draft};
 
     fn stamp() -> Stamp {
         Stamp { first_id: Uuid::from_u128(7), ingested_at: Timestamp::from_nanos(42) }
@@ -221,6 +236,31 @@ mod tests {
         );
     }
 
+    /// Scenario: an event that a relay accepted before, between two that came by themselves.
+    /// Guarantee: it keeps that time, also alone, and has it as its own where its sender gave none; the others have the block's.
+    #[test]
+    fn a_relayed_event_keeps_its_time_of_arrival() {
+        let mut builder = BlockBuilder::default();
+        builder.push(&draft("before"));
+        builder.push_relayed(&draft("relayed"), Some(Timestamp::from_nanos(5)));
+        builder.push(&draft("after"));
+        let payload = payload(builder.finish());
+        let mut events = Events::new(&payload);
+        let mut times = Vec::new();
+        while let Some(event) = events.next_event() {
+            let event = event.unwrap();
+            times.push((event.ingested_at.nanos(), event.timestamp.nanos()));
+        }
+        assert_eq!(times, [(42, 42), (5, 5), (42, 42)]);
+        let mut events = Events::new(&payload);
+        let _before = events.next_single();
+        let alone = events.next_single().unwrap().unwrap();
+        let mut alone = Events::new(&alone);
+        let event = alone.next_event().unwrap().unwrap();
+        assert_eq!((event.message, event.ingested_at.nanos()), ("relayed", 5));
+        assert_eq!(event.event_id.to_string(), id(8));
+    }
+
     /// Every event alone is what it was among the others.
     #[test]
     fn an_event_alone_is_the_same() {
@@ -244,6 +284,15 @@ mod tests {
         let blocks = builder.finish();
         assert_eq!(blocks.iter().map(Block::count).collect::<Vec<_>>(), [2, 2, 2, 1]);
         assert_eq!(read(&payload(blocks)).into_iter().filter(Result::is_ok).count(), 7);
+    }
+
+    /// The stamps of all blocks are found without their events, up to where the bytes are cut.
+    #[test]
+    fn stamps_are_found_without_the_events() {
+        let mixed = mixed();
+        let counts: Vec<_> = stamps(&mixed).map(|(found, count)| (found == stamp(), count)).collect();
+        assert_eq!(counts, [(true, 2), (true, 2), (true, 1)]);
+        assert_eq!(stamps(&mixed[..mixed.len() - 1]).count(), 2);
     }
 
     /// Ids of a damaged header come round at the end of their range instead of a panic.

@@ -164,7 +164,7 @@ fn unpack(mut source: impl Read + Send + 'static) -> io::Result<Box<dyn Read + S
 
 type Unpacked = BufReader<io::Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>>>;
 
-/// Looks at the first line that is not empty, and no further: more may not come for hours.
+/// Looks at the first line that is not empty, and no further than to its first key: more may not come for hours.
 fn told_apart(mut from: Box<dyn Read + Send>, format: Format) -> io::Result<(Kind, Unpacked)> {
     let mut seen = Vec::new();
     let mut piece = vec![0; PEEK_BYTES];

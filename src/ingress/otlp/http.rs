@@ -1,6 +1,6 @@
 //! OTLP/HTTP: `POST /v1/logs`, `/v1/metrics` and `/v1/traces`.
 
-use std::{convert::Infallible, io::Write as _, net::IpAddr};
+use std::{io::Write as _, net::IpAddr};
 
 use actix_web::{ResponseError as _, http::StatusCode};
 use forebay_actors::otlp::{
@@ -17,10 +17,13 @@ use serde::de::DeserializeSeed as _;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{OtlpIngress, Partial, Payload, Pieces, retryable, status::Status};
+use super::{OtlpIngress, Partial, Payload, Pieces};
 use crate::{
     api::error::ApiError,
-    ingress::body::{self, Body, Head},
+    ingress::{
+        body::{self, Body, Head},
+        grpc::status::{Status, retryable},
+    },
 };
 
 /// In what a request is written, and so its answer.
@@ -50,7 +53,7 @@ impl Encoding {
 }
 
 /// Answers one request.
-pub(super) async fn answer(
+pub(in crate::ingress) async fn answer(
     ingress: &OtlpIngress,
     peer: IpAddr,
     request: Request<hyper::body::Incoming>,
@@ -253,6 +256,3 @@ fn pack(response: &mut Response<Payload>) {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
 }
-
-/// What the server's answers are made of: never an error of their own.
-pub(super) type Never = Infallible;

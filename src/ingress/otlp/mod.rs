@@ -7,14 +7,11 @@
 //!
 //! A request is never decoded: `forebay_actors::otlp` walks over its bytes.
 
-mod grpc;
-mod http;
-pub mod server;
-mod status;
+pub(super) mod grpc;
+pub(super) mod http;
 
 use std::net::IpAddr;
 
-use actix_web::http::StatusCode;
 use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
@@ -190,17 +187,6 @@ fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<St
 
 /// A body in pieces, as one connection reads it.
 type Pieces = http_body_util::BodyDataStream<hyper::body::Incoming>;
-
-/// The status of an error, for clients that would otherwise give up or never give up.
-fn retryable(error: ApiError) -> ApiError {
-    match actix_web::ResponseError::status_code(&error) {
-        // The client may have been slow for a moment only, and a request that timed out is not tried again.
-        StatusCode::REQUEST_TIMEOUT => {
-            ApiError::unavailable(error.code(), error.message().to_owned(), std::time::Duration::from_secs(1))
-        }
-        _ => error,
-    }
-}
 
 /// Bytes of an answer.
 type Payload = Bytes;

@@ -95,6 +95,9 @@ impl Place {
         if !self.sections.iter().any(|line| line.starts_with("otlp:")) {
             text.push_str("otlp: { listen: \"127.0.0.1:0\" }\n");
         }
+        if !self.sections.iter().any(|line| line.starts_with("ingest:")) {
+            text.push_str("ingest: { grpc: { listen: \"127.0.0.1:0\" } }\n");
+        }
         if !self.sections.iter().any(|line| line.starts_with("batch:")) {
             text.push_str("batch: { max_wait: 10ms }\n");
         }
@@ -244,6 +247,14 @@ impl Forebay {
         let output = self.output();
         let line = output.lines().find_map(|line| line.strip_prefix("OpenTelemetry over HTTP and gRPC on "));
         line.and_then(|line| line.parse().ok()).expect("it listens at one address")
+    }
+
+    /// Where it takes batches over gRPC.
+    #[track_caller]
+    pub fn ingest(&self) -> SocketAddr {
+        let output = self.output();
+        let line = output.lines().find_map(|line| line.strip_prefix("batches over gRPC on "));
+        line.and_then(|line| line.parse().ok()).expect("it listens")
     }
 
     pub fn id(&self) -> u32 {

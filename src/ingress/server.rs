@@ -1,23 +1,19 @@
-//! The server of both protocols: which connection is answered by whom.
+//! The server of gRPC and of OpenTelemetry over HTTP: which connection is answered by whom.
 //!
-//! Every address takes HTTP/1.1, HTTP/2 and gRPC, so an exporter that is pointed at the wrong of the two ports works all the
-//! same. It runs on threads of its own, because actix-web knows no trailers, without which there is no gRPC.
+//! Every address takes HTTP/1.1, HTTP/2 and every call of gRPC, so a client that is pointed at the wrong of the ports works all
+//! the same. It runs on threads of its own, because actix-web knows no trailers, without which there is no gRPC.
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures::stream;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body_util::StreamBody;
-use hyper::{
-    body::{Frame, Incoming},
-    service::service_fn,
-};
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
@@ -27,15 +23,17 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{OtlpIngress, Payload, grpc, http as otlp_http};
-use crate::config::{HttpConfig, OtlpConfig};
+use tonic::body::Body;
+
+use super::{grpc::Calls, otlp};
+use crate::config::Config;
 
 /// Calls at a time on one connection of HTTP/2: each may hold a body, which the budget of all bodies bounds.
 const STREAMS_MAX: u32 = 256;
 
 /// Bytes a client may send ahead on one stream and on one connection: a usual request whole, without waiting for a window.
 /// They are read as they come, into the budget of all bodies.
-const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+pub const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// How long accepting rests where the process has no file descriptor left.
@@ -44,11 +42,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// What a header that is longer gets: 431.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
-/// Frames of an answer; there are never more than the message and the trailers.
-type Frames = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, otlp_http::Never>>>>;
-
 /// A server that runs.
-pub struct OtlpServer {
+pub struct GrpcServer {
     /// Where it listens, with the ports it was given, by the key that says so.
     pub addresses: Vec<(&'static str, SocketAddr)>,
     stop: watch::Sender<bool>,
@@ -60,9 +55,10 @@ pub struct OtlpServer {
 ///
 /// # Errors
 /// Where it cannot listen, with the key and the address.
-pub fn start(otlp: &OtlpConfig, http: &HttpConfig, ingress: Arc<OtlpIngress>) -> Result<OtlpServer, String> {
+pub fn start(config: &Config, calls: Arc<Calls>) -> Result<GrpcServer, String> {
+    let http = &config.http;
     let mut listeners = Vec::new();
-    for (key, address) in otlp.addresses() {
+    for (key, address) in config.grpc_addresses() {
         let at = |error: io::Error| format!("{key} {address}: {error}; null does not listen");
         let listener = TcpListener::bind(address).map_err(at)?;
         listener.set_nonblocking(true).map_err(at)?;
@@ -74,26 +70,26 @@ pub fn start(otlp: &OtlpConfig, http: &HttpConfig, ingress: Arc<OtlpIngress>) ->
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(workers + 2)
-        .thread_name("otlp")
+        .thread_name("grpc")
         .enable_all()
         .build()
-        .map_err(|error| format!("otlp: threads cannot be started: {error}"))?;
+        .map_err(|error| format!("gRPC: threads cannot be started: {error}"))?;
     let (stop, stopping) = watch::channel(false);
-    let connections = Arc::new(Semaphore::new(otlp.max_connections));
+    let connections = Arc::new(Semaphore::new(config.otlp.max_connections));
     let (mut addresses, mut ended) = (Vec::new(), Vec::new());
     for (key, address, listener) in listeners {
         addresses.push((key, address));
         let serving = Serving {
-            ingress: ingress.clone(),
+            calls: calls.clone(),
             connections: connections.clone(),
             header_timeout: http.header_timeout,
         };
         ended.push(runtime.spawn(serving.serve(listener, stopping.clone())));
     }
-    Ok(OtlpServer { addresses, stop, runtime: Some(runtime), ended })
+    Ok(GrpcServer { addresses, stop, runtime: Some(runtime), ended })
 }
 
-impl OtlpServer {
+impl GrpcServer {
     /// Takes no more connections, and lets those that are there end within `patience`.
     pub async fn stop(mut self, patience: Duration) {
         // Where every listener has ended there is nobody to tell.
@@ -105,12 +101,12 @@ impl OtlpServer {
             }
         };
         if tokio::time::timeout(patience, all).await.is_err() {
-            tracing::debug!("connections of OpenTelemetry are cut off at the end");
+            tracing::debug!("connections of gRPC are cut off at the end");
         }
     }
 }
 
-impl Drop for OtlpServer {
+impl Drop for GrpcServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Within another runtime this must not wait.
@@ -121,7 +117,7 @@ impl Drop for OtlpServer {
 
 #[derive(Clone)]
 struct Serving {
-    ingress: Arc<OtlpIngress>,
+    calls: Arc<Calls>,
     connections: Arc<Semaphore>,
     header_timeout: Duration,
 }
@@ -130,7 +126,7 @@ impl Serving {
     async fn serve(self, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "a listener of OpenTelemetry cannot be served"),
+            Err(error) => return tracing::error!(%error, "a listener of gRPC cannot be served"),
         };
         let mut server = Builder::new(TokioExecutor::new());
         server
@@ -158,7 +154,7 @@ impl Serving {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        tracing::warn!(%error, "a connection of OpenTelemetry could not be taken");
+                        tracing::warn!(%error, "a connection of gRPC could not be taken");
                         tokio::time::sleep(ACCEPT_REST).await;
                         continue;
                     }
@@ -167,16 +163,16 @@ impl Serving {
             };
             // Where it fails, answers are a little slower.
             let _ = socket.set_nodelay(true);
-            let ingress = self.ingress.clone();
+            let calls = self.calls.clone();
             let service = service_fn(move |request| {
-                let ingress = ingress.clone();
-                async move { Ok::<_, otlp_http::Never>(answer(&ingress, peer.ip(), request).await) }
+                let calls = calls.clone();
+                async move { Ok::<_, Infallible>(answer(&calls, peer.ip(), request).await) }
             });
             let connection = server.serve_connection(TokioIo::new(socket), service).into_owned();
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
-                    tracing::debug!(%peer, %error, "a connection of OpenTelemetry ended");
+                    tracing::debug!(%peer, %error, "a connection of gRPC ended");
                 }
                 drop(permit);
             });
@@ -185,37 +181,9 @@ impl Serving {
     }
 }
 
-async fn answer(ingress: &OtlpIngress, peer: IpAddr, request: Request<Incoming>) -> Response<Frames> {
-    if grpc::is_call(request.headers()) {
-        return call(grpc::answer(ingress, peer, request).await);
+async fn answer(calls: &Calls, peer: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    if calls.takes(request.headers()) {
+        return calls.answer(peer, request).await;
     }
-    let response = otlp_http::answer(ingress, peer, request).await;
-    response.map(|body: Payload| frames(vec![Frame::data(body)]))
-}
-
-fn frames(frames: Vec<Frame<Bytes>>) -> Frames {
-    StreamBody::new(stream::iter(frames.into_iter().map(Ok).collect::<Vec<_>>()))
-}
-
-/// An answer of gRPC: a message and the trailers, or only the trailers, which then are headers.
-fn call(outcome: grpc::Outcome) -> Response<Frames> {
-    let mut response = match outcome {
-        Ok(message) => {
-            let mut trailers = HeaderMap::new();
-            trailers.insert("grpc-status", HeaderValue::from_static("0"));
-            Response::new(frames(vec![Frame::data(grpc::framed(&message)), Frame::trailers(trailers)]))
-        }
-        Err(status) => {
-            let mut response = Response::new(frames(Vec::new()));
-            for (name, value) in status.trailers() {
-                if let Ok(value) = HeaderValue::from_str(&value) {
-                    response.headers_mut().insert(HeaderName::from_static(name), value);
-                }
-            }
-            response
-        }
-    };
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd"));
-    response
+    otlp::http::answer(calls.otlp(), peer, request).await.map(|body| Body::new(Full::new(body)))
 }

@@ -12,7 +12,7 @@ use crate::api::error::ApiError;
 /// Codes of gRPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Code {
+pub(in crate::ingress) enum Code {
     InvalidArgument = 3,
     NotFound = 5,
     PermissionDenied = 7,
@@ -25,8 +25,8 @@ pub(super) enum Code {
 
 /// An error as the protocol tells it.
 #[derive(Debug, Clone)]
-pub(super) struct Status {
-    pub(super) code: Code,
+pub(in crate::ingress) struct Status {
+    pub(in crate::ingress) code: Code,
     message: String,
     retry_after: Option<Duration>,
     /// What is wrong with the request, where it is at fault.
@@ -34,7 +34,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn of(error: &ApiError) -> Self {
+    pub(in crate::ingress) fn of(error: &ApiError) -> Self {
         let status = error.status_code();
         let code = match status {
             StatusCode::UNAUTHORIZED => Code::Unauthenticated,
@@ -51,7 +51,7 @@ impl Status {
     }
 
     /// In protobuf.
-    pub(super) fn to_protobuf(&self) -> Vec<u8> {
+    pub(in crate::ingress) fn to_protobuf(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_varint(&mut out, 1 << 3);
         put_varint(&mut out, self.code as u64);
@@ -83,7 +83,7 @@ impl Status {
     }
 
     /// In JSON.
-    pub(super) fn to_json(&self) -> Vec<u8> {
+    pub(in crate::ingress) fn to_json(&self) -> Vec<u8> {
         let mut details = Vec::new();
         if self.violation {
             details.push(json!({
@@ -105,12 +105,23 @@ impl Status {
     }
 
     /// The trailers of gRPC: the code, the message and the status whole.
-    pub(super) fn trailers(&self) -> [(&'static str, String); 3] {
+    pub(in crate::ingress) fn trailers(&self) -> [(&'static str, String); 3] {
         [
             ("grpc-status", (self.code as u8).to_string()),
             ("grpc-message", percent_encoded(&self.message)),
             ("grpc-status-details-bin", STANDARD_NO_PAD.encode(self.to_protobuf())),
         ]
+    }
+}
+
+/// The status of an error, for clients that would otherwise give up or never give up.
+pub(in crate::ingress) fn retryable(error: ApiError) -> ApiError {
+    match error.status_code() {
+        // The client may have been slow for a moment only, and a request that timed out is not tried again.
+        StatusCode::REQUEST_TIMEOUT => {
+            ApiError::unavailable(error.code(), error.message().to_owned(), Duration::from_secs(1))
+        }
+        _ => error,
     }
 }
 

@@ -1,0 +1,162 @@
+use forebay_actors::{event::Events, otlp::wire::put_bytes};
+use forebay_proto::ingest::v1::{Event, EventBatchRequest, event::MetadataForm};
+use prost_types::{ListValue, Struct, Value, value::Kind};
+
+use super::*;
+
+const MAX: usize = 1000;
+
+fn good(message: &str) -> Event {
+    Event { service: "s".into(), message: message.into(), ..Event::default() }
+}
+
+fn batch(events: Vec<Event>) -> Vec<u8> {
+    EventBatchRequest { batch_id: "b".into(), source: "here".into(), events, compression_hint: 7 }
+        .encode_to_vec()
+}
+
+fn number(number: f64) -> Value {
+    Value { kind: Some(Kind::NumberValue(number)) }
+}
+
+fn tree(fields: &[(&str, Value)]) -> Struct {
+    Struct { fields: fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect() }
+}
+
+fn with_tree(tree: Struct) -> Event {
+    Event { metadata_form: Some(MetadataForm::Metadata(tree)), ..good("m") }
+}
+
+fn with_json(text: &str) -> Event {
+    Event { metadata_form: Some(MetadataForm::MetadataJson(text.into())), ..good("m") }
+}
+
+/// What is wrong with the one event.
+fn wrong(event: Event) -> (String, String) {
+    let read = read(&batch(vec![event.clone()]), MAX).unwrap();
+    assert_eq!((read.accepted, read.rejected_count), (0, 1), "{event:?}");
+    let [rejected] = &read.rejected[..] else { panic!("{:?}", read.rejected) };
+    (rejected.field.clone(), rejected.reason.clone())
+}
+
+/// The metadata of the one event, as it will be delivered.
+fn metadata(event: Event) -> Option<String> {
+    let read = read(&batch(vec![event]), MAX).unwrap();
+    assert_eq!(read.rejected, []);
+    let stamp =
+        forebay_actors::event::Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::from_nanos(0) };
+    let block = read.blocks.into_iter().next().unwrap().stamped(stamp);
+    let mut events = Events::new(block.bytes());
+    events.next_event().unwrap().unwrap().metadata.map(str::to_owned)
+}
+
+/// A wrong event among right ones is rejected alone, by its place, its id, its field and the words that `POST /events` has.
+#[test]
+fn a_wrong_event_is_rejected_alone() {
+    let nameless = Event { event_id: "mine".into(), service: String::new(), ..good("m") };
+    let read = read(&batch(vec![good("a"), nameless, good("b")]), MAX).unwrap();
+    assert_eq!((read.accepted, read.rejected_count), (2, 1));
+    let rejected = &read.rejected[0];
+    assert_eq!((rejected.index, &*rejected.event_id, &*rejected.field), (1, "mine", "service"));
+    assert_eq!(rejected.reason, "it is empty; 1 to 256 characters are needed");
+    assert_eq!((&*read.batch_id, &*read.source), ("b", "here"));
+}
+
+/// Every rule, field by field.
+#[test]
+fn every_field_is_judged() {
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    for (event, field, reason) in [
+        (Event { service: "x".repeat(257), ..good("m") }, "service", "it has 257 characters"),
+        (Event { event_id: "x".repeat(129), ..good("m") }, "event_id", "1 to 128"),
+        (Event { timestamp: time(1, 1_000_000_000), ..good("m") }, "timestamp", "it has 1000000000 ns"),
+        (Event { timestamp: time(i64::MAX, 0), ..good("m") }, "timestamp", "1677 to 2262"),
+        (Event { ingested_at: time(0, -1), ..good("m") }, "ingested_at", "it has -1 ns"),
+        (good(&"x".repeat(MAX)), "message", "http.max_event_bytes"),
+        (with_json("[]"), "metadata", "an object is needed, this is an array"),
+        (with_json("{\"a\":}"), "metadata", "it is not valid JSON"),
+        (with_json("{\"a\":\"\\ud800\"}"), "metadata", "half of a character"),
+        (with_json(&format!("{}1{}", "{\"a\":".repeat(65), "}".repeat(65))), "metadata", "nests 65 levels"),
+        (with_tree(tree(&[("a", number(f64::NAN))])), "metadata", "at \"a\": the number is NaN"),
+    ] {
+        let (found, said) = wrong(event);
+        assert!(found == field && said.contains(reason), "{field}: {reason}: {found}: {said}");
+    }
+    let both = Event { event_id: "x".repeat(129), service: String::new(), ..good("m") };
+    let (field, reason) = wrong(both);
+    assert_eq!(field, "event_id");
+    assert!(reason.contains("event_id: it has 129") && reason.contains("; service: it is empty"), "{reason}");
+}
+
+/// What a sender may make long is cut in the answer.
+#[test]
+fn reasons_are_short() {
+    let (_, reason) = wrong(with_tree(tree(&[(&"k\u{e9}".repeat(450), number(f64::INFINITY))])));
+    assert_eq!(reason.chars().count(), REASON_CHARS_MAX + 1, "{reason}");
+}
+
+/// Scenario: events that are not even well-formed between right ones.
+/// Guarantee: they are rejected alone; a message that is no batch is refused whole.
+#[test]
+fn an_event_that_is_no_protobuf_is_rejected_alone() {
+    let mut bytes = batch(vec![good("a")]);
+    let latin1 = [0x0a, 1, b'i', 0x1a, 1, b's', 0x22, 1, 0xff];
+    for event in [&b"\xff"[..], &[0x0a, 9, b'x'], &[0x18, 1], &latin1] {
+        put_bytes(&mut bytes, 3, event);
+    }
+    bytes.extend_from_slice(&batch(vec![good("b")]));
+    let found = read(&bytes, MAX).unwrap();
+    assert_eq!((found.accepted, found.rejected_count), (2, 4));
+    let fields: Vec<_> = found.rejected.iter().map(|r| (r.index, &*r.event_id, &*r.field)).collect();
+    assert_eq!(fields, [(1, "", ""), (2, "", ""), (3, "", ""), (4, "i", "message")]);
+    assert!(found.rejected[3].reason.contains("not UTF-8"));
+    for broken in [&b"\xff\xff"[..], &[0x1a, 9, 1], &[0x18, 1], &[0x0a, 1, 0xff]] {
+        assert!(read(broken, MAX).is_err(), "{broken:?}");
+    }
+    let long = EventBatchRequest { batch_id: "x".repeat(257), ..EventBatchRequest::default() };
+    assert!(read(&long.encode_to_vec(), MAX).unwrap_err().message().contains("batch_id: it has 257"));
+}
+
+/// A tree becomes the JSON that everybody would write for it; a text stays as it is.
+#[test]
+fn metadata_becomes_json() {
+    let list = ListValue { values: vec![number(1.0), number(0.5), number(-9e15), number(1e300)] };
+    let value = |kind| Value { kind: Some(kind) };
+    let inner = tree(&[
+        ("b", value(Kind::BoolValue(true))),
+        ("n", value(Kind::NullValue(0))),
+        ("q\"", value(Kind::StringValue("l\n".into()))),
+    ]);
+    let outer = tree(&[("a", value(Kind::ListValue(list))), ("s", value(Kind::StructValue(inner)))]);
+    assert_eq!(
+        metadata(with_tree(outer)).unwrap(),
+        r#"{"a":[1,0.5,-9000000000000000,1e+300],"s":{"b":true,"n":null,"q\"":"l\n"}}"#
+    );
+    assert_eq!(
+        metadata(with_json(" {\"n\": 12345678901234567890} ")).unwrap(),
+        "{\"n\": 12345678901234567890}"
+    );
+    assert_eq!(metadata(with_json("")), None);
+    assert_eq!(metadata(good("m")), None);
+}
+
+/// The contract promises 31 levels of a tree.
+#[test]
+fn a_tree_nests_as_deep_as_the_contract_says() {
+    let nested = |levels: usize| {
+        (1..levels).fold(tree(&[("k", number(1.0))]), |inner, _| {
+            tree(&[("k", Value { kind: Some(Kind::StructValue(inner)) })])
+        })
+    };
+    assert_eq!(metadata(with_tree(nested(31))).unwrap().matches('{').count(), 31);
+    let (field, reason) = wrong(with_tree(nested(40)));
+    assert!(field == "metadata" && reason.contains("metadata_json takes 64"), "{reason}");
+}
+
+/// The id of a batch of which only the beginning is there.
+#[test]
+fn the_id_of_a_part_is_found() {
+    let bytes = batch(vec![good("a long enough message")]);
+    assert_eq!(batch_id(&bytes[..10]), "b");
+    assert_eq!(batch_id(b"\xff"), "");
+}
