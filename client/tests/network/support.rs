@@ -130,12 +130,6 @@ impl Server {
         self.script.came.borrow().clone()
     }
 
-    /// Waits for so many requests.
-    pub async fn wait_for(&self, count: usize) -> Vec<Came> {
-        let mut came = self.script.came.subscribe();
-        came.wait_for(|came| came.len() >= count).await.unwrap().clone()
-    }
-
     /// A client of it that does not wait long for anything.
     pub fn builder(&self, scheme: &str) -> Builder {
         builder(scheme, self.address)

@@ -168,12 +168,7 @@ type Unpacked = BufReader<io::Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>>>;
 fn told_apart(mut from: Box<dyn Read + Send>, format: Format) -> io::Result<(Kind, Unpacked)> {
     let mut seen = Vec::new();
     let mut piece = vec![0; PEEK_BYTES];
-    let first_line = |seen: &[u8]| {
-        let start = seen.iter().position(|byte| !byte.is_ascii_whitespace())?;
-        let end = memchr::memchr(b'\n', &seen[start..])?;
-        Some(start..start + end)
-    };
-    while seen.len() < PEEK_BYTES && first_line(&seen).is_none() {
+    while seen.len() < PEEK_BYTES && !is_enough(&seen) {
         let room = PEEK_BYTES - seen.len();
         match from.read(&mut piece[..room]) {
             Ok(0) => break,
@@ -187,14 +182,23 @@ fn told_apart(mut from: Box<dyn Read + Send>, format: Format) -> io::Result<(Kin
         Format::Ndjson => false,
         Format::OtlpJson => true,
     };
-    let is_document =
-        |line: &std::ops::Range<usize>| serde_json::from_slice::<IgnoredAny>(&seen[line.clone()]).is_err();
     let kind = match first_line(&seen) {
         _ if !otlp => Kind::Events,
-        Some(line) if is_document(&line) => Kind::OtlpDocuments,
+        Some(line) if serde_json::from_slice::<IgnoredAny>(line).is_err() => Kind::OtlpDocuments,
         _ => Kind::OtlpLines,
     };
     Ok((kind, BufReader::with_capacity(PIECE_BYTES, Cursor::new(seen).chain(from))))
+}
+
+/// The first line that is not empty, if its end was seen.
+fn first_line(seen: &[u8]) -> Option<&[u8]> {
+    let text = seen.trim_ascii_start();
+    memchr::memchr(b'\n', text).map(|end| &text[..end])
+}
+
+/// Whether a line was seen, and of an object that goes on behind it the first key.
+fn is_enough(seen: &[u8]) -> bool {
+    first_line(seen).is_some_and(|line| line.trim_ascii() != b"{" || !first_key(seen).is_empty())
 }
 
 /// The first key of the object that the text begins with; empty where it begins with none.
@@ -306,6 +310,9 @@ mod tests {
         assert_eq!(kind(&format!("\n {line}\n{line}\n"), Format::Auto), Kind::OtlpLines);
         assert_eq!(kind(line, Format::Auto), Kind::OtlpLines);
         assert_eq!(kind("{\n  \"resourceSpans\": [\n]}\n", Format::Auto), Kind::OtlpDocuments);
+        // As through a pipe, piece by piece.
+        let slow = Cursor::new(b"{\n".to_vec()).chain(Cursor::new(b"  \"resourceLogs\": [\n]}".to_vec()));
+        assert_eq!(told_apart(Box::new(slow), Format::Auto).unwrap().0, Kind::OtlpDocuments);
         assert_eq!(kind("{\n  \"resourceSpans\": [\n]}\n", Format::Ndjson), Kind::Events);
         assert_eq!(kind("{}\n", Format::OtlpJson), Kind::OtlpLines);
     }

@@ -90,7 +90,10 @@ fn a_file_arrives() {
     child.stdin.take().unwrap().write_all(&zst).unwrap();
     let said = finish(child).ok();
     assert!(said.starts_with("standard input to http://127.0.0.1:"), "{said}");
-    let mut wanted: Vec<_> = (0..900).map(|i| format!("e{i}")).collect();
+    let grpc = file(&place, "grpc.ndjson", lines(900..1_000));
+    let to = format!("grpc://{}", forebay.ingest());
+    assert!(run(&forebay, &[&grpc, "--to", &to]).ok().contains("100 accepted"));
+    let mut wanted: Vec<_> = (0..1_000).map(|i| format!("e{i}")).collect();
     wanted.sort();
     assert_eq!(ids(&forebay), wanted);
 }

@@ -19,12 +19,15 @@ use crate::support::{
     thorough, until,
 };
 
-/// Starts the process at this address, where it was before: an application's client goes on where it was, too.
-fn start_at(place: &Place, address: SocketAddr) -> Forebay {
+/// Starts the process with this address for the client's protocol, where it was before: an application's client goes on where
+/// it was, too.
+fn start_at(place: &Place, scheme: &str, address: SocketAddr) -> Forebay {
     let file = place.write();
     let text = std::fs::read_to_string(&file).unwrap();
-    // The first address is that of `http`.
-    std::fs::write(&file, text.replacen("127.0.0.1:0", &address.to_string(), 1)).unwrap();
+    let key = if scheme == "grpc" { "ingest: { grpc: { listen: \"" } else { "listen: \"" };
+    let changed = text.replacen(&format!("{key}127.0.0.1:0"), &format!("{key}{address}"), 1);
+    assert_ne!(changed, text);
+    std::fs::write(&file, changed).unwrap();
     let mut forebay = place.spawn();
     forebay.wait_until_it_listens();
     until("the process is ready", || forebay.get("/ready").status == 200);
@@ -40,8 +43,8 @@ fn address() -> SocketAddr {
     free.next().expect("a port is free").local_addr().unwrap()
 }
 
-fn client(address: SocketAddr, spool: Option<&Path>, retry: Retry) -> Client {
-    let builder = Client::builder(format!("http://{address}"))
+fn client(url: String, spool: Option<&Path>, retry: Retry) -> Client {
+    let builder = Client::builder(url)
         .batch_events(50)
         .batch_age(Duration::from_millis(5))
         .in_flight(3)
@@ -69,10 +72,10 @@ fn send_under_kills(
     events: u64,
     kills: usize,
     place: &Place,
-    address: SocketAddr,
+    (scheme, address): (&str, SocketAddr),
     client: impl FnOnce() -> Client + Send,
 ) -> (Forebay, BTreeSet<u64>, BTreeSet<u64>) {
-    let mut forebay = start_at(place, address);
+    let mut forebay = start_at(place, scheme, address);
     let outcomes = Arc::new(Mutex::new((BTreeSet::new(), BTreeSet::new())));
     let durable = Arc::new(AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -115,7 +118,7 @@ fn send_under_kills(
             let enough = events as usize * life / (kills + 1);
             until("events are safe", || durable.load(Ordering::Relaxed) >= enough || sending.is_finished());
             forebay.kill();
-            forebay = start_at(place, address);
+            forebay = start_at(place, scheme, address);
         }
         sending.join().unwrap();
     });
@@ -123,20 +126,30 @@ fn send_under_kills(
     (forebay, delivered, spooled)
 }
 
-/// Promise P1 as an application sees it: while a client sends, the process is killed with SIGKILL again and again. Attempts
-/// without end deliver every event, and the store has each of them once, however often it was sent: the answers that
-/// the kills cost are asked for again under the same ids.
-#[test]
-fn kills_cost_a_client_nothing() {
+fn kills_cost_nothing(scheme: &str) {
     let (events, kills) = thorough((4_000, 4), (40_000, 30));
     let (place, address) = (Place::new(), address());
-    let start = || client(address, None, Retry::for_ever());
-    let (mut forebay, delivered, spooled) = send_under_kills(events, kills, &place, address, start);
+    let start = || client(format!("{scheme}://{address}"), None, Retry::for_ever());
+    let (mut forebay, delivered, spooled) = send_under_kills(events, kills, &place, (scheme, address), start);
     assert_eq!((delivered.len() as u64, spooled.len()), (events, 0));
     let numbers = stored(&forebay);
     assert!(delivered.iter().all(|number| numbers.get(number) == Some(&1)), "each is stored once");
     assert_eq!(numbers.len() as u64, events);
     assert_eq!(forebay.stop(), Some(0));
+}
+
+/// Promise P1 as an application sees it: while a client sends, the process is killed with SIGKILL again and again. Attempts
+/// without end deliver every event, and the store has each of them once, however often it was sent: the answers that
+/// the kills cost are asked for again under the same ids.
+#[test]
+fn kills_cost_a_client_nothing_over_http() {
+    kills_cost_nothing("http");
+}
+
+/// The same over gRPC.
+#[test]
+fn kills_cost_a_client_nothing_over_grpc() {
+    kills_cost_nothing("grpc");
 }
 
 /// The same with one attempt and a spool: what a kill costs goes to the disk of the client, and arrives all the same.
@@ -145,8 +158,8 @@ fn kills_fill_the_spool_and_cost_nothing() {
     let (events, kills) = thorough((4_000, 4), (40_000, 30));
     let (place, address) = (Place::new(), address());
     let spool = place.file("spool");
-    let start = || client(address, Some(&spool), Retry::attempts(1));
-    let (mut forebay, delivered, spooled) = send_under_kills(events, kills, &place, address, start);
+    let start = || client(format!("http://{address}"), Some(&spool), Retry::attempts(1));
+    let (mut forebay, delivered, spooled) = send_under_kills(events, kills, &place, ("http", address), start);
     assert_eq!((delivered.len() + spooled.len()) as u64, events);
     assert!(!spooled.is_empty(), "a kill is noticed");
     let numbers = stored(&forebay);
