@@ -11,7 +11,7 @@ use crate::{
     courier::{Courier, Shelf},
     error::BuildError,
     metrics::Silent,
-    queued::Watchers,
+    queued::{OnFailed, Watchers},
     spool::Spool,
     transport::{Transport, tls::Tls},
     worker::BatchLimits,
@@ -29,6 +29,7 @@ pub struct Builder {
     token: Option<String>,
     tls: Tls,
     gzip: bool,
+    #[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "HTTP does not name its source"))]
     source: String,
     limits: BatchLimits,
     queue_events_max: usize,
@@ -38,7 +39,7 @@ pub struct Builder {
     connect_timeout: Duration,
     spool: Option<(PathBuf, u64)>,
     metrics: Arc<dyn Metrics>,
-    on_failed: Option<Box<dyn Fn(&Event, &Failure) + Send + Sync>>,
+    on_failed: Option<OnFailed>,
 }
 
 /// Without the token.

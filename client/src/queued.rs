@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{Event, Failure, Metrics, Outcome, Undelivered};
 
-type OnFailed = Box<dyn Fn(&Event, &Failure) + Send + Sync>;
+/// The hook of an application.
+pub(crate) type OnFailed = Box<dyn Fn(&Event, &Failure) + Send + Sync>;
 
 /// Who is told about events, beside those who hold receipts.
 pub(crate) struct Watchers {

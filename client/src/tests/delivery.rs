@@ -154,13 +154,15 @@ fn the_end_of_the_runtime_gives_back() {
         hook.fetch_add(1, SeqCst);
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let receipt = runtime.block_on(async {
+    let mut receipts = runtime.block_on(async {
         let client = server.start(builder);
-        let mut receipts = send_all(&client, 0..6).await;
+        let receipts = send_all(&client, 0..6).await;
         server.came(1).await;
-        receipts.pop().unwrap()
+        receipts
     });
     drop(runtime);
+    let receipt = receipts.pop().unwrap();
+    drop(receipts);
     let outcome = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(receipt);
     assert_eq!(outcome.unwrap_err().failure, Failure::Abandoned);
     assert_eq!(told.load(SeqCst), 6);
