@@ -436,6 +436,8 @@ mod tests {
             files(dir.path(), EXTENSION).iter().for_each(|path| fs::remove_file(path).unwrap());
             fs::write(path, &whole[..cut]).unwrap();
             let spool = Spool::open(dir.path(), 1 << 20).unwrap();
+            let left: u64 = files(dir.path(), EXTENSION).iter().map(|p| p.metadata().unwrap().len()).sum();
+            assert_eq!(left, spool.bytes(), "cut at {cut}: nothing but whole records is left");
             spool.append(b"third").unwrap();
             let records = drain(&spool);
             let wanted = usize::from(cut >= 8 + 12 + 5) + usize::from(cut == whole.len());
