@@ -57,8 +57,8 @@ fn client(url: String, spool: Option<&Path>, retry: Retry) -> Client {
 }
 
 /// How often the store has each number.
-fn stored(forebay: &Forebay) -> BTreeMap<u64, usize> {
-    until("every sink has caught up", || forebay.metric("forebay_buffer_events", "") == 0.0);
+fn stored(forebay: &Forebay, events: u64) -> BTreeMap<u64, usize> {
+    until("the store has all", || forebay.counted() >= events);
     let mut numbers = BTreeMap::new();
     for event in forebay.all_events("limit=1000") {
         *numbers.entry(event["metadata"]["number"].as_u64().unwrap()).or_default() += 1;
@@ -132,7 +132,7 @@ fn kills_cost_nothing(scheme: &str) {
     let start = || client(format!("{scheme}://{address}"), None, Retry::for_ever());
     let (mut forebay, delivered, spooled) = send_under_kills(events, kills, &place, (scheme, address), start);
     assert_eq!((delivered.len() as u64, spooled.len()), (events, 0));
-    let numbers = stored(&forebay);
+    let numbers = stored(&forebay, events);
     assert!(delivered.iter().all(|number| numbers.get(number) == Some(&1)), "each is stored once");
     assert_eq!(numbers.len() as u64, events);
     assert_eq!(forebay.stop(), Some(0));
@@ -162,7 +162,7 @@ fn kills_fill_the_spool_and_cost_nothing() {
     let (mut forebay, delivered, spooled) = send_under_kills(events, kills, &place, ("http", address), start);
     assert_eq!((delivered.len() + spooled.len()) as u64, events);
     assert!(!spooled.is_empty(), "a kill is noticed");
-    let numbers = stored(&forebay);
+    let numbers = stored(&forebay, events);
     assert_eq!(numbers.len() as u64, events);
     assert!(numbers.values().all(|count| *count == 1));
     assert_eq!(forebay.stop(), Some(0));
