@@ -20,8 +20,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} bytes are left from an earlier run", client.spool_bytes());
 
     let (mut delivered, mut spooled) = (0, 0);
+    let mut receipts = Vec::new();
     for number in 0..100 {
-        let receipt = client.send(Event::new("example-spool", "sold").with("number", number)).await?;
+        receipts.push(client.send(Event::new("example-spool", "sold").with("number", number)).await?);
+    }
+    for receipt in receipts {
         match receipt.await? {
             Outcome::Delivered => delivered += 1,
             Outcome::Spooled => spooled += 1,
