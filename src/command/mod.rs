@@ -8,6 +8,7 @@ pub mod redeliver;
 pub mod reload;
 pub mod replay;
 pub mod run;
+pub mod send;
 pub mod shell;
 pub mod token;
 pub mod validate;
@@ -55,6 +56,8 @@ enum Command {
     /// Looks at events that could not be delivered, delivers them again or drops them.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
+    /// Sends a file or standard input to a Forebay: events, or OpenTelemetry's requests as JSON.
+    Send(send::Send),
     /// Delivers events of the past to a sink once more, from what the journal has kept.
     Replay(replay::Replay),
     /// Makes the running process read its configuration again.
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Some(Command::Validate(validate)) => validate::validate(&validate, file),
         Some(Command::Config(command)) => config::config(&command),
         Some(Command::DeadLetter(command)) => dead_letter::dead_letter(&command, file),
+        Some(Command::Send(send)) => send::send(&send, file),
         Some(Command::Replay(replay)) => replay::replay(&replay, file),
         Some(Command::Reload) => reload::reload(file),
         Some(Command::Chaos(command)) => chaos::chaos(&command, file),

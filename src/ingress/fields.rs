@@ -491,7 +491,7 @@ fn merge(metadata: Option<&str>, others: &[(Cow<'_, str>, &str)], tenant: Option
 }
 
 /// Whether a JSON text is whole; used where only its syntax matters.
-pub(super) fn syntax(text: &str) -> Result<(), serde_json::Error> {
+pub(crate) fn syntax(text: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<IgnoredAny>(text).map(drop)
 }
 

@@ -6,7 +6,7 @@ pub mod body;
 pub mod courier;
 mod encrypted;
 pub mod events;
-mod fields;
+pub(crate) mod fields;
 pub mod grpc;
 pub mod limits;
 pub mod otlp;

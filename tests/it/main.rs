@@ -6,6 +6,7 @@
 mod binary;
 mod chaos;
 mod cli;
+mod client;
 mod clients;
 mod fuzz;
 mod http_api;

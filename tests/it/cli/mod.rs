@@ -2,5 +2,6 @@
 
 mod dead_letters;
 mod replay;
+mod send;
 mod shell;
 mod validate;

@@ -1,0 +1,4 @@
+//! The client crate against the real binary.
+
+mod contract;
+mod kills;
