@@ -4,9 +4,17 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use forebay_actors::{journal::RESERVE, runtime::clock::seed};
+use tokio::time::Instant;
+
+/// How long a lock may outlive its process: what a busy machine takes to tear down some hundred MiB.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks at it.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The data directory, held by this process while the value lives.
 #[derive(Debug)]
@@ -71,7 +79,7 @@ impl DataDir {
             .write(true)
             .open(path.join("LOCK"))
             .map_err(failed)?;
-        match lock.try_lock() {
+        match take(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: path.into() }),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
@@ -97,6 +105,21 @@ impl DataDir {
     /// Where it is, absolute.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Locks the file. Who held it may have gone, and the lock be there for a moment more: until all of a killed process is torn
+/// down, or where it was just starting a program, until the copy of it is that program.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                // A spurious wake-up is one look more.
+                std::thread::park_timeout(LOCK_PAUSE);
+            }
+            taken => return taken,
+        }
     }
 }
 
@@ -142,6 +165,23 @@ mod tests {
         assert!(error.to_string().contains("another forebay process"), "{error}");
         drop(held);
         DataDir::open(&path).unwrap();
+    }
+
+    /// Scenario: the holder is about to go when the next one comes, as when a service is restarted at once.
+    /// Guarantee: the next one gets in.
+    #[test]
+    fn r0471_a_lock_that_was_just_let_go_refused_the_next_process() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let held = DataDir::open(dir.path()).unwrap();
+        // What a child of the holder has until it is another program.
+        let copy = held._lock.try_clone().unwrap();
+        drop(held);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| DataDir::open(dir.path()));
+            std::thread::park_timeout(10 * LOCK_PAUSE);
+            drop(copy);
+            next.join().unwrap().unwrap();
+        });
     }
 
     /// What cannot be a directory is named.

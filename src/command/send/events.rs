@@ -98,7 +98,8 @@ fn event(line: &[u8]) -> Result<Option<Event>, String> {
             })?
         }
     };
-    fields.with_draft(|draft| {
+    // Whose it is, the server says.
+    fields.with_draft(None, |draft| {
         let mut event = Event::new(draft.service, draft.message);
         if let Some(id) = draft.event_id {
             event = event.with_id(id);
