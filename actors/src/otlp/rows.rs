@@ -79,6 +79,13 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Passes over so many.
+    pub(crate) fn skip(&mut self, count: u32) {
+        for _ in 0..count {
+            self.items.next();
+        }
+    }
+
     /// The next row; it is gone when the one after it is asked for.
     pub fn next_row(&mut self) -> Option<Row<'_>> {
         let item = self.items.next()?;

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
     message::{Admit, Refusal},
-    otlp::{Item, Items, Signal, WireError, check, ranges, select, wire},
+    otlp::{self, Item, Items, Signal, WireError, check, select, wire},
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::{Mailbox, NotTaken},
 };
@@ -157,12 +157,9 @@ fn cut(signal: Signal, request: &[u8], count: u32) -> Vec<Block> {
     if request.len() <= BLOCK_BYTES {
         return vec![Block::otlp(signal, request, count)];
     }
-    let block = |range: std::ops::Range<u32>| {
-        let part = select(request, signal, |index| range.contains(&index));
-        Block::otlp(signal, &part, range.end - range.start)
-    };
     // What stands around the items comes on top, in every block.
-    ranges(request, signal, BLOCK_BYTES / 8 * 7).into_iter().map(block).collect()
+    let parts = otlp::cut(request, signal, BLOCK_BYTES / 8 * 7);
+    parts.map(|(part, count)| Block::otlp(signal, &part, count)).collect()
 }
 
 /// What makes an item unusable on its own.
