@@ -15,7 +15,7 @@ mod rows;
 pub mod schema;
 pub mod wire;
 
-pub use check::check;
+pub use check::{Survey, check, survey};
 pub use cut::{Cuts, cut};
 pub use items::{Item, Items, select};
 pub use rows::{Row, Rows};

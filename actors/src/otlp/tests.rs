@@ -264,6 +264,99 @@ fn items_become_rows() {
     assert_eq!(spans[0].3["status"], json!({"message": "bad", "code": 2}));
 }
 
+/// The walk that checks counts what the walk over items finds, and asks for a second look where an id is odd.
+#[test]
+fn a_survey_knows_the_items() {
+    for (signal, json, _) in every_signal() {
+        let found = survey(&request(signal, &json), signal).unwrap();
+        let bytes = request(signal, &json);
+        let items: Vec<_> = Items::of(&bytes, signal).map(|item| item.bytes.len()).collect();
+        if signal != Signal::Metrics {
+            let largest = *items.iter().max().unwrap();
+            assert_eq!((found.items as usize, found.item_bytes_max), (items.len(), largest), "{signal:?}");
+        }
+        assert!(!found.has_odd_ids);
+    }
+    let odd = |signal, list: &str, trace: &[u8], span: &[u8]| {
+        let mut item = Vec::new();
+        let numbers = if list == "spans" { (1, 2) } else { (9, 10) };
+        put_bytes(&mut item, numbers.0, trace);
+        put_bytes(&mut item, numbers.1, span);
+        let bytes = [2, 2, 1].into_iter().fold(item, |inner, number| {
+            let mut out = Vec::new();
+            put_bytes(&mut out, number, &inner);
+            out
+        });
+        survey(&bytes, signal).unwrap().has_odd_ids
+    };
+    assert!(!odd(Signal::Logs, "records", &[], &[]) && !odd(Signal::Logs, "records", &[1; 16], &[1; 8]));
+    assert!(odd(Signal::Logs, "records", &[1; 15], &[]) && odd(Signal::Logs, "records", &[], &[1; 9]));
+    assert!(!odd(Signal::Traces, "spans", &[1; 16], &[1; 8]));
+    assert!(odd(Signal::Traces, "spans", &[], &[1; 8]) && odd(Signal::Traces, "spans", &[1; 16], &[]));
+}
+
+/// The table is in the order of the numbers, which walks over messages make use of.
+#[test]
+fn the_table_is_in_order() {
+    fn look(message: &'static schema::Message, seen: &mut Vec<&'static str>) {
+        if seen.contains(&message.name) {
+            return;
+        }
+        seen.push(message.name);
+        assert!(message.fields.is_sorted_by(|a, b| a.number < b.number), "{}", message.name);
+        for field in message.fields {
+            if let schema::Kind::Message(inner) = field.kind {
+                look(inner, seen);
+            }
+        }
+    }
+    let mut seen = Vec::new();
+    every_signal().iter().for_each(|(signal, _, _)| look(signal.request(), &mut seen));
+    assert!(seen.len() > 20, "{seen:?}");
+}
+
+/// Fields in another order, with others between, come to the same: what encoders do not write, decoders take.
+#[test]
+fn the_order_of_fields_does_not_matter() {
+    fn reversed(message: &[u8], of: &'static schema::Message) -> Vec<u8> {
+        let mut groups: Vec<Vec<u8>> = Vec::new();
+        let mut last = 0;
+        for entry in wire::Fields::of(message).map(Result::unwrap) {
+            let inner = of.field(entry.number).map(|field| field.kind);
+            let mut raw = entry.raw.to_vec();
+            if let (Some(schema::Kind::Message(inner)), wire::Value::Bytes(bytes)) = (inner, entry.value) {
+                raw.clear();
+                put_bytes(&mut raw, entry.number, &reversed(bytes, inner));
+            }
+            match groups.last_mut() {
+                // Of fields that repeat, the order does matter.
+                Some(group) if last == entry.number => group.extend(raw),
+                _ => groups.push(raw),
+            }
+            last = entry.number;
+        }
+        groups.reverse();
+        if let Some(first) = groups.first_mut() {
+            put_bytes(first, 900, b"unknown");
+        }
+        groups.concat()
+    }
+    for (signal, json, _) in every_signal() {
+        let bytes = request(signal, &json);
+        let other = reversed(&bytes, signal.request());
+        assert_ne!(other, bytes);
+        assert_eq!(check(&other, signal), Ok(()));
+        let json = |bytes: &[u8], style| {
+            let mut out = Vec::new();
+            write(bytes, signal.request(), style, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        for style in [Style::Protocol, Style::Natural] {
+            assert_eq!(json(&other, style), json(&bytes, style), "{signal:?}");
+        }
+    }
+}
+
 /// Of several attributes with one key, the last one counts, few or many.
 #[test]
 fn the_last_of_equal_keys_counts() {

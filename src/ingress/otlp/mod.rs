@@ -19,7 +19,7 @@ use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
     message::{Admit, Refusal},
-    otlp::{self, Item, Items, Signal, WireError, check, select, wire},
+    otlp::{self, Item, Items, Signal, WireError, select, survey, wire},
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::{Mailbox, NotTaken},
 };
@@ -128,7 +128,11 @@ fn undecodable(error: &WireError) -> ApiError {
 
 /// Checks a request and cuts it into blocks.
 fn shape(signal: Signal, request: &[u8], max_event_bytes: usize) -> Result<Shaped, WireError> {
-    check(request, signal)?;
+    let survey = survey(request, signal)?;
+    let is_plain = survey.item_bytes_max <= max_event_bytes && !survey.has_odd_ids;
+    if is_plain && signal != Signal::Metrics {
+        return Ok(Shaped { blocks: cut(signal, request, survey.items), partial: Partial::default() });
+    }
     let mut rejected = Vec::new();
     let mut partial = Partial::default();
     let mut count = 0;
@@ -176,10 +180,15 @@ fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<St
         Signal::Traces => ([(1, 16, "trace"), (2, 8, "span")], false),
         Signal::Metrics => return None,
     };
-    fields.into_iter().find_map(|(number, wanted, what)| {
-        let length = wire::Fields::of(item.bytes).map_while(Result::ok).filter(|e| e.number == number).last();
-        let length =
-            length.map_or(0, |entry| if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 });
+    let mut lengths = [0; 2];
+    for entry in wire::Fields::of(item.bytes).map_while(Result::ok) {
+        for ((number, _, _), length) in fields.iter().zip(&mut lengths) {
+            if entry.number == *number {
+                *length = if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 };
+            }
+        }
+    }
+    fields.into_iter().zip(lengths).find_map(|((_, wanted, what), length)| {
         let fits = length == wanted || optional && length == 0;
         (!fits).then(|| format!("its {what} id has {length} bytes instead of {wanted}"))
     })
