@@ -75,7 +75,8 @@ impl<'a> Events<'a> {
             return Some(self.read().map(Part::Event));
         };
         let (signal, request, first) = (*signal, *request, self.index - 1);
-        let count = u32::try_from(most.max(1)).map_or(self.count - first, |most| most.min(self.count - first));
+        let count =
+            u32::try_from(most.max(1)).map_or(self.count - first, |most| most.min(self.count - first));
         self.index = first + count;
         if count == self.count {
             return Some(Ok(Part::Otlp { signal, request: Cow::Borrowed(request), count }));
@@ -229,7 +230,9 @@ mod tests {
         let (mut events, mut found) = (Events::new(payload), Vec::new());
         while let Some(part) = events.next_part(most) {
             match part.unwrap() {
-                Part::Event(event) => found.push((event.message.to_owned(), event.metadata.map(str::to_owned))),
+                Part::Event(event) => {
+                    found.push((event.message.to_owned(), event.metadata.map(str::to_owned)))
+                }
                 Part::Otlp { signal, request, count } => {
                     assert!(count > 0 && u64::from(count) <= most);
                     let block = Block::otlp(signal, &request, count).stamped(stamp());
@@ -253,7 +256,9 @@ mod tests {
         }
         let mut events = Events::new(&payload);
         (0..3).for_each(|_| events.skip_event());
-        let Some(Ok(Part::Otlp { count: 1, request: Cow::Owned(_), .. })) = events.next_part(9) else { panic!() };
+        let Some(Ok(Part::Otlp { count: 1, request: Cow::Owned(_), .. })) = events.next_part(9) else {
+            panic!()
+        };
         assert_eq!(events.next_event().unwrap().unwrap().message, "fifth");
         assert!(events.next_part(9).is_none());
     }

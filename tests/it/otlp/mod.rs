@@ -1,9 +1,12 @@
 //! OpenTelemetry over HTTP and gRPC: what the protocol asks of a server, row by row.
 
 mod clients;
+mod forward;
+mod gateway;
 mod grpc;
 mod http;
 mod messages;
+mod secured;
 
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
