@@ -40,7 +40,7 @@ pub use security::{
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, Compression, ConsoleSink, FileSink, HttpEncoding, HttpSink,
-    RetryConfig, SinkConfig, SinkKind, StoreSink, WhenFull,
+    OtlpProtocol, OtlpSink, RetryConfig, SinkConfig, SinkKind, StoreSink, TlsClient, WhenFull,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

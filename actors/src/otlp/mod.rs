@@ -2,11 +2,13 @@
 //!
 //! A request goes through Forebay in the bytes in which it came. What is needed of them is found by walking over them with
 //! a table of the protocol ([`schema`]): whether they are well-formed ([`check`]), how many records there are and where
-//! ([`Items`]), a request of some of them ([`select`]), and their JSON form ([`json`]).
+//! ([`Items`]), a request of some of them ([`select`]), several requests instead of a large one ([`cut`]), and their JSON form
+//! ([`json`]).
 //!
 //! An *item* is what counts as one event: a log record, a span, or a data point of a metric.
 
 mod check;
+mod cut;
 mod items;
 pub mod json;
 mod rows;
@@ -14,8 +16,9 @@ pub mod schema;
 mod stamp;
 pub mod wire;
 
-pub use check::check;
-pub use items::{Item, Items, ranges, select};
+pub use check::{Survey, check, survey};
+pub use cut::{Cuts, cut};
+pub use items::{Item, Items, select};
 pub use rows::{Row, Rows};
 use schema::Message;
 pub use stamp::stamp;

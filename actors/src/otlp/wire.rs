@@ -1,4 +1,7 @@
 //! Protobuf on the wire: tags, lengths, numbers. It knows no message.
+//!
+//! What reads a field is inlined by force: into one loop over a message it goes without building an [`Entry`] nobody looks
+//! at, which is a third of what checking a request costs. Left to itself the compiler does not.
 
 /// How deep messages may nest. Protobuf's own libraries stop at 100, so a destination could not read more.
 pub const DEPTH_MAX: usize = 100;
@@ -78,6 +81,7 @@ impl<'a> Fields<'a> {
         WireError { offset: self.at, reason }
     }
 
+    #[inline(always)]
     fn entry(&mut self, depth: usize) -> Result<Entry<'a>, WireError> {
         let begin = self.at;
         let (number, wire_type) = self.tag()?;
@@ -96,6 +100,7 @@ impl<'a> Fields<'a> {
         Ok(Entry { number, value, raw: &self.bytes[begin..self.at], end: self.at })
     }
 
+    #[inline(always)]
     fn tag(&mut self) -> Result<(u32, u8), WireError> {
         let begin = self.at;
         let tag = self.varint()?;
@@ -104,7 +109,19 @@ impl<'a> Fields<'a> {
         Ok((number, (tag & 7) as u8))
     }
 
+    /// Most numbers on the wire (tags, lengths, enums) are one byte, which is read at once.
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, WireError> {
+        match self.bytes.get(self.at) {
+            Some(&byte @ ..0x80) => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let begin = self.at;
         let mut value = 0_u64;
         for shift in (0..70).step_by(7) {
@@ -123,6 +140,7 @@ impl<'a> Fields<'a> {
         Err(WireError { offset: begin, reason: "a number longer than 64 bits" })
     }
 
+    #[inline(always)]
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let found = self.bytes[self.at..].first_chunk().copied();
         let found = found.ok_or_else(|| self.error("the message is cut off"))?;
@@ -130,6 +148,7 @@ impl<'a> Fields<'a> {
         Ok(found)
     }
 
+    #[inline(always)]
     fn length_delimited(&mut self) -> Result<&'a [u8], WireError> {
         let length = self.varint()?;
         let rest = &self.bytes[self.at..];
@@ -162,6 +181,7 @@ impl<'a> Iterator for Fields<'a> {
     type Item = Result<Entry<'a>, WireError>;
 
     /// After an error there is nothing more.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.bytes.len() {
             return None;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
     message::{Admit, Refusal},
-    otlp::{Item, Items, Signal, WireError, check, ranges, select, stamp, wire},
+    otlp::{self, Item, Items, Signal, WireError, select, stamp, survey, wire},
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::{Mailbox, NotTaken},
 };
@@ -136,9 +136,13 @@ fn shape(
     request: &[u8],
     max_event_bytes: usize,
 ) -> Result<Shaped, WireError> {
-    check(request, signal)?;
+    let survey = survey(request, signal)?;
     let stamped = tenant.map(|tenant| stamp(request, &tenant.key, &tenant.value));
     let request = stamped.as_deref().unwrap_or(request);
+    let is_plain = survey.item_bytes_max <= max_event_bytes && !survey.has_odd_ids;
+    if is_plain && signal != Signal::Metrics {
+        return Ok(Shaped { blocks: cut(signal, request, survey.items), partial: Partial::default() });
+    }
     let mut rejected = Vec::new();
     let mut partial = Partial::default();
     let mut count = 0;
@@ -167,12 +171,9 @@ fn cut(signal: Signal, request: &[u8], count: u32) -> Vec<Block> {
     if request.len() <= BLOCK_BYTES {
         return vec![Block::otlp(signal, request, count)];
     }
-    let block = |range: std::ops::Range<u32>| {
-        let part = select(request, signal, |index| range.contains(&index));
-        Block::otlp(signal, &part, range.end - range.start)
-    };
     // What stands around the items comes on top, in every block.
-    ranges(request, signal, BLOCK_BYTES / 8 * 7).into_iter().map(block).collect()
+    let parts = otlp::cut(request, signal, BLOCK_BYTES / 8 * 7);
+    parts.map(|(part, count)| Block::otlp(signal, &part, count)).collect()
 }
 
 /// What makes an item unusable on its own.
@@ -190,10 +191,16 @@ fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<St
         Signal::Traces => &[(1, 16, "trace"), (2, 8, "span"), (4, 8, "parent span")],
         Signal::Metrics => return None,
     };
-    ids.iter().find_map(|&(number, wanted, what)| {
-        let entry = wire::Fields::of(item.bytes).map_while(Result::ok).filter(|e| e.number == number).last();
-        let length =
-            entry.map_or(0, |entry| if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 });
+    let mut lengths = [0; 3];
+    for entry in wire::Fields::of(item.bytes).map_while(Result::ok) {
+        for ((number, _, _), length) in ids.iter().zip(&mut lengths) {
+            // Of several, the last one counts.
+            if entry.number == *number {
+                *length = if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 };
+            }
+        }
+    }
+    ids.iter().zip(lengths).find_map(|(&(_, wanted, what), length)| {
         let fits = length == wanted || length == 0;
         (!fits).then(|| format!("its {what} id has {length} bytes instead of {wanted}"))
     })

@@ -3,9 +3,12 @@
 mod bad_input;
 mod bad_streams;
 mod clients;
+mod forward;
+mod gateway;
 mod grpc;
 mod http;
 mod messages;
+mod secured;
 
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,

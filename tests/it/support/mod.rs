@@ -7,6 +7,7 @@ pub mod collector;
 pub mod destination;
 pub mod http;
 pub mod http2;
+pub mod otlp;
 pub mod testbed;
 
 use std::{

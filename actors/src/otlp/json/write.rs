@@ -22,6 +22,9 @@ pub enum Style {
     Natural,
 }
 
+/// By the table: the formatting of the standard library took longer than the rest of a record.
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Attributes up to which a key is looked for in a list of the keys there were.
 const FEW: usize = 16;
 
@@ -40,6 +43,61 @@ pub(in crate::otlp) fn write_members(
     without: &[u32],
     out: &mut Vec<u8>,
 ) {
+    let begin = out.len();
+    if !write_in_order(message, of, style, without, out) {
+        out.truncate(begin);
+        write_out_of_order(message, of, style, without, out);
+    }
+}
+
+/// In one walk, for fields that stand in the order of their numbers, as encoders write them; `false` where they do not.
+fn write_in_order(
+    message: &[u8],
+    of: &'static Message,
+    style: Style,
+    without: &[u32],
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut entries = Fields::of(message).map_while(Result::ok).peekable();
+    // Those that may still come: the table is in the order of the numbers, too.
+    let (mut fields, mut last) = (of.fields, 0);
+    while let Some(first) = entries.next() {
+        let number = first.number;
+        if number < last {
+            return false;
+        }
+        last = number;
+        fields = &fields[fields.iter().take_while(|field| field.number < number).count()..];
+        let Some(field) = fields.first().filter(|field| field.number == number && !without.contains(&number))
+        else {
+            continue;
+        };
+        let mut more = std::iter::from_fn(|| entries.next_if(|entry| entry.number == number));
+        if field.rule == Rule::Repeated {
+            name(field, out);
+            list(field, std::iter::once(first).chain(more), style, out);
+        } else {
+            // The last one counts.
+            let last = more.by_ref().last().unwrap_or(first);
+            if says_something(field, &last.value)
+                && (field.rule != Rule::OneOf || of.chosen(message) == Some(number))
+            {
+                name(field, out);
+                value(field, last.value, style, out);
+            }
+        }
+    }
+    true
+}
+
+/// With a walk for each field.
+fn write_out_of_order(
+    message: &[u8],
+    of: &'static Message,
+    style: Style,
+    without: &[u32],
+    out: &mut Vec<u8>,
+) {
     let chosen = of.chosen(message);
     for field in of.fields.iter().filter(|field| !without.contains(&field.number)) {
         let mut entries = Fields::of(message).map_while(Result::ok).filter(|e| e.number == field.number);
@@ -52,9 +110,9 @@ pub(in crate::otlp) fn write_members(
             }
             Rule::OneOf if chosen != Some(field.number) => {}
             _ => {
-                // The last one counts. Some senders write defaults that others leave out: both say the same.
+                // The last one counts.
                 if let Some(entry) = entries.last()
-                    && !(field.rule == Rule::Plain && says_nothing(field.kind, &entry.value))
+                    && says_something(field, &entry.value)
                 {
                     name(field, out);
                     value(field, entry.value, style, out);
@@ -64,22 +122,23 @@ pub(in crate::otlp) fn write_members(
     }
 }
 
-/// Whether a value is its kind's default. An empty message is not: that it is there says something.
-fn says_nothing(kind: Kind, value: &Value<'_>) -> bool {
-    match value {
-        Value::Varint(number) | Value::Fixed64(number) => *number == 0,
-        Value::Fixed32(number) => *number == 0,
-        Value::Bytes(bytes) => bytes.is_empty() && !matches!(kind, Kind::Message(_)),
-        _ => false,
-    }
+/// Whether a value has to be told. Some senders write defaults that others leave out: both say the same. An empty message
+/// is no default: that it is there says something.
+fn says_something(field: &Field, value: &Value<'_>) -> bool {
+    field.rule != Rule::Plain
+        || match value {
+            Value::Varint(number) | Value::Fixed64(number) => *number != 0,
+            Value::Fixed32(number) => *number != 0,
+            Value::Bytes(bytes) => !bytes.is_empty() || matches!(field.kind, Kind::Message(_)),
+            _ => true,
+        }
 }
 
 fn name(field: &Field, out: &mut Vec<u8>) {
-    if !out.ends_with(b"{") {
-        out.push(b',');
-    }
-    write_json_string(field.name, out);
-    out.push(b':');
+    // No name in the table has anything to escape.
+    out.extend_from_slice(if out.ends_with(b"{") { b"\"" } else { b",\"" });
+    out.extend_from_slice(field.name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 fn list<'a>(field: &Field, entries: impl Iterator<Item = Entry<'a>>, style: Style, out: &mut Vec<u8>) {
@@ -147,7 +206,9 @@ fn value(field: &Field, value: Value<'_>, style: Style, out: &mut Vec<u8>) {
         }
         (Kind::Id { .. }, Value::Bytes(bytes)) => {
             out.push(b'"');
-            bytes.iter().for_each(|byte| put(out, format_args!("{byte:02x}")));
+            out.extend(
+                bytes.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
+            );
             out.push(b'"');
         }
         (Kind::Bool, Value::Varint(number)) => put(out, format_args!("{}", number != 0)),
@@ -239,18 +300,23 @@ fn attributes<'a>(pairs: impl Iterator<Item = Value<'a>>, out: &mut Vec<u8>) {
             _ => None,
         })
         .collect();
-    let is_last: Vec<bool> = if pairs.len() <= FEW {
-        let later = |index: usize| pairs[index + 1..].iter().all(|(key, _)| *key != pairs[index].0);
-        (0..pairs.len()).map(later).collect()
-    } else {
+    // Few are compared with those behind them, many are remembered.
+    let is_last: Option<Vec<bool>> = (pairs.len() > FEW).then(|| {
         let mut seen = HashSet::new();
         let mut last: Vec<_> = pairs.iter().rev().map(|(key, _)| seen.insert(*key)).collect();
         last.reverse();
         last
-    };
+    });
     out.push(b'{');
     let mut first = true;
-    for ((key, bytes), _) in pairs.iter().zip(is_last).filter(|(_, is_last)| *is_last) {
+    for (index, (key, bytes)) in pairs.iter().enumerate() {
+        let is_last = match &is_last {
+            Some(is_last) => is_last[index],
+            None => pairs[index + 1..].iter().all(|(other, _)| other != key),
+        };
+        if !is_last {
+            continue;
+        }
         if !std::mem::take(&mut first) {
             out.push(b',');
         }
