@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    AdminConfig, BatchConfig, Config, Durability, HttpSink, KeyPath, LogConfig, Problem, RateLimit,
-    RetryConfig, SinkConfig, SinkKind, admin::TOKEN_CHARS_MIN,
+    AdminConfig, BatchConfig, Config, Durability, HttpSink, KeyPath, LogConfig, PostgresSink, PostgresTable,
+    Problem, RateLimit, RetryConfig, SinkConfig, SinkKind, admin::TOKEN_CHARS_MIN,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
@@ -140,7 +140,9 @@ impl Config {
                         found.add(&["sinks", name, "path"], message);
                     }
                 }
-                SinkKind::Http(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
+                SinkKind::Http(_) | SinkKind::Postgres(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => {
+                    ()
+                }
             }
         }
     }
@@ -199,6 +201,7 @@ fn sink_values(name: &str, sink: &SinkConfig, found: &mut Found) {
     found.zero_duration(&["sinks", name, "breaker", "open_for"], sink.breaker.open_for);
     match &sink.kind {
         SinkKind::Http(http) => http_values(name, http, found),
+        SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
         SinkKind::File(file) => {
             if file.path.file_name().is_none() {
                 found.add(&["sinks", name, "path"], "is not a file's name; like `./out/events.ndjson`");
@@ -237,6 +240,17 @@ fn http_values(name: &str, sink: &HttpSink, found: &mut Found) {
             );
         }
     }
+}
+
+fn postgres_values(name: &str, sink: &PostgresSink, found: &mut Found) {
+    if let Err(why) = sink.connection() {
+        found.add(&["sinks", name, "url"], why);
+    }
+    if let Err(why) = PostgresTable::parse(&sink.table) {
+        found.add(&["sinks", name, "table"], why);
+    }
+    found.zero_count(&["sinks", name, "pool_max"], sink.pool_max);
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
 }
 
 /// A filter that is taken for something else is not noticed before it is needed: `inof` would be a target.

@@ -9,6 +9,7 @@ mod admin;
 mod check;
 mod diff;
 mod load;
+mod postgres;
 mod schema;
 mod sections;
 mod sink;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use admin::{AdminConfig, Secret};
 pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem};
+pub use postgres::{Partitions, PostgresSink, Table as PostgresTable};
 pub use schema::json_schema;
 pub use sections::{
     BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, LimitsConfig,

@@ -8,7 +8,7 @@ use serde::{
     de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{BatchConfig, units};
+use super::{BatchConfig, postgres::PostgresSink, units};
 
 /// One request at a time keeps a destination's order.
 const CONCURRENCY: usize = 1;
@@ -58,7 +58,7 @@ pub(super) const COMMON_KEYS: [&str; 7] =
     ["type", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
-pub(super) const SINK_TYPES: &str = "store, http, file, console or blackhole";
+pub(super) const SINK_TYPES: &str = "store, http, postgres, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -68,6 +68,8 @@ pub enum SinkKind {
     Store(StoreSink),
     /// POST requests.
     Http(HttpSink),
+    /// A table of PostgreSQL.
+    Postgres(PostgresSink),
     /// NDJSON files.
     File(FileSink),
     /// NDJSON on standard output.
@@ -272,6 +274,7 @@ impl SinkKind {
         match self {
             Self::Store(_) => "store",
             Self::Http(_) => "http",
+            Self::Postgres(_) => "postgres",
             Self::File(_) => "file",
             Self::Console(_) => "console",
             Self::Blackhole(_) => "blackhole",
@@ -309,6 +312,7 @@ impl<'de> Deserialize<'de> for SinkConfig {
 enum SinkType {
     Store,
     Http,
+    Postgres,
     File,
     Console,
     Blackhole,
@@ -333,6 +337,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
         sink.kind = match sink_type {
             SinkType::Store => SinkKind::Store(StoreSink::deserialize(own)?),
             SinkType::Http => SinkKind::Http(HttpSink::deserialize(own)?),
+            SinkType::Postgres => SinkKind::Postgres(PostgresSink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
             SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
             SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),

@@ -38,8 +38,10 @@ impl Config {
         let mut config = self.clone();
         config.admin.token = config.admin.token.map(|_| Secret::new(REDACTED));
         for sink in config.sinks.values_mut() {
-            if let SinkKind::Http(http) = &mut sink.kind {
-                redact(http);
+            match &mut sink.kind {
+                SinkKind::Http(http) => redact(http),
+                SinkKind::Postgres(postgres) => redact_connection(&mut postgres.url),
+                _ => {}
             }
         }
         config
@@ -53,10 +55,24 @@ fn redact(sink: &mut HttpSink) {
             *value = REDACTED.to_owned();
         }
     }
-    let Some((scheme, rest)) = sink.url.split_once("://") else { return };
+    redact_user(&mut sink.url);
+}
+
+/// User and password of a URL; whether there was a URL.
+fn redact_user(url: &mut String) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if let Some((_, host)) = authority.rsplit_once('@') {
-        sink.url = format!("{scheme}://{REDACTED}@{host}{path}");
+        *url = format!("{scheme}://{REDACTED}@{host}{path}");
+    }
+    true
+}
+
+/// A connection string may have its password anywhere, in quotes too: where it may, nothing of it is shown.
+fn redact_connection(text: &mut String) {
+    let is_url = redact_user(text);
+    if text.to_ascii_lowercase().contains("password") || !is_url && !text.contains("host") {
+        *text = REDACTED.to_owned();
     }
 }
 

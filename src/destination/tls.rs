@@ -6,10 +6,13 @@
 //!
 //! The provider is passed explicitly: nothing process-wide is installed that two libraries could fight over.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use forebay_actors::destination::DeliveryError;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 
 use super::{chain, unbuildable};
 
@@ -22,6 +25,20 @@ pub(super) fn roots() -> RootCertStore {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
+}
+
+/// The roots of a file of PEM.
+///
+/// # Errors
+/// [`Cause::Build`](forebay_actors::destination::Cause::Build) where it cannot be read or has none.
+pub(super) fn roots_of(file: &Path) -> Result<RootCertStore, DeliveryError> {
+    let at = |what: &dyn std::fmt::Display| unbuildable(format!("ca_file {}: {what}", file.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| at(&error))? {
+        let certificate = certificate.map_err(|error| at(&error))?;
+        roots.add(certificate).map_err(|error| at(&error))?;
+    }
+    if roots.is_empty() { Err(at(&"there is no certificate in it")) } else { Ok(roots) }
 }
 
 /// A client's TLS that trusts `roots`.

@@ -12,6 +12,7 @@ mod otlp;
 mod power;
 mod promises;
 mod regression;
+mod services;
 mod soak;
 mod support;
 
