@@ -8,6 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::Service;
@@ -215,7 +216,7 @@ fn what_the_server_refuses_is_a_dead_letter_alone() {
     postgres.wait_for(18);
     until("both are dead letters", || forebay.metric("forebay_sink_dead_letters_total", "db") == 2.0);
     assert_eq!(forebay.stop(), Some(0));
-    let letters = place.run(&["dead-letter", "list"]).ok();
+    let letters = place.run(&["dead-letter", "list", "db"]).ok();
     assert!(letters.contains("invalid byte sequence"), "{letters}");
     assert!(letters.contains("unsupported Unicode escape sequence"), "{letters}");
 }
@@ -314,7 +315,7 @@ fn without_idempotence_rows_go_straight_in() {
 #[test]
 fn tls_is_checked() {
     let Some(postgres) = Postgres::start("tls_is_checked") else { return };
-    let place = Place::empty();
+    let mut place = Place::empty();
     let (near, far) = (Certificate::of("127.0.0.1"), Certificate::of("db.example.com"));
     let data = postgres.0.dir.path().join("data");
     let serve = |certificate: &Certificate| {
@@ -330,14 +331,13 @@ fn tls_is_checked() {
     };
     serve(&far);
     until("the server has TLS", || postgres.sql("SHOW ssl") == "on");
+    let file = place.file("ca.pem");
     let ca_file = |certificate: &Certificate| {
-        let file = place.file("ca.pem");
         fs::write(&file, &certificate.chain).unwrap();
         format!(", ca_file: {}", file.display())
     };
     let url = format!("{}?sslmode=require", postgres.url("postgres"));
     let sink = |keys: &str| postgres.sink(keys).replace(&postgres.url("postgres"), &url);
-    let mut place = place;
     place.set_sink("db", Some(&sink("")));
     let mut forebay = place.start();
     post(&forebay, &[event("a")]);
@@ -366,8 +366,18 @@ struct Certificate {
 impl Certificate {
     fn of(host: &str) -> Self {
         let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
-        Self { chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
+        Self {
+            chain: pem("CERTIFICATE", made.cert.der()),
+            key: pem("PRIVATE KEY", &made.signing_key.serialize_der()),
+        }
     }
+}
+
+/// As OpenSSL reads it: in lines.
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap());
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// `forebay validate` says of a server that it can be reached, or why not.
