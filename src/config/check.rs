@@ -201,6 +201,15 @@ fn sink_values(name: &str, sink: &SinkConfig, found: &mut Found) {
     found.zero_duration(&["sinks", name, "breaker", "open_for"], sink.breaker.open_for);
     match &sink.kind {
         SinkKind::Http(http) => http_values(name, http, found),
+        SinkKind::Clickhouse(clickhouse) => {
+            url(&["sinks", name, "url"], &clickhouse.url, "http://127.0.0.1:8123", found);
+            found.zero_duration(&["sinks", name, "timeout"], clickhouse.timeout);
+            for (key, value) in [("database", &clickhouse.database), ("table", &clickhouse.table)] {
+                if value.is_empty() {
+                    found.add(&["sinks", name, key], "is empty");
+                }
+            }
+        }
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
         SinkKind::File(file) => {
             if file.path.file_name().is_none() {

@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod clickhouse;
 mod diff;
 mod load;
 mod postgres;
@@ -27,6 +28,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, Secret};
+pub use clickhouse::{ClickhouseCompression, ClickhouseSink};
 pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem};
 pub use postgres::{Partitions, PostgresSink, Table as PostgresTable};

@@ -8,7 +8,7 @@ use serde::{
     de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{BatchConfig, postgres::PostgresSink, units};
+use super::{BatchConfig, clickhouse::ClickhouseSink, postgres::PostgresSink, units};
 
 /// One request at a time keeps a destination's order.
 const CONCURRENCY: usize = 1;
@@ -58,7 +58,7 @@ pub(super) const COMMON_KEYS: [&str; 7] =
     ["type", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
-pub(super) const SINK_TYPES: &str = "store, http, postgres, file, console or blackhole";
+pub(super) const SINK_TYPES: &str = "store, http, postgres, clickhouse, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -70,6 +70,8 @@ pub enum SinkKind {
     Http(HttpSink),
     /// A table of PostgreSQL.
     Postgres(PostgresSink),
+    /// A table of ClickHouse.
+    Clickhouse(ClickhouseSink),
     /// NDJSON files.
     File(FileSink),
     /// NDJSON on standard output.
@@ -275,6 +277,7 @@ impl SinkKind {
             Self::Store(_) => "store",
             Self::Http(_) => "http",
             Self::Postgres(_) => "postgres",
+            Self::Clickhouse(_) => "clickhouse",
             Self::File(_) => "file",
             Self::Console(_) => "console",
             Self::Blackhole(_) => "blackhole",
@@ -313,6 +316,7 @@ enum SinkType {
     Store,
     Http,
     Postgres,
+    Clickhouse,
     File,
     Console,
     Blackhole,
@@ -338,6 +342,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
             SinkType::Store => SinkKind::Store(StoreSink::deserialize(own)?),
             SinkType::Http => SinkKind::Http(HttpSink::deserialize(own)?),
             SinkType::Postgres => SinkKind::Postgres(PostgresSink::deserialize(own)?),
+            SinkType::Clickhouse => SinkKind::Clickhouse(ClickhouseSink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
             SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
             SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),

@@ -40,6 +40,10 @@ impl Config {
         for sink in config.sinks.values_mut() {
             match &mut sink.kind {
                 SinkKind::Http(http) => redact(http),
+                SinkKind::Clickhouse(clickhouse) => {
+                    redact_user(&mut clickhouse.url);
+                    clickhouse.password = clickhouse.password.take().map(|_| Secret::new(REDACTED));
+                }
                 SinkKind::Postgres(postgres) => redact_connection(&mut postgres.url),
                 _ => {}
             }

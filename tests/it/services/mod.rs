@@ -1,17 +1,20 @@
 //! Destinations against the real servers. Each server is started by a script of `tests/services`, in a temporary directory
 //! and on loopback; where it is not installed, its tests are skipped by name, and fail in CI.
 
+mod clickhouse;
 mod postgres;
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::skipped;
+use crate::support::{binary::Forebay, http::Connection, skipped, until};
 
 /// A server of a script in `tests/services`.
 struct Service {
@@ -73,3 +76,40 @@ impl Drop for Service {
         }
     }
 }
+
+fn event(id: &str) -> Value {
+    json!({"event_id": id, "service": "api", "message": "m", "timestamp": "2026-05-06T07:08:09.123456Z"})
+}
+
+#[track_caller]
+fn post(forebay: &Forebay, events: &[Value]) {
+    let answer = forebay.post_json(Value::from(events).to_string()).ok(202).json();
+    assert_eq!(answer["accepted"], events.len());
+}
+
+/// What the sink says of its last failure, once it has one that contains `text`.
+#[track_caller]
+fn complains(forebay: &Forebay, text: &str) {
+    until(&format!("the sink says {text:?}: {}", forebay.get("/health").text()), || {
+        forebay.get("/health").text().contains(text)
+    });
+}
+
+/// Posts until it is told to end; the ids that were acknowledged.
+fn load(address: SocketAddr, posts: &AtomicUsize, ended: &AtomicBool) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    let Ok(mut connection) = Connection::open(address) else { return acknowledged };
+    while !ended.load(Ordering::Relaxed) {
+        let post = posts.fetch_add(1, Ordering::Relaxed);
+        let ids: Vec<_> = (0..100).map(|event| format!("p{post}-{event}")).collect();
+        let body = Value::from(ids.iter().map(|id| event(id)).collect::<Vec<_>>()).to_string();
+        match connection.request("POST", "/events", &[("Content-Type", "application/json")], body.as_bytes())
+        {
+            Ok(answer) if answer.status == 202 => acknowledged.extend(ids),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    acknowledged
+}
+

@@ -11,13 +11,8 @@ use std::{
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::Service;
-use crate::support::{
-    binary::{Forebay, Place},
-    eventually,
-    http::Connection,
-    thorough, until,
-};
+use super::{Service, complains, event, load, post};
+use crate::support::{binary::Place, eventually, thorough, until};
 
 struct Postgres(Service);
 
@@ -79,24 +74,6 @@ impl Postgres {
         until("the rows are there", || self.count() >= count);
         assert_eq!(self.count(), count);
     }
-}
-
-fn event(id: &str) -> Value {
-    json!({"event_id": id, "service": "api", "message": "m", "timestamp": "2026-05-06T07:08:09.123456Z"})
-}
-
-#[track_caller]
-fn post(forebay: &Forebay, events: &[Value]) {
-    let answer = forebay.post_json(Value::from(events).to_string()).ok(202).json();
-    assert_eq!(answer["accepted"], events.len());
-}
-
-/// What the sink says of its last failure, once it has one that contains `text`.
-#[track_caller]
-fn complains(forebay: &Forebay, text: &str) {
-    until(&format!("the sink says {text:?}: {}", forebay.get("/health").text()), || {
-        forebay.get("/health").text().contains(text)
-    });
 }
 
 /// Unicode, quotes, no metadata, a message of a megabyte, times to the microsecond in three centuries: what `psql` reads
@@ -171,24 +148,6 @@ fn p3_kills_on_both_sides_lose_nothing_and_double_nothing() {
     assert_eq!(found.len(), rows.lines().count(), "one event, one row");
     let lost: Vec<_> = acknowledged.difference(&found).take(5).collect();
     assert!(lost.is_empty(), "{lost:?} of {} are lost", acknowledged.len());
-}
-
-/// Posts until it is told to end; the ids that were acknowledged.
-fn load(address: std::net::SocketAddr, posts: &AtomicUsize, ended: &AtomicBool) -> Vec<String> {
-    let mut acknowledged = Vec::new();
-    let Ok(mut connection) = Connection::open(address) else { return acknowledged };
-    while !ended.load(Ordering::Relaxed) {
-        let post = posts.fetch_add(1, Ordering::Relaxed);
-        let ids: Vec<_> = (0..100).map(|event| format!("p{post}-{event}")).collect();
-        let body = Value::from(ids.iter().map(|id| event(id)).collect::<Vec<_>>()).to_string();
-        match connection.request("POST", "/events", &[("Content-Type", "application/json")], body.as_bytes())
-        {
-            Ok(answer) if answer.status == 202 => acknowledged.extend(ids),
-            Ok(_) => {}
-            Err(_) => break,
-        }
-    }
-    acknowledged
 }
 
 /// One id in two posts, and twice in one, is one row: the first.
