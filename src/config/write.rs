@@ -1,9 +1,11 @@
 //! Writes a configuration as YAML that reads back as the same configuration.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
 use super::{
-    Config, HttpSink, Secret, SinkKind, schema,
+    Config, Secret, SinkKind, schema,
     substitute::escape,
     tree::{Node, Scalar, Value},
     yaml,
@@ -38,25 +40,27 @@ impl Config {
         let mut config = self.clone();
         config.admin.token = config.admin.token.map(|_| Secret::new(REDACTED));
         for sink in config.sinks.values_mut() {
-            if let SinkKind::Http(http) = &mut sink.kind {
-                redact(http);
+            match &mut sink.kind {
+                SinkKind::Http(http) => redact(&mut http.url, &mut http.headers),
+                SinkKind::Otlp(otlp) => redact(&mut otlp.endpoint, &mut otlp.headers),
+                SinkKind::Store(_) | SinkKind::File(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
             }
         }
         config
     }
 }
 
-fn redact(sink: &mut HttpSink) {
-    for (name, value) in &mut sink.headers {
+fn redact(url: &mut String, headers: &mut BTreeMap<String, String>) {
+    for (name, value) in headers {
         let name = name.to_ascii_lowercase();
         if ["auth", "token", "key", "secret", "password", "cookie"].iter().any(|part| name.contains(part)) {
             *value = REDACTED.to_owned();
         }
     }
-    let Some((scheme, rest)) = sink.url.split_once("://") else { return };
+    let Some((scheme, rest)) = url.split_once("://") else { return };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if let Some((_, host)) = authority.rsplit_once('@') {
-        sink.url = format!("{scheme}://{REDACTED}@{host}{path}");
+        *url = format!("{scheme}://{REDACTED}@{host}{path}");
     }
 }
 

@@ -29,6 +29,7 @@ pub mod blackhole;
 pub mod console;
 pub mod file;
 pub mod http;
+pub mod otlp;
 mod tls;
 
 use std::{error::Error, io, path::Path, sync::Arc};
@@ -56,6 +57,7 @@ pub fn build(
     Ok(match kind {
         SinkKind::Store(_) => Box::new(SqliteDestination::new(store)),
         SinkKind::Http(options) => Box::new(self::http::HttpDestination::new(options)?.of_stream(stream)),
+        SinkKind::Otlp(options) => Box::new(otlp::OtlpDestination::new(options)?),
         SinkKind::File(options) => {
             let clock = clock.clone();
             Box::new(file::FileDestination::new(options, Arc::new(move || clock.now()))?)

@@ -106,8 +106,8 @@ impl<'a> Rows<'a> {
         };
         for (name, around) in [("resource", &self.resource), ("scope", &self.scope)] {
             if !around.bytes.is_empty() {
-                out.extend_from_slice(format!(",\"{name}\":").as_bytes());
-                out.extend_from_slice(&around.json);
+                let parts: [&[u8]; 4] = [b",\"", name.as_bytes(), b"\":", &around.json];
+                parts.into_iter().for_each(|part| out.extend_from_slice(part));
             }
         }
         out.push(b'}');

@@ -264,6 +264,68 @@ fn items_become_rows() {
     assert_eq!(spans[0].3["status"], json!({"message": "bad", "code": 2}));
 }
 
+/// The table is in the order of the numbers, which walks over messages make use of.
+#[test]
+fn the_table_is_in_order() {
+    fn look(message: &'static schema::Message, seen: &mut Vec<&'static str>) {
+        if seen.contains(&message.name) {
+            return;
+        }
+        seen.push(message.name);
+        assert!(message.fields.is_sorted_by(|a, b| a.number < b.number), "{}", message.name);
+        for field in message.fields {
+            if let schema::Kind::Message(inner) = field.kind {
+                look(inner, seen);
+            }
+        }
+    }
+    let mut seen = Vec::new();
+    every_signal().iter().for_each(|(signal, _, _)| look(signal.request(), &mut seen));
+    assert!(seen.len() > 20, "{seen:?}");
+}
+
+/// Fields in another order, with others between, come to the same: what encoders do not write, decoders take.
+#[test]
+fn the_order_of_fields_does_not_matter() {
+    fn reversed(message: &[u8], of: &'static schema::Message) -> Vec<u8> {
+        let mut groups: Vec<Vec<u8>> = Vec::new();
+        let mut last = 0;
+        for entry in wire::Fields::of(message).map(Result::unwrap) {
+            let inner = of.field(entry.number).map(|field| field.kind);
+            let mut raw = entry.raw.to_vec();
+            if let (Some(schema::Kind::Message(inner)), wire::Value::Bytes(bytes)) = (inner, entry.value) {
+                raw.clear();
+                put_bytes(&mut raw, entry.number, &reversed(bytes, inner));
+            }
+            match groups.last_mut() {
+                // Of fields that repeat, the order does matter.
+                Some(group) if last == entry.number => group.extend(raw),
+                _ => groups.push(raw),
+            }
+            last = entry.number;
+        }
+        groups.reverse();
+        if let Some(first) = groups.first_mut() {
+            put_bytes(first, 900, b"unknown");
+        }
+        groups.concat()
+    }
+    for (signal, json, _) in every_signal() {
+        let bytes = request(signal, &json);
+        let other = reversed(&bytes, signal.request());
+        assert_ne!(other, bytes);
+        assert_eq!(check(&other, signal), Ok(()));
+        let json = |bytes: &[u8], style| {
+            let mut out = Vec::new();
+            write(bytes, signal.request(), style, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        for style in [Style::Protocol, Style::Natural] {
+            assert_eq!(json(&other, style), json(&bytes, style), "{signal:?}");
+        }
+    }
+}
+
 /// Of several attributes with one key, the last one counts, few or many.
 #[test]
 fn the_last_of_equal_keys_counts() {

@@ -176,10 +176,15 @@ fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<St
         Signal::Traces => ([(1, 16, "trace"), (2, 8, "span")], false),
         Signal::Metrics => return None,
     };
-    fields.into_iter().find_map(|(number, wanted, what)| {
-        let length = wire::Fields::of(item.bytes).map_while(Result::ok).filter(|e| e.number == number).last();
-        let length =
-            length.map_or(0, |entry| if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 });
+    let mut lengths = [0; 2];
+    for entry in wire::Fields::of(item.bytes).map_while(Result::ok) {
+        for ((number, _, _), length) in fields.iter().zip(&mut lengths) {
+            if entry.number == *number {
+                *length = if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 };
+            }
+        }
+    }
+    fields.into_iter().zip(lengths).find_map(|((_, wanted, what), length)| {
         let fits = length == wanted || optional && length == 0;
         (!fits).then(|| format!("its {what} id has {length} bytes instead of {wanted}"))
     })
