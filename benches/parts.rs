@@ -9,9 +9,12 @@ use forebay::{
     pipeline::{self, Pipeline},
 };
 use forebay_actors::{
-    event::{Block, BlockBuilder, Draft, EventWriter, Events, IdSource, Stamp, Stamped, Timestamp},
+    event::{
+        BLOCK_BYTES, Block, BlockBuilder, Draft, EventWriter, Events, IdSource, Stamp, Stamped, Timestamp,
+    },
     journal::{Durability, Journal, SledJournal},
     message::Admit,
+    otlp::{Items, Rows, Signal, check, cut},
     record::Position,
     runtime::clock::Clock,
 };
@@ -187,5 +190,83 @@ fn broadcast(c: &mut Criterion) {
     }
 }
 
-criterion_group!(parts, json, codec, journal, broadcast);
+/// Log records of OpenTelemetry, about 230 bytes each.
+fn otlp_logs(records: usize) -> Vec<u8> {
+    use forebay_actors::otlp::wire::put_bytes;
+    let attribute = |out: &mut Vec<u8>, number, key: &str, value: &str| {
+        let (mut any, mut pair) = (Vec::new(), Vec::new());
+        put_bytes(&mut any, 1, value.as_bytes());
+        put_bytes(&mut pair, 1, key.as_bytes());
+        put_bytes(&mut pair, 2, &any);
+        put_bytes(out, number, &pair);
+    };
+    let mut scope_logs = Vec::new();
+    for index in 0..records {
+        // Both times, a severity and its text, as they stand on the wire.
+        let mut record = b"\x09\x00\x00\x34\xa4\x6d\x2d\x90\x18\x10\x09\x1a\x04INFO".to_vec();
+        let mut body = Vec::new();
+        put_bytes(
+            &mut body,
+            1,
+            format!("GET /api/v2/orders/{index} answered 200 in {} ms", index % 400).as_bytes(),
+        );
+        put_bytes(&mut record, 5, &body);
+        attribute(&mut record, 6, "http.request.method", "GET");
+        attribute(&mut record, 6, "http.response.status_code", "200");
+        attribute(&mut record, 6, "client.address", "192.0.2.17");
+        put_bytes(&mut record, 9, &(index as u128 + 1).to_be_bytes());
+        put_bytes(&mut record, 10, &(index as u64 + 1).to_be_bytes());
+        record.extend_from_slice(b"\x59\x00\x00\x34\xa4\x6d\x2d\x90\x18");
+        put_bytes(&mut scope_logs, 2, &record);
+    }
+    let (mut resource, mut resource_logs, mut request) = (Vec::new(), Vec::new(), Vec::new());
+    attribute(&mut resource, 1, "service.name", "checkout");
+    put_bytes(&mut resource_logs, 1, &resource);
+    put_bytes(&mut resource_logs, 2, &scope_logs);
+    put_bytes(&mut request, 1, &resource_logs);
+    request
+}
+
+/// What is done with a request of OpenTelemetry on its way in and out.
+fn otlp(c: &mut Criterion) {
+    const LARGE_BYTES: usize = 64 << 20;
+    let request = otlp_logs(EVENTS);
+    let mut group = c.benchmark_group("otlp");
+    group.throughput(Throughput::Elements(EVENTS as u64));
+    group.bench_function("check 500", |b| b.iter(|| check(black_box(&request), Signal::Logs)));
+    group.bench_function("count 500", |b| b.iter(|| Items::of(black_box(&request), Signal::Logs).count()));
+    group.bench_function("block of 500", |b| {
+        b.iter(|| Block::otlp(Signal::Logs, black_box(&request), EVENTS as u32));
+    });
+    group.bench_function("rows of 500", |b| {
+        b.iter(|| {
+            let (mut rows, mut bytes) = (Rows::of(black_box(&request), Signal::Logs), 0);
+            while let Some(row) = rows.next_row() {
+                bytes += row.metadata.len();
+            }
+            bytes
+        });
+    });
+    let stamp = Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::from_nanos(1) };
+    let payload = Block::otlp(Signal::Logs, &request, EVENTS as u32).stamped(stamp).bytes().to_vec();
+    group.bench_function("rows of 500 as JSON lines", |b| {
+        let mut out = Vec::new();
+        b.iter(|| {
+            out.clear();
+            let mut writer = EventWriter::default();
+            let mut events = Events::new(black_box(&payload));
+            while let Some(Ok(event)) = events.next_event() {
+                writer.write(&event, &mut out);
+            }
+            out.len()
+        });
+    });
+    let large = otlp_logs(LARGE_BYTES / (request.len() / EVENTS));
+    group.sample_size(10).throughput(Throughput::Bytes(large.len() as u64));
+    group.bench_function("cut 64 MiB into blocks", |b| {
+        b.iter(|| cut(black_box(&large), Signal::Logs, BLOCK_BYTES / 8 * 7).count());
+    });
+}
+
+criterion_group!(parts, json, codec, journal, broadcast, otlp);
 criterion_main!(parts);

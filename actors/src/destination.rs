@@ -32,6 +32,15 @@ pub type DestinationFactory = Arc<dyn Fn() -> Result<Box<dyn Destination>, Deliv
 pub struct Receipt {
     /// Bytes sent, as they went over the wire or into the file.
     pub bytes: u64,
+    /// Events of the batch that it refused although it took the batch, and that its protocol wants nobody to send again.
+    pub refused: u64,
+}
+
+impl Receipt {
+    /// For a batch that was taken whole, in so many bytes.
+    pub const fn of(bytes: u64) -> Self {
+        Self { bytes, refused: 0 }
+    }
 }
 
 /// Why a delivery failed.

@@ -1,11 +1,14 @@
 //! Positions, records and batches: what lies between the journal and a destination.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DecodeError, Event, Events, Timestamp};
+use crate::{
+    event::{self, DecodeError, Event, Events, Timestamp},
+    otlp::Signal,
+};
 
 /// The place of an event in the journal: the events accepted before it. Never reused, never reordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -134,14 +137,61 @@ pub struct BatchEvents<'a> {
     until: Position,
 }
 
+/// What a batch holds next, for destinations that want requests of OpenTelemetry as they are.
+#[derive(Debug)]
+pub enum Part<'a> {
+    /// A request of the next items.
+    Otlp {
+        /// Of what.
+        signal: Signal,
+        /// In protobuf: the bytes of the record itself where the batch has the whole request.
+        request: Bytes,
+        /// The positions of its items.
+        span: Span,
+    },
+    /// An event that came as one.
+    Event(Event<'a>),
+}
+
 impl BatchEvents<'_> {
     /// The next event; it is gone when the one after it is asked for.
     ///
     /// # Errors
     /// An item is an error where a record's bytes are not what the format says; its other events are lost to this reader.
     pub fn next_event(&mut self) -> Option<Result<Event<'_>, DecodeError>> {
-        self.advance()?;
+        self.enter()?;
+        self.at = self.at.plus(1);
         self.events.next_event()
+    }
+
+    /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as the batch has.
+    ///
+    /// # Errors
+    /// As [`BatchEvents::next_event`].
+    pub fn next_part(&mut self) -> Option<Result<Part<'_>, DecodeError>> {
+        self.enter()?;
+        let first = self.at;
+        self.at = first.plus(1);
+        let payload = &self.batch.records[self.next_record - 1].payload;
+        let part = match self.events.next_part(self.until.since(first))? {
+            Err(error) => return Some(Err(error)),
+            Ok(event::Part::Event(event)) => return Some(Ok(Part::Event(event))),
+            Ok(event::Part::Otlp { signal, request, count }) => {
+                let span = Span { first, end: first.plus(u64::from(count)) };
+                self.at = span.end;
+                let request = match request {
+                    Cow::Borrowed(request) => payload.slice_ref(request),
+                    Cow::Owned(request) => request.into(),
+                };
+                Part::Otlp { signal, request, span }
+            }
+        };
+        Some(Ok(part))
+    }
+
+    /// The place of the next event.
+    pub fn position(&self) -> Position {
+        self.at
     }
 
     /// The next event as a payload of its own.
@@ -149,25 +199,24 @@ impl BatchEvents<'_> {
     /// # Errors
     /// As [`BatchEvents::next_event`].
     pub fn next_single(&mut self) -> Option<Result<Bytes, DecodeError>> {
-        self.advance()?;
+        self.enter()?;
+        self.at = self.at.plus(1);
         self.events.next_single()
     }
 
-    /// Goes on to the next event, in the next record where this one's share is at its end.
-    fn advance(&mut self) -> Option<()> {
+    /// Goes on to the next record where this one's share is at its end; `None` at the end of the batch.
+    fn enter(&mut self) -> Option<()> {
         while self.at == self.until {
             let record = self.batch.records.get(self.next_record)?;
             self.next_record += 1;
             self.events = Events::new(&record.payload);
             let mut at = record.first;
             while at < self.batch.span.first {
-                // What is damaged there shows at the next event.
-                let _ = self.events.next_event();
+                self.events.skip_event();
                 at = at.plus(1);
             }
             (self.at, self.until) = (at, record.end().min(self.batch.span.end));
         }
-        self.at = self.at.plus(1);
         Some(())
     }
 }

@@ -7,7 +7,9 @@ use super::{Failure, scenario::Name};
 /// Shown for `--help`.
 pub const USAGE: &str = "\
 usage: cargo bench --bench end_to_end -- [options]
-  --only NAME,..       batches, singles-32, singles-256, access-log, backlog, fan-out; default all
+  --only NAME,..       batches, singles-32, singles-256, access-log, backlog, fan-out, otlp-accept, otlp-forward,
+                       otlp-rows; default all
+  --protocol NAME      how OpenTelemetry comes in and goes out: http (default) or grpc
   --seconds N          measured time of each scenario, 1 to 600; default 10
   --backlog-bytes N    journal bytes on disk before `backlog` measures, up to 16 GiB; default 2 GiB
   --outage KIND        the sink while the backlog grows: `closed` (default) or `503`
@@ -19,6 +21,15 @@ environment: FOREBAY_DATA, the directory of access_events.ndjson.gz; default ../
 const SECONDS: RangeInclusive<u64> = 1..=600;
 /// Below the `buffer.max_bytes` of the configuration that the bench writes, so the cap is never what is met.
 const BACKLOG_BYTES: RangeInclusive<u64> = 1..=16 << 30;
+
+/// How OpenTelemetry is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// gRPC.
+    Grpc,
+}
 
 /// What this process is to be.
 #[derive(Debug)]
@@ -42,6 +53,8 @@ pub struct Arguments {
     pub backlog_bytes: u64,
     /// How the sink fails while the backlog grows.
     pub outage: super::sink::Stance,
+    /// How OpenTelemetry comes in and goes out.
+    pub protocol: Protocol,
     /// Parent of the data directories.
     pub dir: PathBuf,
     /// The server under test.
@@ -64,6 +77,7 @@ impl Arguments {
             window: Duration::from_secs(10),
             backlog_bytes: 2 << 30,
             outage: super::sink::Stance::Closed,
+            protocol: Protocol::Http,
             dir: default_dir(),
             bin: PathBuf::new(),
             json: None,
@@ -80,6 +94,7 @@ impl Arguments {
                 "--seconds" => parsed.window = Duration::from_secs(number(&argument, &value()?, SECONDS)?),
                 "--backlog-bytes" => parsed.backlog_bytes = number(&argument, &value()?, BACKLOG_BYTES)?,
                 "--outage" => parsed.outage = outage(&value()?)?,
+                "--protocol" => parsed.protocol = protocol(&value()?)?,
                 "--dir" => parsed.dir = value()?.into(),
                 "--bin" => bin = Some(value()?.into()),
                 "--json" => parsed.json = Some(value()?.into()),
@@ -114,6 +129,14 @@ fn number(argument: &str, value: &str, range: RangeInclusive<u64>) -> Result<u64
         Failure::Usage(format!("{argument} is {value:?}; a whole number from {from} to {to} is wanted"))
     };
     u64::from_str(value).ok().filter(|n| range.contains(n)).ok_or_else(wanted)
+}
+
+fn protocol(value: &str) -> Result<Protocol, Failure> {
+    match value {
+        "http" => Ok(Protocol::Http),
+        "grpc" => Ok(Protocol::Grpc),
+        _ => Err(Failure::Usage(format!("--protocol is {value:?}; http or grpc is wanted"))),
+    }
 }
 
 fn outage(value: &str) -> Result<super::sink::Stance, Failure> {

@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use fastrand::Rng;
+use forebay_actors::otlp::wire::{put_bytes, put_varint};
 
 use super::Failure;
 
@@ -24,6 +26,8 @@ const ACCESS_LOG_BYTES_MAX: u64 = 64 << 20;
 pub struct Request {
     /// Head and body.
     pub bytes: Vec<u8>,
+    /// The body as a message of gRPC, in its frame.
+    pub message: Bytes,
     /// Events in the body.
     pub events: u64,
 }
@@ -37,7 +41,9 @@ fn request(path: &str, content_type: &str, body: &[u8], events: usize) -> Reques
     )
     .into_bytes();
     bytes.extend_from_slice(body);
-    Request { bytes, events: events as u64 }
+    let length = u32::try_from(body.len()).expect("a request is far below 4 GiB").to_be_bytes();
+    let message = [&[0][..], &length, body].concat().into();
+    Request { bytes, message, events: events as u64 }
 }
 
 /// Arrays of [`BATCH_EVENTS`] events.
@@ -55,6 +61,65 @@ pub fn batches() -> Vec<Request> {
         request("/events?ids=false", "application/json", &body, BATCH_EVENTS)
     };
     (0..BATCH_REQUESTS).map(|_| batch()).collect()
+}
+
+/// OpenTelemetry requests of [`BATCH_EVENTS`] log records, as heads and bodies.
+pub fn otlp_logs() -> Vec<Request> {
+    let mut random = Rng::with_seed(3);
+    let mut logs = || {
+        let mut records = Vec::new();
+        // A scope's name.
+        put_bytes(&mut records, 1, b"\x0a\x0echeckout.logger");
+        for _ in 0..BATCH_EVENTS {
+            put_bytes(&mut records, 2, &log_record(&mut random));
+        }
+        let mut resource = Vec::new();
+        let attributes =
+            [("service.name", "checkout"), ("host.name", "node-07"), ("cloud.region", "eu-central-1")];
+        attributes.iter().for_each(|(key, value)| put_attribute(&mut resource, 1, key, value));
+        let (mut group, mut body) = (Vec::new(), Vec::new());
+        put_bytes(&mut group, 1, &resource);
+        put_bytes(&mut group, 2, &records);
+        put_bytes(&mut body, 1, &group);
+        request("/v1/logs", "application/x-protobuf", &body, BATCH_EVENTS)
+    };
+    (0..BATCH_REQUESTS).map(|_| logs()).collect()
+}
+
+/// A log record of about 230 bytes.
+fn log_record(random: &mut Rng) -> Vec<u8> {
+    let routes = ["orders", "customers", "baskets", "products", "shipments"];
+    let status = ["200", "200", "200", "201", "204", "404", "500"][random.usize(..7)];
+    let (route, customer) = (routes[random.usize(..5)], random.u32(10_000..100_000));
+    let nanos = 1_769_846_400_000_000_000 + random.u64(..3_600_000_000_000);
+    let mut record = Vec::new();
+    let time = |number: u32, nanos: u64, record: &mut Vec<u8>| {
+        put_varint(record, u64::from(number) << 3 | 1);
+        record.extend_from_slice(&nanos.to_le_bytes());
+    };
+    time(1, nanos, &mut record);
+    put_varint(&mut record, 2 << 3);
+    put_varint(&mut record, 9);
+    put_bytes(&mut record, 3, b"INFO");
+    let text = format!("GET /api/v2/{route}/{customer} answered {status} in {} ms", random.u32(1..400));
+    let mut body = Vec::new();
+    put_bytes(&mut body, 1, text.as_bytes());
+    put_bytes(&mut record, 5, &body);
+    put_attribute(&mut record, 6, "http.request.method", "GET");
+    put_attribute(&mut record, 6, "http.response.status_code", status);
+    put_attribute(&mut record, 6, "client.address", &format!("192.0.2.{}", random.u8(..)));
+    put_bytes(&mut record, 9, &random.u128(..).to_be_bytes());
+    put_bytes(&mut record, 10, &random.u64(..).to_be_bytes());
+    time(11, nanos + 1_000_000, &mut record);
+    record
+}
+
+fn put_attribute(out: &mut Vec<u8>, number: u32, key: &str, value: &str) {
+    let (mut any, mut pair) = (Vec::new(), Vec::new());
+    put_bytes(&mut any, 1, value.as_bytes());
+    put_bytes(&mut pair, 1, key.as_bytes());
+    put_bytes(&mut pair, 2, &any);
+    put_bytes(out, number, &pair);
 }
 
 /// Single objects.

@@ -12,7 +12,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Failure, client::Connection, events::Request, histogram::Histogram};
+use super::{
+    Failure, arguments::Protocol, client::Connection, events::Request, histogram::Histogram, otlp::Caller,
+};
 
 /// Not measured: caches, allocators and socket buffers find their size.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -32,6 +34,30 @@ pub struct Load {
     pub requests: Arc<[Request]>,
     /// Connections.
     pub connections: usize,
+    /// In what the requests are carried.
+    pub protocol: Protocol,
+}
+
+/// One connection of either protocol.
+enum Sender {
+    Http(Connection),
+    Grpc(Caller),
+}
+
+impl Sender {
+    async fn open(address: SocketAddr, protocol: Protocol) -> std::io::Result<Self> {
+        Ok(match protocol {
+            Protocol::Http => Self::Http(Connection::open(address).await?),
+            Protocol::Grpc => Self::Grpc(Caller::open(address).await?),
+        })
+    }
+
+    async fn exchange(&mut self, request: &Request) -> std::io::Result<u16> {
+        match self {
+            Self::Http(connection) => connection.exchange(&request.bytes).await,
+            Self::Grpc(caller) => caller.exchange(request).await,
+        }
+    }
 }
 
 /// What came of it.
@@ -124,10 +150,11 @@ impl Load {
         let mut connections = JoinSet::new();
         for index in 0..self.connections {
             let first = index * self.requests.len() / self.connections;
-            let (address, requests) = (self.address, Arc::clone(&self.requests));
+            let (address, protocol, requests) = (self.address, self.protocol, Arc::clone(&self.requests));
             let (phases, tally) = (phases.clone(), Rc::clone(&tally));
-            connections
-                .spawn_local(async move { keep_sending(address, &requests, first, &phases, &tally).await });
+            connections.spawn_local(async move {
+                keep_sending(address, protocol, &requests, first, &phases, &tally).await
+            });
         }
         // An error means that `Running` was dropped, which stops as well.
         let _ = phases.wait_for(|phase| *phase == Phase::Stop).await;
@@ -160,6 +187,7 @@ impl Running {
 /// One connection's life, with as many sockets as the server makes necessary.
 async fn keep_sending(
     address: SocketAddr,
+    protocol: Protocol,
     requests: &[Request],
     first: usize,
     phases: &watch::Receiver<Phase>,
@@ -167,7 +195,7 @@ async fn keep_sending(
 ) {
     let mut turn = requests.iter().cycle().skip(first);
     while !is_over(phases) {
-        let Ok(mut connection) = Connection::open(address).await else {
+        let Ok(mut connection) = Sender::open(address, protocol).await else {
             tally.borrow_mut().error("connect");
             tokio::time::sleep(AFTER_BREAK).await;
             continue;
@@ -175,7 +203,7 @@ async fn keep_sending(
         while !is_over(phases) {
             let request = turn.next().expect("a cycle over requests has no end");
             let began = Instant::now();
-            let status = match connection.exchange(&request.bytes).await {
+            let status = match connection.exchange(request).await {
                 Ok(status) => status,
                 Err(error) => {
                     tally.borrow_mut().error(error.kind());

@@ -15,6 +15,7 @@ mod events;
 mod floor;
 mod histogram;
 mod load;
+mod otlp;
 mod report;
 mod rig;
 mod scenario;

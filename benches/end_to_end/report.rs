@@ -13,6 +13,9 @@ const CPU_US_PER_EVENT_MAX: f64 = 2.5;
 const PEAK_RSS_MB_MAX: f64 = 128.0;
 const BACKLOG_PERCENT_MIN: f64 = 90.0;
 const BLACKHOLE_PERCENT_MAX: f64 = 5.0;
+const OTLP_FORWARDED_PER_S_MIN: f64 = 1_000_000.0;
+const OTLP_CPU_US_PER_EVENT_MAX: f64 = 1.5;
+const OTLP_ROWS_PER_S_MIN: f64 = 400_000.0;
 
 /// What others may use of the cores before a row says little about the server. The kernel's own threads,
 /// which write what is synced, are among the others.
@@ -33,6 +36,7 @@ pub struct Report {
 pub struct Row {
     scenario: String,
     acked_events_per_s: f64,
+    delivered_events_per_s: f64,
     floor_events_per_s: Option<f64>,
     floor_percent: Option<f64>,
     p50_ms: Option<f64>,
@@ -86,6 +90,7 @@ impl Row {
         Self {
             scenario: scenario.to_owned(),
             acked_events_per_s: tally.events_per_s(),
+            delivered_events_per_s: outcome.delivered_events as f64 / outcome.elapsed.as_secs_f64(),
             floor_events_per_s: None,
             floor_percent: None,
             p50_ms: tally.latencies.quantile_ms(0.5),
@@ -126,7 +131,7 @@ impl Row {
         Self { blackholes: Some(blackholes), ..self }
     }
 
-    fn cells(&self) -> [String; 12] {
+    fn cells(&self) -> [String; 13] {
         let number = |value: Option<f64>, digits: usize| match value {
             Some(value) => format!("{value:.digits$}"),
             None => "-".to_owned(),
@@ -134,6 +139,7 @@ impl Row {
         [
             self.scenario.clone(),
             number(Some(self.acked_events_per_s), 0),
+            number(Some(self.delivered_events_per_s), 0),
             number(self.floor_events_per_s, 0),
             number(self.floor_percent, 1),
             number(self.p50_ms, 2),
@@ -148,9 +154,10 @@ impl Row {
     }
 }
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 13] = [
     "scenario",
     "acked ev/s",
+    "delivered ev/s",
     "floor ev/s",
     "% floor",
     "p50 ms",
@@ -240,6 +247,21 @@ impl Report {
                 at_least(BACKLOG_PERCENT_MIN),
                 backlog.map(|(full, empty)| 100.0 * full.acked_events_per_s / empty.acked_events_per_s),
             ),
+            (
+                "otlp-forward, delivered a second",
+                at_least(OTLP_FORWARDED_PER_S_MIN),
+                row("otlp-forward").map(|r| r.delivered_events_per_s),
+            ),
+            (
+                "otlp-forward, CPU us per record",
+                at_most(OTLP_CPU_US_PER_EVENT_MAX),
+                row("otlp-forward").map(|r| r.cpu_us_per_event),
+            ),
+            (
+                "otlp-rows, delivered a second",
+                at_least(OTLP_ROWS_PER_S_MIN),
+                row("otlp-rows").map(|r| r.delivered_events_per_s),
+            ),
             ("CPU added by a blackhole, %", at_most(BLACKHOLE_PERCENT_MAX), blackhole),
         ];
         let targets = targets.into_iter().filter_map(|(what, wanted, measured)| {
@@ -258,7 +280,7 @@ pub fn cores() -> usize {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} s a scenario, {} cores for all parts\n", self.window_seconds, self.cores)?;
-        let lines: Vec<[String; 12]> =
+        let lines: Vec<[String; 13]> =
             std::iter::once(HEADINGS.map(str::to_owned)).chain(self.rows.iter().map(Row::cells)).collect();
         let width = |column: usize| lines.iter().map(|cells| cells[column].len()).max().unwrap_or(0);
         for cells in &lines {
@@ -277,7 +299,7 @@ impl fmt::Display for Report {
         for target in &self.targets {
             let verdict = if target.is_met { "met" } else { "NOT MET" };
             let (wanted, measured) = (target.wanted, target.measured);
-            writeln!(f, "{:<30} {measured:>8.2}  wanted {wanted:<9} {verdict}", target.what)?;
+            writeln!(f, "{:<32} {measured:>10.2}  wanted {wanted:<9} {verdict}", target.what)?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::{
     Failure,
-    arguments::Arguments,
+    arguments::{Arguments, Protocol},
     events::{self, Request},
     load::{Load, Tally},
     process::Server,
     report::{Report, Row, cores},
-    rig::{Rig, STALL_MAX, file_system},
+    rig::{Outlet, Rig, STALL_MAX, file_system},
     sink::Stance,
 };
 
@@ -41,14 +41,29 @@ pub enum Name {
     Backlog,
     /// `Batches` with further sinks.
     FanOut,
+    /// OpenTelemetry logs, 500 records a request over 8 connections, which nobody gets.
+    OtlpAccept,
+    /// The same, passed on as OpenTelemetry.
+    OtlpForward,
+    /// The same, as lines of JSON.
+    OtlpRows,
 }
 
 // === impl Name ===
 
 impl Name {
     /// All of them, in the order they run in.
-    pub const ALL: [Self; 6] =
-        [Self::Batches, Self::Singles32, Self::Singles256, Self::AccessLog, Self::Backlog, Self::FanOut];
+    pub const ALL: [Self; 9] = [
+        Self::Batches,
+        Self::Singles32,
+        Self::Singles256,
+        Self::AccessLog,
+        Self::Backlog,
+        Self::FanOut,
+        Self::OtlpAccept,
+        Self::OtlpForward,
+        Self::OtlpRows,
+    ];
 
     /// The name in arguments and reports.
     pub const fn as_str(self) -> &'static str {
@@ -59,6 +74,9 @@ impl Name {
             Self::AccessLog => "access-log",
             Self::Backlog => "backlog",
             Self::FanOut => "fan-out",
+            Self::OtlpAccept => "otlp-accept",
+            Self::OtlpForward => "otlp-forward",
+            Self::OtlpRows => "otlp-rows",
         }
     }
 
@@ -68,6 +86,7 @@ impl Name {
             Self::Singles32 => (events::singles(), 32),
             Self::Singles256 => (events::singles(), 256),
             Self::AccessLog => (events::access_log()?, 8),
+            Self::OtlpAccept | Self::OtlpForward | Self::OtlpRows => (events::otlp_logs(), 8),
         };
         Ok(Workload { requests: requests.into(), connections })
     }
@@ -95,13 +114,18 @@ struct Workload {
 impl Workload {
     fn on(&self, server: &Server) -> Load {
         let requests = Arc::clone(&self.requests);
-        Load { address: server.address(), requests, connections: self.connections }
+        let (connections, protocol) = (self.connections, Protocol::Http);
+        Load { address: server.address(), requests, connections, protocol }
     }
 
     /// Load on the server for `window`, and how much of the machine others took meanwhile.
     async fn measure(&self, server: &Server, window: Duration) -> Result<Tally, Failure> {
+        self.measure_load(self.on(server), server, window).await
+    }
+
+    async fn measure_load(&self, load: Load, server: &Server, window: Duration) -> Result<Tally, Failure> {
         let (others, began) = (server.others_cpu()?, Instant::now());
-        let tally = self.on(server).measure(window).await?;
+        let tally = load.measure(window).await?;
         let others = server.others_cpu()?.saturating_sub(others).as_secs_f64();
         let all = began.elapsed().as_secs_f64() * cores() as f64;
         Ok(Tally { others_cpu_percent: 100.0 * others / all, ..tally })
@@ -131,6 +155,9 @@ pub async fn run(arguments: &Arguments) -> Result<Report, Failure> {
         match name {
             Name::Backlog => backlog(arguments, &mut report).await?,
             Name::FanOut => fan_out(arguments, &mut report).await?,
+            Name::OtlpAccept => report.push(otlp(arguments, name, Outlet::Blackhole).await?),
+            Name::OtlpForward => report.push(otlp(arguments, name, Outlet::Otlp(arguments.protocol)).await?),
+            Name::OtlpRows => report.push(otlp(arguments, name, Outlet::Lines).await?),
             _ => report.push(compared(arguments, name).await?),
         }
     }
@@ -143,6 +170,18 @@ async fn compared(arguments: &Arguments, name: Name) -> Result<Row, Failure> {
     let workload = name.workload()?;
     let rig = Rig::start(arguments, 0).await?;
     let tally = workload.measure(&rig.server, arguments.window).await?;
+    let outcome = rig.finish(tally, 0, DELIVERY_MAX).await?;
+    let floor = floor(&workload, arguments.window).await?;
+    Ok(Row::new(name.as_str(), &outcome).with_floor(&floor))
+}
+
+/// OpenTelemetry in, whatever out. The floor is always asked over HTTP/1.1.
+async fn otlp(arguments: &Arguments, name: Name, outlet: Outlet) -> Result<Row, Failure> {
+    let workload = name.workload()?;
+    let rig = Rig::delivering(arguments, outlet, 0).await?;
+    let address = rig.server.address_behind("OpenTelemetry over HTTP and gRPC on ")?;
+    let load = Load { address, protocol: arguments.protocol, ..workload.on(&rig.server) };
+    let tally = workload.measure_load(load, &rig.server, arguments.window).await?;
     let outcome = rig.finish(tally, 0, DELIVERY_MAX).await?;
     let floor = floor(&workload, arguments.window).await?;
     Ok(Row::new(name.as_str(), &outcome).with_floor(&floor))
@@ -164,7 +203,7 @@ async fn backlog(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
     let workload = Name::Backlog.workload()?;
     // The sink is there while the server starts: whether a dead one delays readiness is not the question.
     let rig = Rig::start(arguments, 0).await?;
-    rig.sink.set(arguments.outage);
+    rig.sink().set(arguments.outage);
     let filling = workload.on(&rig.server).start()?;
     let filled = fill(&rig, arguments.backlog_bytes).await;
     let fill = filling.stop().await?;
@@ -178,10 +217,10 @@ async fn backlog(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
     report.note(format!(
         "backlog of {disk_bytes} bytes, the sink still away: {rate:.0} events/s acknowledged, p99 {p99:.1} ms, peak RSS {rss} MB"
     ));
-    rig.sink.set(Stance::Open);
+    rig.sink().set(Stance::Open);
     let began = Instant::now();
-    let before = rig.sink.events();
-    while rig.sink.events() == before {
+    let before = rig.sink().events();
+    while rig.sink().events() == before {
         if began.elapsed() > STALL_MAX {
             return Err(rig
                 .server
@@ -191,7 +230,7 @@ async fn backlog(arguments: &Arguments, report: &mut Report) -> Result<(), Failu
     }
     let tally = workload.measure(&rig.server, arguments.window).await?;
     let filled_events = fill.acked_events + away.acked_events;
-    if rig.sink.events() >= filled_events {
+    if rig.sink().events() >= filled_events {
         report.note("backlog was drained before the window ended: give more --backlog-bytes".to_owned());
     }
     let outcome = rig.finish(tally, filled_events, BACKLOG_DELIVERY_MAX).await?;

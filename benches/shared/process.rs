@@ -95,6 +95,17 @@ impl Server {
         self.address
     }
 
+    /// The address in the line that it printed with these words before it.
+    ///
+    /// # Errors
+    /// Where it printed none.
+    pub fn address_behind(&self, words: &str) -> Result<SocketAddr, Failure> {
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = output.iter().find_map(|line| line.strip_prefix(words)?.trim().parse().ok());
+        drop(output);
+        found.ok_or_else(|| self.failure(&format!("printed no \"{words}<address>\"")))
+    }
+
     /// Processor time it has used, in user and system mode, all threads that ever were.
     ///
     /// # Errors

@@ -74,6 +74,15 @@ pub struct Counts {
     misunderstood: AtomicU64,
 }
 
+// === impl Counts ===
+
+impl Counts {
+    /// Counts events that were taken.
+    pub fn add_events(&self, events: u64) {
+        self.events.fetch_add(events, Ordering::Relaxed);
+    }
+}
+
 // === impl Sink ===
 
 impl Sink {

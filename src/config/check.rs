@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    AdminConfig, BatchConfig, Config, Durability, HttpSink, KeyPath, LogConfig, PostgresSink, PostgresTable,
-    Problem, RateLimit, RetryConfig, SinkConfig, SinkKind, admin::TOKEN_CHARS_MIN,
+    AdminConfig, BatchConfig, ClickhouseSink, Config, Durability, HttpSink, KeyPath, LogConfig, OtlpProtocol,
+    OtlpSink, PostgresSink, PostgresTable, Problem, RateLimit, RetryConfig, SinkConfig, SinkKind, TlsClient,
+    admin::TOKEN_CHARS_MIN,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
@@ -140,9 +141,12 @@ impl Config {
                         found.add(&["sinks", name, "path"], message);
                     }
                 }
-                SinkKind::Http(_) | SinkKind::Postgres(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => {
-                    ()
-                }
+                SinkKind::Http(_)
+                | SinkKind::Otlp(_)
+                | SinkKind::Postgres(_)
+                | SinkKind::Clickhouse(_)
+                | SinkKind::Console(_)
+                | SinkKind::Blackhole(_) => (),
             }
         }
     }
@@ -201,16 +205,9 @@ fn sink_values(name: &str, sink: &SinkConfig, found: &mut Found) {
     found.zero_duration(&["sinks", name, "breaker", "open_for"], sink.breaker.open_for);
     match &sink.kind {
         SinkKind::Http(http) => http_values(name, http, found),
-        SinkKind::Clickhouse(clickhouse) => {
-            url(&["sinks", name, "url"], &clickhouse.url, "http://127.0.0.1:8123", found);
-            found.zero_duration(&["sinks", name, "timeout"], clickhouse.timeout);
-            for (key, value) in [("database", &clickhouse.database), ("table", &clickhouse.table)] {
-                if value.is_empty() {
-                    found.add(&["sinks", name, key], "is empty");
-                }
-            }
-        }
+        SinkKind::Otlp(otlp) => otlp_values(name, otlp, found),
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
+        SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
         SinkKind::File(file) => {
             if file.path.file_name().is_none() {
                 found.add(&["sinks", name, "path"], "is not a file's name; like `./out/events.ndjson`");
@@ -228,16 +225,70 @@ fn sink_values(name: &str, sink: &SinkConfig, found: &mut Found) {
 }
 
 fn http_values(name: &str, sink: &HttpSink, found: &mut Found) {
-    let uri = http::Uri::from_str(&sink.url).ok();
-    let good = |uri: &http::Uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
-    };
-    if !uri.as_ref().is_some_and(good) {
+    if !is_url(&sink.url) {
         // The value itself is not repeated: it may have a password in it.
         found.add(&["sinks", name, "url"], "is not a URL; like `https://example.com/events`");
     }
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
-    for (header, value) in &sink.headers {
+    headers(name, &sink.headers, found);
+}
+
+fn otlp_values(name: &str, sink: &OtlpSink, found: &mut Found) {
+    let endpoint = ["sinks", name, "endpoint"];
+    let path = http::Uri::from_str(&sink.endpoint).map(|uri| uri.path().to_owned()).unwrap_or_default();
+    if !is_url(&sink.endpoint) {
+        found.add(&endpoint, "is not a URL; like `http://collector:4317`");
+    } else if sink.endpoint.contains('@') {
+        let message = "has a user or a password in it, which OpenTelemetry knows nothing of; give it an \
+                       authorization by headers";
+        found.add(&endpoint, message);
+    } else if sink.protocol == OtlpProtocol::Grpc && path != "/" {
+        let message = format!("has the path {path}, and gRPC has none; leave it away, or set protocol: http");
+        found.add(&endpoint, message);
+    } else if let Some(signal) = ["/v1/logs", "/v1/metrics", "/v1/traces"].iter().find(|s| path.ends_with(*s))
+    {
+        let message = format!("ends with {signal}, which is appended for each signal; leave it away");
+        found.add(&endpoint, message);
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    found.zero_count(&["sinks", name, "max_request_bytes"], sink.max_request_bytes);
+    headers(name, &sink.headers, found);
+    tls_client(name, &sink.tls, found);
+    if sink.tls != TlsClient::default() && !sink.endpoint.starts_with("https://") {
+        found.add(&endpoint, "is not encrypted, so tls would not be used; begin it with https://");
+    }
+}
+
+fn clickhouse_values(name: &str, sink: &ClickhouseSink, found: &mut Found) {
+    if !is_url(&sink.url) {
+        found.add(&["sinks", name, "url"], "is not a URL; like `http://clickhouse:8123`");
+    }
+    for (key, value) in [("database", &sink.database), ("table", &sink.table)] {
+        if value.is_empty() {
+            found.add(&["sinks", name, key], "is empty; like `events`");
+        }
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    tls_client(name, &sink.tls, found);
+}
+
+fn tls_client(name: &str, tls: &TlsClient, found: &mut Found) {
+    let (missing, other) = match (&tls.cert_file, &tls.key_file) {
+        (None, Some(_)) => ("cert_file", "key_file"),
+        (Some(_), None) => ("key_file", "cert_file"),
+        _ => return,
+    };
+    found.add(&["sinks", name, "tls", missing], format!("is missing; {other} needs it"));
+}
+
+fn is_url(text: &str) -> bool {
+    http::Uri::from_str(text).is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
+}
+
+fn headers(name: &str, headers: &BTreeMap<String, String>, found: &mut Found) {
+    for (header, value) in headers {
         let path = ["sinks", name, "headers", header];
         if http::HeaderName::from_str(header).is_err() {
             found.add(&path, "is not a header's name; letters, digits and `-` are");
@@ -259,6 +310,7 @@ fn postgres_values(name: &str, sink: &PostgresSink, found: &mut Found) {
         found.add(&["sinks", name, "table"], why);
     }
     found.zero_count(&["sinks", name, "pool_max"], sink.pool_max);
+    tls_client(name, &sink.tls, found);
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
 }
 

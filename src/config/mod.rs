@@ -39,7 +39,7 @@ pub use sections::{
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, Compression, ConsoleSink, FileSink, HttpEncoding, HttpSink,
-    RetryConfig, SinkConfig, SinkKind, StoreSink, WhenFull,
+    OtlpProtocol, OtlpSink, RetryConfig, SinkConfig, SinkKind, StoreSink, TlsClient, WhenFull,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

@@ -2,14 +2,14 @@
 
 mod table;
 
-use std::{error::Error as _, path::PathBuf, str::FromStr as _, time::Duration};
+use std::{error::Error as _, str::FromStr as _, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::config::{Config, Host, SslMode, SslNegotiation};
 
 pub use self::table::Table;
-use super::units;
+use super::{TlsClient, units};
 
 /// Where nobody says another name.
 const TABLE: &str = "events";
@@ -48,8 +48,9 @@ pub struct PostgresSink {
     #[serde(with = "units::duration", default = "timeout")]
     #[schemars(with = "units::Span")]
     pub timeout: Duration,
-    /// Certificates to trust, PEM; those of the machine where absent.
-    pub ca_file: Option<PathBuf>,
+    /// Certificates, for a connection with TLS.
+    #[serde(default)]
+    pub tls: TlsClient,
 }
 
 /// How a table is cut.
@@ -93,7 +94,7 @@ impl PostgresSink {
             partitions: Partitions::None,
             pool_max: POOL_MAX,
             timeout: TIMEOUT,
-            ca_file: None,
+            tls: TlsClient::default(),
         }
     }
 

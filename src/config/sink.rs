@@ -27,6 +27,9 @@ const BREAKER_SUCCESSES: u32 = 2;
 /// The usual time after which proxies give up; a healthy destination answers in one.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a Collector and most servers of gRPC take by default. A larger request they would refuse.
+const OTLP_MAX_REQUEST_BYTES: usize = 4 << 20;
+
 /// One sink: where events go, and how patiently. `type` says what keys there are beside the common ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
@@ -58,7 +61,7 @@ pub(super) const COMMON_KEYS: [&str; 7] =
     ["type", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
-pub(super) const SINK_TYPES: &str = "store, http, postgres, clickhouse, file, console or blackhole";
+pub(super) const SINK_TYPES: &str = "store, http, otlp, postgres, clickhouse, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -68,6 +71,8 @@ pub enum SinkKind {
     Store(StoreSink),
     /// POST requests.
     Http(HttpSink),
+    /// OpenTelemetry, over gRPC or HTTP.
+    Otlp(OtlpSink),
     /// A table of PostgreSQL.
     Postgres(PostgresSink),
     /// A table of ClickHouse.
@@ -160,6 +165,57 @@ pub struct HttpSink {
     pub timeout: Duration,
 }
 
+/// `type: otlp`: a Collector, another Forebay, or whoever else takes OpenTelemetry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpSink {
+    /// Where to, like http://collector:4317. With http, `/v1/logs` and so on are appended.
+    pub endpoint: String,
+    /// How requests are carried.
+    #[serde(default)]
+    pub protocol: OtlpProtocol,
+    /// How requests are compressed.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Headers added to every request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// From sending a request to having its answer.
+    #[serde(with = "units::duration", default = "http_timeout")]
+    #[schemars(with = "units::Span")]
+    pub timeout: Duration,
+    /// Largest request, before compression; a single record that is larger goes alone.
+    #[serde(with = "units::size", default = "otlp_max_request_bytes")]
+    #[schemars(with = "units::Size")]
+    pub max_request_bytes: usize,
+    /// Certificates, for an endpoint that begins with https.
+    #[serde(default)]
+    pub tls: TlsClient,
+}
+
+/// How `type: otlp` carries requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OtlpProtocol {
+    /// gRPC, usually on port 4317.
+    #[default]
+    Grpc,
+    /// POST requests with protobuf, usually on port 4318.
+    Http,
+}
+
+/// Certificates of a destination, in files of PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsClient {
+    /// Authorities that the server's certificate may be of; those of the system where absent.
+    pub ca_file: Option<PathBuf>,
+    /// A certificate to show, with its chain; `key_file` has its key.
+    pub cert_file: Option<PathBuf>,
+    /// The key of the certificate.
+    pub key_file: Option<PathBuf>,
+}
+
 /// Bodies of `type: http`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -227,6 +283,10 @@ fn http_timeout() -> Duration {
     HTTP_TIMEOUT
 }
 
+fn otlp_max_request_bytes() -> usize {
+    OTLP_MAX_REQUEST_BYTES
+}
+
 fn concurrency() -> usize {
     CONCURRENCY
 }
@@ -270,12 +330,22 @@ impl HttpSink {
     }
 }
 
+impl OtlpSink {
+    /// A sink that sends to this endpoint over gRPC, with the defaults of every other key.
+    pub fn to(endpoint: String) -> Self {
+        let (protocol, compression, headers, tls) = Default::default();
+        let (timeout, max_request_bytes) = (HTTP_TIMEOUT, OTLP_MAX_REQUEST_BYTES);
+        Self { endpoint, protocol, compression, headers, timeout, max_request_bytes, tls }
+    }
+}
+
 impl SinkKind {
     /// What `type` says.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Store(_) => "store",
             Self::Http(_) => "http",
+            Self::Otlp(_) => "otlp",
             Self::Postgres(_) => "postgres",
             Self::Clickhouse(_) => "clickhouse",
             Self::File(_) => "file",
@@ -315,6 +385,7 @@ impl<'de> Deserialize<'de> for SinkConfig {
 enum SinkType {
     Store,
     Http,
+    Otlp,
     Postgres,
     Clickhouse,
     File,
@@ -341,6 +412,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
         sink.kind = match sink_type {
             SinkType::Store => SinkKind::Store(StoreSink::deserialize(own)?),
             SinkType::Http => SinkKind::Http(HttpSink::deserialize(own)?),
+            SinkType::Otlp => SinkKind::Otlp(OtlpSink::deserialize(own)?),
             SinkType::Postgres => SinkKind::Postgres(PostgresSink::deserialize(own)?),
             SinkType::Clickhouse => SinkKind::Clickhouse(ClickhouseSink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),

@@ -1,9 +1,11 @@
 //! Writes a configuration as YAML that reads back as the same configuration.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
 use super::{
-    Config, HttpSink, Secret, SinkKind, schema,
+    Config, Secret, SinkKind, schema,
     substitute::escape,
     tree::{Node, Scalar, Value},
     yaml,
@@ -39,27 +41,28 @@ impl Config {
         config.admin.token = config.admin.token.map(|_| Secret::new(REDACTED));
         for sink in config.sinks.values_mut() {
             match &mut sink.kind {
-                SinkKind::Http(http) => redact(http),
+                SinkKind::Http(http) => redact(&mut http.url, &mut http.headers),
+                SinkKind::Otlp(otlp) => redact(&mut otlp.endpoint, &mut otlp.headers),
+                SinkKind::Postgres(postgres) => redact_connection(&mut postgres.url),
                 SinkKind::Clickhouse(clickhouse) => {
                     redact_user(&mut clickhouse.url);
                     clickhouse.password = clickhouse.password.take().map(|_| Secret::new(REDACTED));
                 }
-                SinkKind::Postgres(postgres) => redact_connection(&mut postgres.url),
-                _ => {}
+                SinkKind::Store(_) | SinkKind::File(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
             }
         }
         config
     }
 }
 
-fn redact(sink: &mut HttpSink) {
-    for (name, value) in &mut sink.headers {
+fn redact(url: &mut String, headers: &mut BTreeMap<String, String>) {
+    for (name, value) in headers {
         let name = name.to_ascii_lowercase();
         if ["auth", "token", "key", "secret", "password", "cookie"].iter().any(|part| name.contains(part)) {
             *value = REDACTED.to_owned();
         }
     }
-    redact_user(&mut sink.url);
+    redact_user(url);
 }
 
 /// User and password of a URL; whether there was a URL.

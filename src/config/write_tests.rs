@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
+use crate::config::HttpSink;
 use crate::config::{BatchOverride, FileSink, Format, HttpEncoding, RateLimit, SinkConfig};
 
 fn unset(_: &str) -> Option<String> {
@@ -74,6 +75,9 @@ fn secrets_are_not_printed() {
     {
         config.sinks.insert(name.to_owned(), http(url, &headers));
     }
+    let mut otlp = crate::config::OtlpSink::to("https://s3cret@x:4317".to_owned());
+    otlp.headers.insert("api-key".to_owned(), "s3cret".to_owned());
+    config.sinks.insert("d".to_owned(), SinkConfig::new(SinkKind::Otlp(otlp)));
     config.admin.token = Some(crate::config::Secret::new("s3cret-s3cret-s3cret"));
     assert!(!format!("{:?}", config.admin).contains("s3cret"));
     let yaml = config.redacted().to_yaml();

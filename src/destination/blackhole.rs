@@ -50,7 +50,7 @@ impl Destination for BlackholeDestination {
             if let Some(pace) = pace {
                 tokio::time::sleep_until(pace.pass(batch.count())).await;
             }
-            Ok(Receipt { bytes: batch.payload_bytes() as u64 })
+            Ok(Receipt::of(batch.payload_bytes() as u64))
         }
         .boxed_local()
     }

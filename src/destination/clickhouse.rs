@@ -13,13 +13,7 @@ mod fault;
 mod rows;
 mod table;
 
-use std::{
-    cell::RefCell,
-    fmt,
-    io::Write as _,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, fmt, io::Write as _, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
@@ -115,8 +109,9 @@ impl ClickhouseDestination {
         if is_loopback(&url) {
             client = client.no_proxy();
         }
-        let client =
-            client.build().map_err(|e| unbuildable(format!("no HTTP client can be set up: {}", chain(&e))))?;
+        let client = client
+            .build()
+            .map_err(|e| unbuildable(format!("no HTTP client can be set up: {}", chain(&e))))?;
         let table = format!("{}.{}", table::name(&options.database), table::name(&options.table));
         let place = format!("{} {}.{}", without_secrets(&url), options.database, options.table);
         let (stream, known) = (String::new(), RefCell::default());
@@ -127,7 +122,8 @@ impl ClickhouseDestination {
     /// The same with `stream` before every batch id: positions begin at 0 in every data directory, so alone they do not
     /// tell two of them apart.
     pub fn of_stream(mut self, stream: &str) -> Self {
-        let server = Rc::get_mut(&mut self.server).expect("nobody else holds a destination that is being built");
+        let server =
+            Rc::get_mut(&mut self.server).expect("nobody else holds a destination that is being built");
         server.stream = format!("{stream}-");
         self
     }
@@ -168,7 +164,8 @@ impl Server {
         let known = match known {
             Some(known) => known,
             None => {
-                let known = Rc::new(self.look(self.options.manage_schema).await?.ok_or_else(|| self.missing())?);
+                let known =
+                    Rc::new(self.look(self.options.manage_schema).await?.ok_or_else(|| self.missing())?);
                 *self.known.borrow_mut() = Some(known.clone());
                 known
             }
@@ -217,7 +214,8 @@ impl Server {
     }
 
     fn missing(&self) -> DeliveryError {
-        let message = format!("{}: the table is not there; manage_schema: true lets Forebay make it", self.place);
+        let message =
+            format!("{}: the table is not there; manage_schema: true lets Forebay make it", self.place);
         DeliveryError::transient(Cause::Refused, message)
     }
 
@@ -271,6 +269,7 @@ fn packed(rows: Vec<u8>, compression: ClickhouseCompression) -> Result<Bytes, De
         }
         ClickhouseCompression::Zstd => zstd::bulk::compress(&rows, 1),
     };
-    let failed = |error| DeliveryError::transient(Cause::Encode, format!("the rows cannot be compressed: {error}"));
+    let failed =
+        |error| DeliveryError::transient(Cause::Encode, format!("the rows cannot be compressed: {error}"));
     done.map(Bytes::from).map_err(failed)
 }

@@ -47,7 +47,7 @@ impl Destination for ConsoleDestination {
         blocking(move || {
             let body = encode_batch(&batch, Framing::Lines)?;
             write(&out, &body)?;
-            Ok(Receipt { bytes: body.len() as u64 })
+            Ok(Receipt::of(body.len() as u64))
         })
         .boxed_local()
     }

@@ -118,7 +118,7 @@ impl Destination for FileDestination {
         blocking(move || {
             let body = encode_batch(&batch, Framing::Lines)?;
             shared.append(&body)?;
-            Ok(Receipt { bytes: body.len() as u64 })
+            Ok(Receipt::of(body.len() as u64))
         })
         .boxed_local()
     }

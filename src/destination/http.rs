@@ -44,17 +44,17 @@ use crate::spare::SparePool;
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Time for the body of an answer whose status is known already.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Bytes of an answer's body that an error message quotes.
-const QUOTED_BYTES_MAX: usize = 512;
+pub(super) const QUOTED_BYTES_MAX: usize = 512;
 
 /// The longest wait a server can ask for; a mistaken one must not silence a sink for days.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Unused connections are closed before the load balancers in front of most servers, at 60 s, close them
 /// under a request.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Bytes of JSON handed to the compressor at a time.
 const GZIP_CHUNK_BYTES: usize = 64 * 1024;
@@ -196,15 +196,15 @@ impl Endpoint {
             .header(IDEMPOTENCY_KEY, &id)
             .header(EVENTS, events)
             .body(body);
-        let answer = request.send().await.map_err(|e| self.unanswered(e))?;
+        let answer = request.send().await.map_err(|e| unanswered(&self.shown, e))?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let quote = read_answer(answer).await;
-        if status.is_success() { Ok(Receipt { bytes }) } else { Err(self.refusal(status, &headers, &quote)) }
+        if status.is_success() { Ok(Receipt::of(bytes)) } else { Err(self.refusal(status, &headers, &quote)) }
     }
 
     async fn head(&self) -> Result<(), DeliveryError> {
         let request = self.client.head(self.url.clone()).headers(self.headers.clone());
-        let answer = request.send().await.map_err(|e| self.unanswered(e))?;
+        let answer = request.send().await.map_err(|e| unanswered(&self.shown, e))?;
         match answer.status().as_u16() {
             401 | 407 | 408 | 429 | 500 | 502..=599 => {
                 Err(self.refusal(answer.status(), answer.headers(), ""))
@@ -246,26 +246,26 @@ impl Endpoint {
         let location = headers.get(header::LOCATION).and_then(|l| self.url.join(l.to_str().ok()?).ok());
         location.map_or_else(|| "nowhere".to_owned(), |url| without_secrets(&url))
     }
+}
 
-    /// No answer came.
-    fn unanswered(&self, error: reqwest::Error) -> DeliveryError {
-        let (cause, what) = if error.is_timeout() {
-            (Cause::Timeout, "no answer in time")
-        } else if error.is_connect() {
-            (Cause::Connect, "no connection")
-        } else {
-            (Cause::Connect, "the connection broke")
-        };
-        // reqwest would put the URL into the text as it is, secrets and all.
-        let error = error.without_url();
-        DeliveryError::transient(cause, format!("{}: {what}: {}", self.shown, chain(&error)))
-    }
+/// No answer came.
+pub(super) fn unanswered(shown: &str, error: reqwest::Error) -> DeliveryError {
+    let (cause, what) = if error.is_timeout() {
+        (Cause::Timeout, "no answer in time")
+    } else if error.is_connect() {
+        (Cause::Connect, "no connection")
+    } else {
+        (Cause::Connect, "the connection broke")
+    };
+    // reqwest would put the URL into the text as it is, secrets and all.
+    let error = error.without_url();
+    DeliveryError::transient(cause, format!("{shown}: {what}: {}", chain(&error)))
 }
 
 // === Requests ===
 
 /// The URL, where a batch can be sent to it.
-fn endpoint_url(text: &str) -> Result<Url, DeliveryError> {
+pub(super) fn endpoint_url(text: &str) -> Result<Url, DeliveryError> {
     // A text that is no URL may still hold a password, so the message does not repeat it.
     let url = Url::parse(text).map_err(|e| unbuildable(format!("the url cannot be read: {e}")))?;
     match url.scheme() {
@@ -274,7 +274,7 @@ fn endpoint_url(text: &str) -> Result<Url, DeliveryError> {
     }
 }
 
-fn without_secrets(url: &Url) -> String {
+pub(super) fn without_secrets(url: &Url) -> String {
     let mut shown = url.clone();
     // Neither can fail for a URL that has a host, and one that has none has no user either.
     let _ = shown.set_username("");
@@ -285,7 +285,7 @@ fn without_secrets(url: &Url) -> String {
 }
 
 /// Whether the host is this machine, which no proxy stands before.
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -373,7 +373,12 @@ async fn read_answer(mut answer: Response) -> String {
     };
     // What was read until then is quoted; the rest is not worth more waiting.
     let _ = tokio::time::timeout(ANSWER_TIME_MAX, reading).await;
-    let text = String::from_utf8_lossy(&quote);
+    one_line(&quote)
+}
+
+/// Text of a server on one line.
+pub(super) fn one_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
     text.split(|c: char| c.is_whitespace() || c.is_control())
         .filter(|w| !w.is_empty())
         .collect::<Vec<_>>()
@@ -382,7 +387,7 @@ async fn read_answer(mut answer: Response) -> String {
 
 /// The wait that `Retry-After` asks for, in either of its forms. A date is counted from the answer's own
 /// `Date`, by the server's clock, so that neither clock has to be right.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // Digits that do not fit are a long time.

@@ -30,6 +30,7 @@ pub mod clickhouse;
 pub mod console;
 pub mod file;
 pub mod http;
+pub mod otlp;
 pub mod postgres;
 mod tls;
 
@@ -58,6 +59,7 @@ pub fn build(
     Ok(match kind {
         SinkKind::Store(_) => Box::new(SqliteDestination::new(store)),
         SinkKind::Http(options) => Box::new(self::http::HttpDestination::new(options)?.of_stream(stream)),
+        SinkKind::Otlp(options) => Box::new(otlp::OtlpDestination::new(options)?),
         SinkKind::Postgres(options) => Box::new(postgres::PostgresDestination::new(options)?),
         SinkKind::Clickhouse(options) => {
             Box::new(clickhouse::ClickhouseDestination::new(options)?.of_stream(stream))

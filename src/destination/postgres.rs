@@ -101,10 +101,9 @@ impl PostgresDestination {
     pub fn new(options: &PostgresSink) -> Result<Self, DeliveryError> {
         let config = options.connection().map_err(|why| unbuildable(format!("the url {why}")))?;
         let table = Table::parse(&options.table).map_err(|why| unbuildable(format!("the table {why}")))?;
-        let roots = options.ca_file.as_deref().map_or_else(|| Ok(tls::roots()), tls::roots_of)?;
         let server = Server {
             place: place(&config),
-            tls: MakeRustlsConnect::new(tls::client(roots)?),
+            tls: MakeRustlsConnect::new(tls::client_with(&options.tls)?),
             config,
             table,
             options: options.clone(),
@@ -168,7 +167,7 @@ impl Server {
         let written = self.write(&connection, rows).await;
         written.map_err(|error| self.failed(&error))?;
         self.idle.borrow_mut().push(connection);
-        Ok(Receipt { bytes: sent })
+        Ok(Receipt::of(sent))
     }
 
     async fn look(&self) -> Result<(), DeliveryError> {

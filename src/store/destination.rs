@@ -43,7 +43,7 @@ impl Destination for SqliteDestination {
         let shared = Arc::clone(&self.shared);
         Box::pin(on_blocking_thread(move || {
             let inserted = with_writer(&shared.path, &mut shared.lock(), |writer| writer.insert(&batch))?;
-            Ok(Receipt { bytes: inserted.bytes })
+            Ok(Receipt::of(inserted.bytes))
         }))
     }
 

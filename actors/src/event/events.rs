@@ -1,5 +1,7 @@
 //! Reading a record's payload: its blocks, and their events one by one.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -22,6 +24,22 @@ pub struct Events<'a> {
     count: u32,
 }
 
+/// What a payload holds next, for readers that want requests of OpenTelemetry as they are.
+#[derive(Debug)]
+pub enum Part<'a, 'r> {
+    /// A request of so many items, the next ones. Borrowed where it is a whole block.
+    Otlp {
+        /// Of what.
+        signal: Signal,
+        /// In protobuf.
+        request: Cow<'a, [u8]>,
+        /// Its items.
+        count: u32,
+    },
+    /// An event that came as one.
+    Event(Event<'r>),
+}
+
 #[derive(Debug)]
 enum Body<'a> {
     Events(Decoder<'a>),
@@ -40,9 +58,58 @@ impl<'a> Events<'a> {
     /// The next event; it is gone when the one after it is asked for. After an error there is nothing more: where one event
     /// ends is where the next begins.
     pub fn next_event(&mut self) -> Option<Result<Event<'_>, DecodeError>> {
+        match self.advance() {
+            Ok(()) => Some(self.read()),
+            Err(end) => end.map(Err),
+        }
+    }
+
+    /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as is left, up to
+    /// `most` items. A whole one is not looked into: its bytes were counted when they came in, and the record that they
+    /// lie in has a checksum.
+    pub fn next_part(&mut self, most: u64) -> Option<Result<Part<'a, '_>, DecodeError>> {
         if let Err(end) = self.advance() {
             return end.map(Err);
         }
+        let Body::Otlp { signal, request, rows } = &mut self.body else {
+            return Some(self.read().map(Part::Event));
+        };
+        let (signal, request, first) = (*signal, *request, self.index - 1);
+        let count =
+            u32::try_from(most.max(1)).map_or(self.count - first, |most| most.min(self.count - first));
+        self.index = first + count;
+        if count == self.count {
+            return Some(Ok(Part::Otlp { signal, request: Cow::Borrowed(request), count }));
+        }
+        let mut found = 0;
+        let part = otlp::select(request, signal, |item| {
+            let is_wanted = (first..first + count).contains(&item);
+            found += u32::from(is_wanted);
+            is_wanted
+        });
+        rows.skip(count);
+        if found < count {
+            self.end();
+            return Some(Err(DecodeError::Otlp));
+        }
+        Some(Ok(Part::Otlp { signal, request: Cow::Owned(part), count }))
+    }
+
+    /// Passes over the next event without looking at it as far as that can be. What is damaged shows at the one behind it.
+    pub fn skip_event(&mut self) {
+        if self.advance().is_err() {
+            return;
+        }
+        match &mut self.body {
+            Body::Otlp { rows, .. } => rows.skip(1),
+            Body::Events(_) => {
+                let _ = self.read();
+            }
+        }
+    }
+
+    /// The event that was advanced to.
+    fn read(&mut self) -> Result<Event<'_>, DecodeError> {
         let (index, stamp) = (self.index - 1, self.stamp);
         let assigned = EventId::Assigned(stamp.id_at(index));
         let found = match &mut self.body {
@@ -68,7 +135,12 @@ impl<'a> Events<'a> {
         if found.is_err() {
             (self.rest, self.index, self.count) = (&[], 0, 0);
         }
-        Some(found)
+        found
+    }
+
+    /// Behind this there is nothing more.
+    fn end(&mut self) {
+        (self.rest, self.index, self.count) = (&[], 0, 0);
     }
 
     /// The next event as a payload of its own, with the id and the times that it has: what a dead letter keeps.
@@ -87,7 +159,7 @@ impl<'a> Events<'a> {
             },
         };
         if block.is_err() {
-            (self.rest, self.index, self.count) = (&[], 0, 0);
+            self.end();
         }
         let stamp = Stamp { first_id: self.stamp.id_at(index), ..self.stamp };
         Some(block.map(|block| block.stamped(stamp).bytes().clone()))
@@ -151,6 +223,44 @@ mod tests {
 
     fn stamp() -> Stamp {
         Stamp { first_id: Uuid::from_u128(7), ingested_at: Timestamp::from_nanos(42) }
+    }
+
+    /// Read part by part, with so many items at most, each part read again as a payload.
+    fn read_parts(payload: &[u8], most: u64) -> Vec<(String, Option<String>)> {
+        let (mut events, mut found) = (Events::new(payload), Vec::new());
+        while let Some(part) = events.next_part(most) {
+            match part.unwrap() {
+                Part::Event(event) => {
+                    found.push((event.message.to_owned(), event.metadata.map(str::to_owned)))
+                }
+                Part::Otlp { signal, request, count } => {
+                    assert!(count > 0 && u64::from(count) <= most);
+                    let block = Block::otlp(signal, &request, count).stamped(stamp());
+                    found.extend(read(block.bytes()).into_iter().map(|event| {
+                        let (_, _, message, metadata) = event.unwrap();
+                        (message, metadata)
+                    }));
+                }
+            }
+        }
+        found
+    }
+
+    /// Parts have the events in their order, whole requests as they are, and pieces of them where less is wanted.
+    #[test]
+    fn parts_are_the_events_in_order() {
+        let payload = mixed();
+        let expected: Vec<_> = read(&payload).into_iter().map(Result::unwrap).map(|e| (e.2, e.3)).collect();
+        for most in [1, 2, u64::MAX] {
+            assert_eq!(read_parts(&payload, most), expected, "at most {most}");
+        }
+        let mut events = Events::new(&payload);
+        (0..3).for_each(|_| events.skip_event());
+        let Some(Ok(Part::Otlp { count: 1, request: Cow::Owned(_), .. })) = events.next_part(9) else {
+            panic!()
+        };
+        assert_eq!(events.next_event().unwrap().unwrap().message, "fifth");
+        assert!(events.next_part(9).is_none());
     }
 
     fn draft(message: &str) -> Draft<'_> {

@@ -2,7 +2,7 @@
 
 use super::{
     Signal,
-    schema::{Kind, Message, Rule},
+    schema::{Field, Kind, Message, Rule},
     wire::{DEPTH_MAX, Fields, Value, WireError},
 };
 
@@ -18,9 +18,15 @@ fn message(bytes: &[u8], base: usize, of: &'static Message, depth: usize) -> Res
     if depth > DEPTH_MAX {
         return Err(WireError { offset: base, reason: "messages nest deeper than 100" });
     }
+    // Encoders write fields in the order of the table, so the one looked for is the last one or soon behind it.
+    let mut last = 0;
     for entry in Fields::of(bytes) {
         let entry = entry.map_err(|error| WireError { offset: base + error.offset, ..error })?;
-        let Some(field) = of.field(entry.number) else { continue };
+        let is_it = |field: &Field| field.number == entry.number;
+        let behind = of.fields[last..].iter().position(is_it).map(|index| last + index);
+        let Some(index) = behind.or_else(|| of.fields[..last].iter().position(is_it)) else { continue };
+        last = index;
+        let field = &of.fields[index];
         let at = base + entry.start();
         let fits = match (field.kind, entry.value) {
             (Kind::Message(inner), Value::Bytes(bytes)) => {

@@ -1,7 +1,5 @@
 //! The items of a request, one by one, and requests of some of them.
 
-use std::ops::Range;
-
 use super::{
     Signal,
     wire::{Fields, Value, put_bytes},
@@ -125,22 +123,4 @@ fn frame(
         }
     }
     any
-}
-
-/// Ranges of items whose own bytes come to about `bytes_max` each; an item that is larger stands alone.
-pub fn ranges(request: &[u8], signal: Signal, bytes_max: usize) -> Vec<Range<u32>> {
-    let mut ranges = Vec::new();
-    let (mut first, mut end, mut bytes) = (0, 0, 0);
-    for item in Items::of(request, signal) {
-        if end > first && bytes + item.bytes.len() > bytes_max {
-            ranges.push(first..end);
-            (first, bytes) = (end, 0);
-        }
-        bytes += item.bytes.len();
-        end += 1;
-    }
-    if end > first {
-        ranges.push(first..end);
-    }
-    ranges
 }

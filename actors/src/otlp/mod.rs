@@ -2,11 +2,13 @@
 //!
 //! A request goes through Forebay in the bytes in which it came. What is needed of them is found by walking over them with
 //! a table of the protocol ([`schema`]): whether they are well-formed ([`check`]), how many records there are and where
-//! ([`Items`]), a request of some of them ([`select`]), and their JSON form ([`json`]).
+//! ([`Items`]), a request of some of them ([`select`]), several requests instead of a large one ([`cut`]), and their JSON form
+//! ([`json`]).
 //!
 //! An *item* is what counts as one event: a log record, a span, or a data point of a metric.
 
 mod check;
+mod cut;
 mod items;
 pub mod json;
 mod rows;
@@ -14,7 +16,8 @@ pub mod schema;
 pub mod wire;
 
 pub use check::check;
-pub use items::{Item, Items, ranges, select};
+pub use cut::{Cuts, cut};
+pub use items::{Item, Items, select};
 pub use rows::{Row, Rows};
 use schema::Message;
 pub use wire::WireError;

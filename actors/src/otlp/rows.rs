@@ -79,6 +79,13 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Passes over so many.
+    pub(crate) fn skip(&mut self, count: u32) {
+        for _ in 0..count {
+            self.items.next();
+        }
+    }
+
     /// The next row; it is gone when the one after it is asked for.
     pub fn next_row(&mut self) -> Option<Row<'_>> {
         let item = self.items.next()?;
@@ -99,8 +106,8 @@ impl<'a> Rows<'a> {
         };
         for (name, around) in [("resource", &self.resource), ("scope", &self.scope)] {
             if !around.bytes.is_empty() {
-                out.extend_from_slice(format!(",\"{name}\":").as_bytes());
-                out.extend_from_slice(&around.json);
+                let parts: [&[u8]; 4] = [b",\"", name.as_bytes(), b"\":", &around.json];
+                parts.into_iter().for_each(|part| out.extend_from_slice(part));
             }
         }
         out.push(b'}');

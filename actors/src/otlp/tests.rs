@@ -264,6 +264,68 @@ fn items_become_rows() {
     assert_eq!(spans[0].3["status"], json!({"message": "bad", "code": 2}));
 }
 
+/// The table is in the order of the numbers, which walks over messages make use of.
+#[test]
+fn the_table_is_in_order() {
+    fn look(message: &'static schema::Message, seen: &mut Vec<&'static str>) {
+        if seen.contains(&message.name) {
+            return;
+        }
+        seen.push(message.name);
+        assert!(message.fields.is_sorted_by(|a, b| a.number < b.number), "{}", message.name);
+        for field in message.fields {
+            if let schema::Kind::Message(inner) = field.kind {
+                look(inner, seen);
+            }
+        }
+    }
+    let mut seen = Vec::new();
+    every_signal().iter().for_each(|(signal, _, _)| look(signal.request(), &mut seen));
+    assert!(seen.len() > 20, "{seen:?}");
+}
+
+/// Fields in another order, with others between, come to the same: what encoders do not write, decoders take.
+#[test]
+fn the_order_of_fields_does_not_matter() {
+    fn reversed(message: &[u8], of: &'static schema::Message) -> Vec<u8> {
+        let mut groups: Vec<Vec<u8>> = Vec::new();
+        let mut last = 0;
+        for entry in wire::Fields::of(message).map(Result::unwrap) {
+            let inner = of.field(entry.number).map(|field| field.kind);
+            let mut raw = entry.raw.to_vec();
+            if let (Some(schema::Kind::Message(inner)), wire::Value::Bytes(bytes)) = (inner, entry.value) {
+                raw.clear();
+                put_bytes(&mut raw, entry.number, &reversed(bytes, inner));
+            }
+            match groups.last_mut() {
+                // Of fields that repeat, the order does matter.
+                Some(group) if last == entry.number => group.extend(raw),
+                _ => groups.push(raw),
+            }
+            last = entry.number;
+        }
+        groups.reverse();
+        if let Some(first) = groups.first_mut() {
+            put_bytes(first, 900, b"unknown");
+        }
+        groups.concat()
+    }
+    for (signal, json, _) in every_signal() {
+        let bytes = request(signal, &json);
+        let other = reversed(&bytes, signal.request());
+        assert_ne!(other, bytes);
+        assert_eq!(check(&other, signal), Ok(()));
+        let json = |bytes: &[u8], style| {
+            let mut out = Vec::new();
+            write(bytes, signal.request(), style, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        for style in [Style::Protocol, Style::Natural] {
+            assert_eq!(json(&other, style), json(&bytes, style), "{signal:?}");
+        }
+    }
+}
+
 /// Of several attributes with one key, the last one counts, few or many.
 #[test]
 fn the_last_of_equal_keys_counts() {
@@ -307,18 +369,75 @@ proptest! {
         prop_assert_eq!(select(&bytes, *signal, |_| true), bytes);
     }
 
-    /// Ranges cover all items in order, and only one that is larger than wanted exceeds its bytes.
+    /// A request cut in one pass is, part by part, what selecting the items of each part makes of it, whatever stands
+    /// between, before and behind the items; the parts are no larger than wanted, and no smaller than they must be.
     #[test]
-    fn ranges_cover_everything(bytes_max in 1_usize..600) {
-        let bytes = request(Signal::Logs, &logs());
-        let sizes: Vec<_> = Items::of(&bytes, Signal::Logs).map(|item| item.bytes.len()).collect();
-        let mut next = 0;
-        for range in ranges(&bytes, Signal::Logs, bytes_max) {
-            prop_assert_eq!(range.start, next);
-            next = range.end;
-            let total: usize = sizes[range.start as usize..range.end as usize].iter().sum();
-            prop_assert!(total <= bytes_max || range.len() == 1);
+    fn cuts_are_what_selecting_makes(
+        bytes_max in 1_usize..900,
+        which in 0_usize..3,
+        times in 1_usize..4,
+        unknown in proptest::collection::vec((any::<prop::sample::Index>(), 0_u8..3), 0..6),
+    ) {
+        let (signal, json, _) = &every_signal()[which];
+        let mut bytes = with_unknown(&request(*signal, json), signal.levels(), &unknown);
+        bytes = bytes.repeat(times);
+        prop_assert_eq!(check(&bytes, *signal), Ok(()));
+        let ranges = ranges(&bytes, *signal, bytes_max);
+        let found: Vec<_> = cut(&bytes, *signal, bytes_max).collect();
+        prop_assert_eq!(found.len(), ranges.len());
+        for ((part, count), range) in found.iter().zip(ranges) {
+            prop_assert_eq!(*count as usize, range.len());
+            prop_assert_eq!(part, &select(&bytes, *signal, |index| range.contains(&index)));
         }
-        prop_assert_eq!(next as usize, sizes.len());
+    }
+}
+
+/// Ranges of items whose own bytes come to at most so many each; an item that is larger stands alone.
+fn ranges(request: &[u8], signal: Signal, bytes_max: usize) -> Vec<std::ops::Range<u32>> {
+    let mut ranges = Vec::new();
+    let (mut first, mut end, mut bytes) = (0, 0, 0);
+    for item in Items::of(request, signal) {
+        if end > first && bytes + item.bytes.len() > bytes_max {
+            ranges.push(first..end);
+            (first, bytes) = (end, 0);
+        }
+        bytes += item.bytes.len();
+        end += 1;
+    }
+    if end > first {
+        ranges.push(first..end);
+    }
+    ranges
+}
+
+/// The message with fields that the protocol does not know, at some places of every level.
+fn with_unknown(message: &[u8], levels: &[&[u32]], unknown: &[(prop::sample::Index, u8)]) -> Vec<u8> {
+    let Some((here, deeper)) = levels.split_first() else { return message.to_vec() };
+    let entries: Vec<_> = wire::Fields::of(message).map(Result::unwrap).collect();
+    let mut out = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        for (place, _) in unknown.iter().filter(|(place, _)| place.index(entries.len()) == index) {
+            put_bytes(&mut out, 900, format!("{place:?}").as_bytes());
+        }
+        match entry.value {
+            wire::Value::Bytes(inner) if here.contains(&entry.number) && !deeper.is_empty() => {
+                put_bytes(&mut out, entry.number, &with_unknown(inner, deeper, unknown));
+            }
+            _ => out.extend_from_slice(entry.raw),
+        }
+    }
+    for (_, number) in unknown {
+        put_varint(&mut out, u64::from(901 + u32::from(*number)) << 3);
+        put_varint(&mut out, 1);
+    }
+    out
+}
+
+/// A request without items, or of empty groups, is cut into nothing.
+#[test]
+fn nothing_is_cut_into_nothing() {
+    for (signal, _, _) in every_signal() {
+        assert_eq!(cut(b"", signal, 100).count(), 0);
+        assert_eq!(cut(&[0x0a, 0x02, 0x12, 0x00], signal, 100).count(), 0);
     }
 }

@@ -68,6 +68,7 @@ impl<'a> Fields<'a> {
         WireError { offset: self.at, reason }
     }
 
+    #[inline]
     fn entry(&mut self, depth: usize) -> Result<Entry<'a>, WireError> {
         let begin = self.at;
         let (number, wire_type) = self.tag()?;
@@ -94,7 +95,19 @@ impl<'a> Fields<'a> {
         Ok((number, (tag & 7) as u8))
     }
 
+    /// Most numbers on the wire (tags, lengths, enums) are one byte, which is read at once.
+    #[inline]
     fn varint(&mut self) -> Result<u64, WireError> {
+        match self.bytes.get(self.at) {
+            Some(&byte @ ..0x80) => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let begin = self.at;
         let mut value = 0_u64;
         for shift in (0..70).step_by(7) {
@@ -149,6 +162,7 @@ impl<'a> Iterator for Fields<'a> {
     type Item = Result<Entry<'a>, WireError>;
 
     /// After an error there is nothing more.
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.bytes.len() {
             return None;

@@ -184,7 +184,8 @@ impl Sink {
                 let now = self.spec.clock.now();
                 let probe = &self.spec.probe;
                 observe(&probe.deliver_seconds, began.elapsed());
-                probe.sent_events.inc_by(batch.count());
+                probe.sent_events.inc_by(batch.count().saturating_sub(receipt.refused));
+                probe.refused_events.inc_by(receipt.refused);
                 probe.sent_bytes.inc_by(receipt.bytes);
                 probe.update(|report| {
                     report.last_successful_send = Some(now);

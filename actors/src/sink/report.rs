@@ -24,6 +24,7 @@ const DELIVER_BUCKETS_S: &[f64] =
 pub struct SinkMetrics {
     sent_events: IntCounterVec,
     sent_bytes: IntCounterVec,
+    refused_events: IntCounterVec,
     errors: IntCounterVec,
     retries: IntCounterVec,
     dead_letters: IntCounterVec,
@@ -42,6 +43,11 @@ impl SinkMetrics {
         Self {
             sent_events: counter("forebay_sink_sent_events_total", "Events delivered", sink),
             sent_bytes: counter("forebay_sink_sent_bytes_total", "Bytes delivered, as sent", sink),
+            refused_events: counter(
+                "forebay_sink_refused_events_total",
+                "Events that the destination left out of a batch that it took (partial success)",
+                sink,
+            ),
             errors: counter("forebay_sink_errors_total", "Failed deliveries by cause", &["sink", "cause"]),
             retries: counter(
                 "forebay_sink_retries_total",
@@ -75,7 +81,7 @@ impl SinkMetrics {
     pub fn forget(&self, sink: &SinkName) {
         let name = sink.as_str();
         // Where it never showed something there is nothing to remove.
-        for counter in [&self.sent_events, &self.sent_bytes, &self.retries] {
+        for counter in [&self.sent_events, &self.sent_bytes, &self.refused_events, &self.retries] {
             let _ = counter.remove_label_values(&[name]);
         }
         for gauge in [&self.lag_events, &self.breaker_state] {
@@ -103,6 +109,7 @@ impl SinkMetrics {
             name: sink.clone(),
             sent_events: self.sent_events.with_label_values(&[name]),
             sent_bytes: self.sent_bytes.with_label_values(&[name]),
+            refused_events: self.refused_events.with_label_values(&[name]),
             errors: self.errors.clone(),
             retries: self.retries.with_label_values(&[name]),
             dead_letters: self.dead_letters.clone(),
@@ -121,6 +128,7 @@ pub struct SinkProbe {
     name: SinkName,
     pub(super) sent_events: IntCounter,
     pub(super) sent_bytes: IntCounter,
+    pub(super) refused_events: IntCounter,
     errors: IntCounterVec,
     pub(super) retries: IntCounter,
     dead_letters: IntCounterVec,

@@ -37,7 +37,8 @@ pub(super) fn failure(place: &str, status: StatusCode, headers: &HeaderMap, text
             _ => (Cause::Server, retry),
         },
     };
-    let message = if text.is_empty() { format!("{place}: answered {status}") } else { format!("{place}: {text}") };
+    let message =
+        if text.is_empty() { format!("{place}: answered {status}") } else { format!("{place}: {text}") };
     DeliveryError { cause, message, status: Some(status.as_u16()), verdict }
 }
 
@@ -68,7 +69,11 @@ mod tests {
             (error.cause, error.verdict == Verdict::Reject)
         };
         for (text, cause, is_rejected) in [
-            ("Code: 60, e.displayText() = DB::Exception: Table default.events doesn't exist.", Cause::Refused, false),
+            (
+                "Code: 60, e.displayText() = DB::Exception: Table default.events doesn't exist.",
+                Cause::Refused,
+                false,
+            ),
             ("Code: 252. DB::Exception: Too many partitions for single INSERT block", Cause::Rejected, true),
             ("Code: 252. DB::Exception: Too many parts (300). Merges are slower", Cause::Throttled, false),
             ("Code: 516. DB::Exception: default: Authentication failed", Cause::Refused, false),

@@ -192,7 +192,9 @@ mod tests {
 
     #[test]
     fn lengths_are_leb128() {
-        for (length, bytes) in [(0, vec![0]), (127, vec![127]), (128, vec![0x80, 1]), (1 << 20, vec![0x80, 0x80, 0x40])] {
+        for (length, bytes) in
+            [(0, vec![0]), (127, vec![127]), (128, vec![0x80, 1]), (1 << 20, vec![0x80, 0x80, 0x40])]
+        {
             let mut out = Vec::new();
             put_length(length, &mut out);
             assert_eq!(out, bytes);

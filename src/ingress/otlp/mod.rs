@@ -19,7 +19,7 @@ use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
     message::{Admit, Refusal},
-    otlp::{Item, Items, Signal, WireError, check, ranges, select, wire},
+    otlp::{self, Item, Items, Signal, WireError, check, select, wire},
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::{Mailbox, NotTaken},
 };
@@ -157,12 +157,9 @@ fn cut(signal: Signal, request: &[u8], count: u32) -> Vec<Block> {
     if request.len() <= BLOCK_BYTES {
         return vec![Block::otlp(signal, request, count)];
     }
-    let block = |range: std::ops::Range<u32>| {
-        let part = select(request, signal, |index| range.contains(&index));
-        Block::otlp(signal, &part, range.end - range.start)
-    };
     // What stands around the items comes on top, in every block.
-    ranges(request, signal, BLOCK_BYTES / 8 * 7).into_iter().map(block).collect()
+    let parts = otlp::cut(request, signal, BLOCK_BYTES / 8 * 7);
+    parts.map(|(part, count)| Block::otlp(signal, &part, count)).collect()
 }
 
 /// What makes an item unusable on its own.
@@ -179,10 +176,15 @@ fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<St
         Signal::Traces => ([(1, 16, "trace"), (2, 8, "span")], false),
         Signal::Metrics => return None,
     };
-    fields.into_iter().find_map(|(number, wanted, what)| {
-        let length = wire::Fields::of(item.bytes).map_while(Result::ok).filter(|e| e.number == number).last();
-        let length =
-            length.map_or(0, |entry| if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 });
+    let mut lengths = [0; 2];
+    for entry in wire::Fields::of(item.bytes).map_while(Result::ok) {
+        for ((number, _, _), length) in fields.iter().zip(&mut lengths) {
+            if entry.number == *number {
+                *length = if let wire::Value::Bytes(id) = entry.value { id.len() } else { 0 };
+            }
+        }
+    }
+    fields.into_iter().zip(lengths).find_map(|((_, wanted, what), length)| {
         let fits = length == wanted || optional && length == 0;
         (!fits).then(|| format!("its {what} id has {length} bytes instead of {wanted}"))
     })

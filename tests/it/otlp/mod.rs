@@ -1,6 +1,8 @@
 //! OpenTelemetry over HTTP and gRPC: what the protocol asks of a server, row by row.
 
 mod clients;
+mod forward;
+mod gateway;
 mod grpc;
 mod http;
 mod messages;

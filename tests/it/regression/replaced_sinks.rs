@@ -61,7 +61,7 @@ impl Destination for Member {
             scene.taken.lock().unwrap().extend(span.first.0..span.end.0);
         }
         let down = || Err(DeliveryError::transient(Cause::Server, "down"));
-        async move { if taken { Ok(Receipt { bytes: 1 }) } else { down() } }.boxed_local()
+        async move { if taken { Ok(Receipt::of(1)) } else { down() } }.boxed_local()
     }
 
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {

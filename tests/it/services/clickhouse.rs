@@ -59,7 +59,8 @@ fn every_field_comes_back() {
         let sink = clickhouse.sink(&format!(", compression: {compression}, table: events_{compression}"));
         let forebay = Place::empty().sink("db", &sink).start();
         let long = "x€".repeat(256 * 1024);
-        let metadata = json!({"a": [1, 2.5, null, {"ü": "\u{1F600} \"quoted\" \\ back\tslash"}], "zero": "\0"});
+        let metadata =
+            json!({"a": [1, 2.5, null, {"ü": "\u{1F600} \"quoted\" \\ back\tslash"}], "zero": "\0"});
         let events = [
             json!({"event_id": "one", "service": "api", "message": "Grüße, 世界 \u{1F600}\n'quoted' \0", "metadata": metadata,
                 "timestamp": "2026-05-06T07:08:09.123456789Z"}),

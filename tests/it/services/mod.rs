@@ -112,4 +112,3 @@ fn load(address: SocketAddr, posts: &AtomicUsize, ended: &AtomicBool) -> Vec<Str
     }
     acknowledged
 }
-

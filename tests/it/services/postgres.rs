@@ -293,7 +293,7 @@ fn tls_is_checked() {
     let file = place.file("ca.pem");
     let ca_file = |certificate: &Certificate| {
         fs::write(&file, &certificate.chain).unwrap();
-        format!(", ca_file: {}", file.display())
+        format!(", tls: {{ ca_file: {} }}", file.display())
     };
     let url = format!("{}?sslmode=require", postgres.url("postgres"));
     let sink = |keys: &str| postgres.sink(keys).replace(&postgres.url("postgres"), &url);

@@ -168,7 +168,7 @@ impl Fake {
             bytes += event.message.len() as u64;
         }
         self.change(|_, seen| seen.taken.push((id, ids)));
-        Ok(Receipt { bytes })
+        Ok(Receipt::of(bytes))
     }
 }
 

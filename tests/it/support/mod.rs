@@ -4,6 +4,7 @@
 pub mod binary;
 pub mod destination;
 pub mod http;
+pub mod otlp;
 pub mod testbed;
 
 use std::{

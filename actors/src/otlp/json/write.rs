@@ -22,6 +22,9 @@ pub enum Style {
     Natural,
 }
 
+/// By the table: the formatting of the standard library took longer than the rest of a record.
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Attributes up to which a key is looked for in a list of the keys there were.
 const FEW: usize = 16;
 
@@ -34,6 +37,54 @@ pub fn write(message: &[u8], of: &'static Message, style: Style, out: &mut Vec<u
 
 /// Appends the members of a message, less the fields in `without`, behind what `out` holds of the object.
 pub(in crate::otlp) fn write_members(
+    message: &[u8],
+    of: &'static Message,
+    style: Style,
+    without: &[u32],
+    out: &mut Vec<u8>,
+) {
+    let begin = out.len();
+    if !write_in_order(message, of, style, without, out) {
+        out.truncate(begin);
+        write_out_of_order(message, of, style, without, out);
+    }
+}
+
+/// In one walk, for fields that stand in the order of their numbers, as encoders write them; `false` where they do not.
+fn write_in_order(
+    message: &[u8],
+    of: &'static Message,
+    style: Style,
+    without: &[u32],
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut entries = Fields::of(message).map_while(Result::ok).peekable();
+    // Those that may still come: the table is in the order of the numbers, too.
+    let (mut fields, mut last) = (of.fields, 0);
+    while let Some(first) = entries.next() {
+        let number = first.number;
+        if number < last {
+            return false;
+        }
+        last = number;
+        fields = &fields[fields.iter().take_while(|field| field.number < number).count()..];
+        let Some(field) = fields.first().filter(|field| field.number == number && !without.contains(&number))
+        else {
+            continue;
+        };
+        let mut more = std::iter::from_fn(|| entries.next_if(|entry| entry.number == number));
+        name(field, out);
+        match field.rule {
+            Rule::Repeated => list(field, std::iter::once(first).chain(more), style, out),
+            // The last one counts.
+            _ => value(field, more.by_ref().last().unwrap_or(first).value, style, out),
+        }
+    }
+    true
+}
+
+/// With a walk for each field.
+fn write_out_of_order(
     message: &[u8],
     of: &'static Message,
     style: Style,
@@ -61,11 +112,10 @@ pub(in crate::otlp) fn write_members(
 }
 
 fn name(field: &Field, out: &mut Vec<u8>) {
-    if !out.ends_with(b"{") {
-        out.push(b',');
-    }
-    write_json_string(field.name, out);
-    out.push(b':');
+    // No name in the table has anything to escape.
+    out.extend_from_slice(if out.ends_with(b"{") { b"\"" } else { b",\"" });
+    out.extend_from_slice(field.name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 fn list<'a>(field: &Field, entries: impl Iterator<Item = Entry<'a>>, style: Style, out: &mut Vec<u8>) {
@@ -133,7 +183,9 @@ fn value(field: &Field, value: Value<'_>, style: Style, out: &mut Vec<u8>) {
         }
         (Kind::Id { .. }, Value::Bytes(bytes)) => {
             out.push(b'"');
-            bytes.iter().for_each(|byte| put(out, format_args!("{byte:02x}")));
+            out.extend(
+                bytes.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
+            );
             out.push(b'"');
         }
         (Kind::Bool, Value::Varint(number)) => put(out, format_args!("{}", number != 0)),
@@ -223,18 +275,23 @@ fn attributes<'a>(pairs: impl Iterator<Item = Value<'a>>, out: &mut Vec<u8>) {
             _ => None,
         })
         .collect();
-    let is_last: Vec<bool> = if pairs.len() <= FEW {
-        let later = |index: usize| pairs[index + 1..].iter().all(|(key, _)| *key != pairs[index].0);
-        (0..pairs.len()).map(later).collect()
-    } else {
+    // Few are compared with those behind them, many are remembered.
+    let is_last: Option<Vec<bool>> = (pairs.len() > FEW).then(|| {
         let mut seen = HashSet::new();
         let mut last: Vec<_> = pairs.iter().rev().map(|(key, _)| seen.insert(*key)).collect();
         last.reverse();
         last
-    };
+    });
     out.push(b'{');
     let mut first = true;
-    for ((key, bytes), _) in pairs.iter().zip(is_last).filter(|(_, is_last)| *is_last) {
+    for (index, (key, bytes)) in pairs.iter().enumerate() {
+        let is_last = match &is_last {
+            Some(is_last) => is_last[index],
+            None => pairs[index + 1..].iter().all(|(other, _)| other != key),
+        };
+        if !is_last {
+            continue;
+        }
         if !std::mem::take(&mut first) {
             out.push(b',');
         }

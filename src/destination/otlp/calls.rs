@@ -1,0 +1,111 @@
+//! A batch as the calls that deliver it.
+
+use bytes::Bytes;
+use forebay_actors::{
+    destination::DeliveryError,
+    event::BLOCK_BYTES,
+    otlp::Signal,
+    record::{Batch, Part, Position, Span},
+};
+
+use super::event::LogWriter;
+use crate::destination::unreadable;
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) signal: Signal,
+    /// Requests which together are one.
+    pub(super) pieces: Vec<Bytes>,
+    pub(super) bytes: usize,
+    /// What of the batch is in it.
+    pub(super) spans: Vec<Span>,
+}
+
+/// Puts the parts of a batch into calls.
+struct Sorter {
+    bytes_max: usize,
+    done: Vec<Call>,
+    /// What is being filled, at most one of each signal.
+    open: Vec<Call>,
+    /// Events that came as such, up to the next request.
+    events: LogWriter,
+}
+
+/// The calls of a batch, without the positions that were taken before. Of each signal they are in order.
+///
+/// # Errors
+/// Where a record is damaged.
+pub(super) fn calls(
+    batch: &Batch,
+    bytes_max: usize,
+    is_taken: impl Fn(Position) -> bool,
+) -> Result<Vec<Call>, DeliveryError> {
+    let (done, open) = (Vec::new(), Vec::new());
+    let mut sorter = Sorter { bytes_max, done, open, events: LogWriter::default() };
+    let mut at = batch.span().first;
+    let mut parts = batch.events();
+    while let Some(part) = parts.next_part() {
+        match part.map_err(|error| unreadable(batch, &error.to_string()))? {
+            Part::Otlp { signal, request, span } => {
+                sorter.push_events(at);
+                // What was taken was taken with all of the request that the batch has.
+                if !is_taken(span.first) {
+                    sorter.push(signal, request, span);
+                }
+                at = span.end;
+            }
+            Part::Event(_) if is_taken(at) => {
+                sorter.push_events(at);
+                at = at.plus(1);
+            }
+            Part::Event(event) => {
+                sorter.events.push(&event);
+                at = at.plus(1);
+                if sorter.events.bytes() >= BLOCK_BYTES.min(bytes_max) {
+                    sorter.push_events(at);
+                }
+            }
+        }
+    }
+    sorter.push_events(at);
+    // A record that holds fewer events than it says must not pass as delivered.
+    if at < batch.span().end {
+        let count = at.since(batch.span().first);
+        return Err(unreadable(batch, &format!("only {count} are there")));
+    }
+    sorter.done.append(&mut sorter.open);
+    Ok(sorter.done)
+}
+
+// === impl Sorter ===
+
+impl Sorter {
+    /// The events before `end` that are not in a call yet.
+    fn push_events(&mut self, end: Position) {
+        let count = self.events.count();
+        if count > 0 {
+            let request = self.events.finish();
+            self.push(Signal::Logs, request.into(), Span { first: Position(end.0 - count), end });
+        }
+    }
+
+    fn push(&mut self, signal: Signal, request: Bytes, span: Span) {
+        let index = self.open.iter().position(|call| call.signal == signal);
+        let index = match index {
+            Some(index) if self.open[index].bytes + request.len() <= self.bytes_max => index,
+            full => {
+                self.done.extend(full.map(|index| self.open.remove(index)));
+                self.open.push(Call { signal, pieces: Vec::new(), bytes: 0, spans: Vec::new() });
+                self.open.len() - 1
+            }
+        };
+        let call = &mut self.open[index];
+        call.bytes += request.len();
+        call.pieces.push(request);
+        match call.spans.last_mut() {
+            Some(last) if last.end == span.first => last.end = span.end,
+            _ => call.spans.push(span),
+        }
+    }
+}
