@@ -3,15 +3,14 @@
 //! `cargo bench --bench store -- [ROWS]`, 10 million by default, which takes some minutes and 4 GB in the temporary
 //! directory. Ends with an error where a question takes longer than [`ANSWER_MAX`].
 
+#[path = "shared/batches.rs"]
+mod batches;
+
 use std::{process::ExitCode, time::Duration};
 
+use batches::{PER_SECOND, SERVICES, batch, time};
 use forebay::store::{Order, Query, Reader, StatsQuery, StoreError, Writer};
-use forebay_actors::{
-    event::{BlockBuilder, Draft, Stamp, Timestamp},
-    record::{Batch, Position, Record, Span},
-};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 /// What `GET /events` promises over 10 million events.
 const ANSWER_MAX: Duration = Duration::from_millis(100);
@@ -19,49 +18,8 @@ const ANSWER_MAX: Duration = Duration::from_millis(100);
 /// Rows of a transaction, as the sink has them by default.
 const BATCH_ROWS: u64 = 5000;
 
-const SERVICES: u64 = 40;
-
-/// The first event's time.
-const BEGIN_S: i64 = 1_767_000_000;
-
-/// Events of one second.
-const PER_SECOND: u64 = 50;
-
 /// How often each question is asked, each time elsewhere.
 const ASKED: u64 = 30;
-
-fn time(seconds: u64) -> Timestamp {
-    Timestamp::from_nanos((BEGIN_S + i64::try_from(seconds).expect("a few days")) * 1_000_000_000)
-}
-
-fn batch(first: u64) -> Batch {
-    let mut builder = BlockBuilder::default();
-    for row in first..first + BATCH_ROWS {
-        let status = if row.is_multiple_of(17) { 500 } else { 200 };
-        let metadata =
-            format!("{{\"client\":\"192.0.2.{}\",\"status\":{status},\"bytes\":{}}}", row % 250, row % 9973);
-        builder.push(&Draft {
-            event_id: None,
-            timestamp: Some(time(row / PER_SECOND)),
-            service: &format!("service-{:02}", row % SERVICES),
-            message: &format!("GET /item/{} HTTP/1.1", row % 100_003),
-            metadata: Some(&metadata),
-        });
-    }
-    let (mut payload, mut at) = (Vec::new(), first);
-    for block in builder.finish() {
-        // As the ids of a running process: they grow with time.
-        let first_id = Uuid::from_u128(u128::from(at) << 32 | 0x7000 << 64);
-        at += u64::from(block.count());
-        let stamp = Stamp { first_id, ingested_at: time(at / PER_SECOND) };
-        payload.extend_from_slice(block.stamped(stamp).bytes());
-    }
-    let count = u32::try_from(BATCH_ROWS).expect("a batch is small");
-    let written_at = time(first / PER_SECOND);
-    let record = Record { first: Position(first), count, written_at, payload: payload.into() };
-    let span = Span { first: record.first, end: record.end() };
-    Batch::new(span, vec![record.into()])
-}
 
 /// Asks a question in many places; prints its median and its worst time, and returns the worst.
 fn ask(what: &str, mut question: impl FnMut(u64) -> Result<usize, StoreError>) -> Duration {
@@ -85,7 +43,7 @@ fn main() -> ExitCode {
     let mut writer = Writer::open(&path).expect("a store");
     let began = Instant::now();
     for first in (0..rows).step_by(usize::try_from(BATCH_ROWS).expect("a batch is small")) {
-        writer.insert(&batch(first)).expect("a batch is stored");
+        writer.insert(&batch(first, BATCH_ROWS)).expect("a batch is stored");
     }
     let took = began.elapsed();
     println!("{rows} rows stored in {took:.1?}: {:.0} rows/s", rows as f64 / took.as_secs_f64());

@@ -33,6 +33,11 @@ impl Secret {
         Self(text.into())
     }
 
+    /// The text, for whom it is meant.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
     /// Whether this is the text, in a time that says nothing about how much of it is.
     pub fn is(&self, given: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(given).into()

@@ -1,25 +1,23 @@
 //! What the types cannot say: values that are well-formed but make no sense, alone or together.
 
 mod security;
+mod sinks;
 
 use std::{
     collections::BTreeMap,
     path::{Component, PathBuf},
-    str::FromStr,
+    str::FromStr as _,
     time::Duration,
 };
 
 use super::{
-    AdminConfig, BatchConfig, Config, Durability, HttpSink, KeyPath, LogConfig, OtlpProtocol, OtlpSink,
-    Problem, RateLimit, RetryConfig, SinkConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
+    AdminConfig, BatchConfig, Config, Durability, KeyPath, LogConfig, Problem, RateLimit, RetryConfig,
+    SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
 /// request that is let in must still fit.
 const BUFFER_MAX_BYTES_MIN: u64 = 128 << 20;
-
-/// Characters of a sink's name: it is a metric label, a directory and part of a URL.
-const SINK_NAME_CHARS_MAX: usize = 64;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -88,7 +86,7 @@ impl Config {
         found.zero_size(&["dead_letters", "max_bytes"], self.dead_letters.max_bytes);
 
         for (name, sink) in &self.sinks {
-            sink_values(name, sink, &mut found);
+            sinks::values(name, sink, &mut found);
         }
         found.0
     }
@@ -154,7 +152,12 @@ impl Config {
                         found.add(&["sinks", name, "path"], message);
                     }
                 }
-                SinkKind::Http(_) | SinkKind::Otlp(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
+                SinkKind::Http(_)
+                | SinkKind::Otlp(_)
+                | SinkKind::Postgres(_)
+                | SinkKind::Clickhouse(_)
+                | SinkKind::Console(_)
+                | SinkKind::Blackhole(_) => (),
             }
         }
     }
@@ -190,106 +193,6 @@ fn rate_limit(class: &str, limit: RateLimit, found: &mut Found) {
         ("burst", limit.burst),
     ] {
         found.zero_count(&["limits", class, key], rate.unwrap_or(1) as usize);
-    }
-}
-
-fn sink_values(name: &str, sink: &SinkConfig, found: &mut Found) {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > SINK_NAME_CHARS_MAX || !name.chars().all(allowed) {
-        let message =
-            format!("the name is not usable; 1 to {SINK_NAME_CHARS_MAX} of a-z, 0-9, `_` and `-` are");
-        found.add(&["sinks", name], message);
-    }
-    found.zero_count(&["sinks", name, "concurrency"], sink.concurrency);
-    found.zero_count(&["sinks", name, "mailbox_batches"], sink.mailbox_batches);
-    if sink.batch.is_some() {
-        // With a default that is right, what is left to be wrong is the override.
-        batch(&["sinks", name, "batch"], &sink.batch(&BatchConfig::default()), found);
-    }
-    found.zero_duration(&["sinks", name, "retry", "backoff_min"], sink.retry.backoff_min);
-    found.zero_duration_option(&["sinks", name, "retry", "max_age"], sink.retry.max_age);
-    found.zero_count(&["sinks", name, "breaker", "failures"], sink.breaker.failures as usize);
-    found.zero_count(&["sinks", name, "breaker", "successes"], sink.breaker.successes as usize);
-    found.zero_duration(&["sinks", name, "breaker", "open_for"], sink.breaker.open_for);
-    match &sink.kind {
-        SinkKind::Http(http) => http_values(name, http, found),
-        SinkKind::Otlp(otlp) => otlp_values(name, otlp, found),
-        SinkKind::File(file) => {
-            if file.path.file_name().is_none() {
-                found.add(&["sinks", name, "path"], "is not a file's name; like `./out/events.ndjson`");
-            }
-            found.zero_size(&["sinks", name, "rotate_bytes"], file.rotate_bytes.unwrap_or(1));
-            found.zero_duration_option(&["sinks", name, "rotate_every"], file.rotate_every);
-            found.zero_count(&["sinks", name, "keep_files"], file.keep_files.unwrap_or(1));
-        }
-        SinkKind::Blackhole(blackhole) => {
-            let rate = blackhole.rate_events_per_second.unwrap_or(1);
-            found.zero_count(&["sinks", name, "rate_events_per_second"], rate as usize);
-        }
-        SinkKind::Store(_) | SinkKind::Console(_) => (),
-    }
-}
-
-fn http_values(name: &str, sink: &HttpSink, found: &mut Found) {
-    if !is_url(&sink.url) {
-        // The value itself is not repeated: it may have a password in it.
-        found.add(&["sinks", name, "url"], "is not a URL; like `https://example.com/events`");
-    }
-    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
-    headers(name, &sink.headers, found);
-}
-
-fn otlp_values(name: &str, sink: &OtlpSink, found: &mut Found) {
-    let endpoint = ["sinks", name, "endpoint"];
-    let path = http::Uri::from_str(&sink.endpoint).map(|uri| uri.path().to_owned()).unwrap_or_default();
-    if !is_url(&sink.endpoint) {
-        found.add(&endpoint, "is not a URL; like `http://collector:4317`");
-    } else if sink.endpoint.contains('@') {
-        let message = "has a user or a password in it, which OpenTelemetry knows nothing of; give it an \
-                       authorization by headers";
-        found.add(&endpoint, message);
-    } else if sink.protocol == OtlpProtocol::Grpc && path != "/" {
-        let message = format!("has the path {path}, and gRPC has none; leave it away, or set protocol: http");
-        found.add(&endpoint, message);
-    } else if let Some(signal) = ["/v1/logs", "/v1/metrics", "/v1/traces"].iter().find(|s| path.ends_with(*s))
-    {
-        let message = format!("ends with {signal}, which is appended for each signal; leave it away");
-        found.add(&endpoint, message);
-    }
-    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
-    found.zero_count(&["sinks", name, "max_request_bytes"], sink.max_request_bytes);
-    headers(name, &sink.headers, found);
-    let tls = &sink.tls;
-    if tls.cert_file.is_some() != tls.key_file.is_some() {
-        let (missing, other) = match tls.cert_file {
-            None => ("cert_file", "key_file"),
-            Some(_) => ("key_file", "cert_file"),
-        };
-        found.add(&["sinks", name, "tls", missing], format!("is missing; {other} needs it"));
-    }
-    if *tls != Default::default() && !sink.endpoint.starts_with("https://") {
-        found.add(&endpoint, "is not encrypted, so tls would not be used; begin it with https://");
-    }
-}
-
-fn is_url(text: &str) -> bool {
-    http::Uri::from_str(text).is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
-    })
-}
-
-fn headers(name: &str, headers: &BTreeMap<String, String>, found: &mut Found) {
-    for (header, value) in headers {
-        let path = ["sinks", name, "headers", header];
-        if http::HeaderName::from_str(header).is_err() {
-            found.add(&path, "is not a header's name; letters, digits and `-` are");
-        }
-        if http::HeaderValue::from_str(value).is_err() {
-            found.add(
-                &path,
-                "has a value that cannot be sent; a header is one line without control characters",
-            );
-        }
     }
 }
 

@@ -7,8 +7,10 @@
 
 mod admin;
 mod check;
+mod clickhouse;
 mod diff;
 mod load;
+mod postgres;
 mod schema;
 mod sections;
 mod security;
@@ -27,8 +29,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, Secret};
+pub use clickhouse::{ClickhouseCompression, ClickhouseSink};
 pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem, TokensFile};
+pub use postgres::{Partitions, PostgresSink, Table as PostgresTable};
 pub use schema::json_schema;
 pub use sections::{
     BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, IngestConfig,

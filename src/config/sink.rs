@@ -8,7 +8,7 @@ use serde::{
     de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{BatchConfig, units};
+use super::{BatchConfig, clickhouse::ClickhouseSink, postgres::PostgresSink, units};
 
 /// One request at a time keeps a destination's order.
 const CONCURRENCY: usize = 1;
@@ -61,7 +61,7 @@ pub(super) const COMMON_KEYS: [&str; 7] =
     ["type", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
-pub(super) const SINK_TYPES: &str = "store, http, otlp, file, console or blackhole";
+pub(super) const SINK_TYPES: &str = "store, http, otlp, postgres, clickhouse, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -73,6 +73,10 @@ pub enum SinkKind {
     Http(HttpSink),
     /// OpenTelemetry, over gRPC or HTTP.
     Otlp(OtlpSink),
+    /// A table of PostgreSQL.
+    Postgres(PostgresSink),
+    /// A table of ClickHouse.
+    Clickhouse(ClickhouseSink),
     /// NDJSON files.
     File(FileSink),
     /// NDJSON on standard output.
@@ -342,6 +346,8 @@ impl SinkKind {
             Self::Store(_) => "store",
             Self::Http(_) => "http",
             Self::Otlp(_) => "otlp",
+            Self::Postgres(_) => "postgres",
+            Self::Clickhouse(_) => "clickhouse",
             Self::File(_) => "file",
             Self::Console(_) => "console",
             Self::Blackhole(_) => "blackhole",
@@ -380,6 +386,8 @@ enum SinkType {
     Store,
     Http,
     Otlp,
+    Postgres,
+    Clickhouse,
     File,
     Console,
     Blackhole,
@@ -405,6 +413,8 @@ impl<'de> Visitor<'de> for SinkVisitor {
             SinkType::Store => SinkKind::Store(StoreSink::deserialize(own)?),
             SinkType::Http => SinkKind::Http(HttpSink::deserialize(own)?),
             SinkType::Otlp => SinkKind::Otlp(OtlpSink::deserialize(own)?),
+            SinkType::Postgres => SinkKind::Postgres(PostgresSink::deserialize(own)?),
+            SinkType::Clickhouse => SinkKind::Clickhouse(ClickhouseSink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
             SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
             SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),

@@ -44,6 +44,11 @@ impl Config {
             match &mut sink.kind {
                 SinkKind::Http(http) => redact(&mut http.url, &mut http.headers),
                 SinkKind::Otlp(otlp) => redact(&mut otlp.endpoint, &mut otlp.headers),
+                SinkKind::Postgres(postgres) => redact_connection(&mut postgres.url),
+                SinkKind::Clickhouse(clickhouse) => {
+                    redact_user(&mut clickhouse.url);
+                    clickhouse.password = clickhouse.password.take().map(|_| Secret::new(REDACTED));
+                }
                 SinkKind::Store(_) | SinkKind::File(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
             }
         }
@@ -58,10 +63,24 @@ fn redact(url: &mut String, headers: &mut BTreeMap<String, String>) {
             *value = REDACTED.to_owned();
         }
     }
-    let Some((scheme, rest)) = url.split_once("://") else { return };
+    redact_user(url);
+}
+
+/// User and password of a URL; whether there was a URL.
+fn redact_user(url: &mut String) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if let Some((_, host)) = authority.rsplit_once('@') {
         *url = format!("{scheme}://{REDACTED}@{host}{path}");
+    }
+    true
+}
+
+/// A connection string may have its password anywhere, in quotes too: where it may, nothing of it is shown.
+fn redact_connection(text: &mut String) {
+    let is_url = redact_user(text);
+    if text.to_ascii_lowercase().contains("password") || !is_url && !text.contains("host") {
+        *text = REDACTED.to_owned();
     }
 }
 

@@ -265,7 +265,7 @@ pub(super) fn unanswered(shown: &str, error: reqwest::Error) -> DeliveryError {
 // === Requests ===
 
 /// The URL, where a batch can be sent to it.
-fn endpoint_url(text: &str) -> Result<Url, DeliveryError> {
+pub(super) fn endpoint_url(text: &str) -> Result<Url, DeliveryError> {
     // A text that is no URL may still hold a password, so the message does not repeat it.
     let url = Url::parse(text).map_err(|e| unbuildable(format!("the url cannot be read: {e}")))?;
     match url.scheme() {

@@ -26,10 +26,12 @@
 //! A destination holds one encoded batch per delivery, and nothing between deliveries.
 
 pub mod blackhole;
+pub mod clickhouse;
 pub mod console;
 pub mod file;
 pub mod http;
 pub mod otlp;
+pub mod postgres;
 mod tls;
 
 use std::{error::Error, io, path::Path, sync::Arc};
@@ -58,6 +60,10 @@ pub fn build(
         SinkKind::Store(_) => Box::new(SqliteDestination::new(store)),
         SinkKind::Http(options) => Box::new(self::http::HttpDestination::new(options)?.of_stream(stream)),
         SinkKind::Otlp(options) => Box::new(otlp::OtlpDestination::new(options)?),
+        SinkKind::Postgres(options) => Box::new(postgres::PostgresDestination::new(options)?),
+        SinkKind::Clickhouse(options) => {
+            Box::new(clickhouse::ClickhouseDestination::new(options)?.of_stream(stream))
+        }
         SinkKind::File(options) => {
             let clock = clock.clone();
             Box::new(file::FileDestination::new(options, Arc::new(move || clock.now()))?)

@@ -16,6 +16,7 @@ mod power;
 mod promises;
 mod regression;
 mod security;
+mod services;
 mod soak;
 mod support;
 

@@ -1,0 +1,142 @@
+//! What makes no sense in a sink. Nobody is asked for it: that is `forebay validate`.
+
+use std::{collections::BTreeMap, str::FromStr as _};
+
+use super::{Found, batch};
+use crate::config::{
+    BatchConfig, ClickhouseSink, HttpSink, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, SinkConfig,
+    SinkKind, TlsClient,
+};
+
+/// Characters of a sink's name: it is a metric label, a directory and part of a URL.
+const SINK_NAME_CHARS_MAX: usize = 64;
+
+/// What is wrong with single values of a sink.
+pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > SINK_NAME_CHARS_MAX || !name.chars().all(allowed) {
+        let message =
+            format!("the name is not usable; 1 to {SINK_NAME_CHARS_MAX} of a-z, 0-9, `_` and `-` are");
+        found.add(&["sinks", name], message);
+    }
+    found.zero_count(&["sinks", name, "concurrency"], sink.concurrency);
+    found.zero_count(&["sinks", name, "mailbox_batches"], sink.mailbox_batches);
+    if sink.batch.is_some() {
+        // With a default that is right, what is left to be wrong is the override.
+        batch(&["sinks", name, "batch"], &sink.batch(&BatchConfig::default()), found);
+    }
+    found.zero_duration(&["sinks", name, "retry", "backoff_min"], sink.retry.backoff_min);
+    found.zero_duration_option(&["sinks", name, "retry", "max_age"], sink.retry.max_age);
+    found.zero_count(&["sinks", name, "breaker", "failures"], sink.breaker.failures as usize);
+    found.zero_count(&["sinks", name, "breaker", "successes"], sink.breaker.successes as usize);
+    found.zero_duration(&["sinks", name, "breaker", "open_for"], sink.breaker.open_for);
+    match &sink.kind {
+        SinkKind::Http(http) => http_values(name, http, found),
+        SinkKind::Otlp(otlp) => otlp_values(name, otlp, found),
+        SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
+        SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
+        SinkKind::File(file) => {
+            if file.path.file_name().is_none() {
+                found.add(&["sinks", name, "path"], "is not a file's name; like `./out/events.ndjson`");
+            }
+            found.zero_size(&["sinks", name, "rotate_bytes"], file.rotate_bytes.unwrap_or(1));
+            found.zero_duration_option(&["sinks", name, "rotate_every"], file.rotate_every);
+            found.zero_count(&["sinks", name, "keep_files"], file.keep_files.unwrap_or(1));
+        }
+        SinkKind::Blackhole(blackhole) => {
+            let rate = blackhole.rate_events_per_second.unwrap_or(1);
+            found.zero_count(&["sinks", name, "rate_events_per_second"], rate as usize);
+        }
+        SinkKind::Store(_) | SinkKind::Console(_) => (),
+    }
+}
+
+fn http_values(name: &str, sink: &HttpSink, found: &mut Found) {
+    if !is_url(&sink.url) {
+        // The value itself is not repeated: it may have a password in it.
+        found.add(&["sinks", name, "url"], "is not a URL; like `https://example.com/events`");
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    headers(name, &sink.headers, found);
+}
+
+fn otlp_values(name: &str, sink: &OtlpSink, found: &mut Found) {
+    let endpoint = ["sinks", name, "endpoint"];
+    let path = http::Uri::from_str(&sink.endpoint).map(|uri| uri.path().to_owned()).unwrap_or_default();
+    if !is_url(&sink.endpoint) {
+        found.add(&endpoint, "is not a URL; like `http://collector:4317`");
+    } else if sink.endpoint.contains('@') {
+        let message = "has a user or a password in it, which OpenTelemetry knows nothing of; give it an \
+                       authorization by headers";
+        found.add(&endpoint, message);
+    } else if sink.protocol == OtlpProtocol::Grpc && path != "/" {
+        let message = format!("has the path {path}, and gRPC has none; leave it away, or set protocol: http");
+        found.add(&endpoint, message);
+    } else if let Some(signal) = ["/v1/logs", "/v1/metrics", "/v1/traces"].iter().find(|s| path.ends_with(*s))
+    {
+        let message = format!("ends with {signal}, which is appended for each signal; leave it away");
+        found.add(&endpoint, message);
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    found.zero_count(&["sinks", name, "max_request_bytes"], sink.max_request_bytes);
+    headers(name, &sink.headers, found);
+    tls_client(name, &sink.tls, found);
+    if sink.tls != TlsClient::default() && !sink.endpoint.starts_with("https://") {
+        found.add(&endpoint, "is not encrypted, so tls would not be used; begin it with https://");
+    }
+}
+
+fn clickhouse_values(name: &str, sink: &ClickhouseSink, found: &mut Found) {
+    if !is_url(&sink.url) {
+        found.add(&["sinks", name, "url"], "is not a URL; like `http://clickhouse:8123`");
+    }
+    for (key, value) in [("database", &sink.database), ("table", &sink.table)] {
+        if value.is_empty() {
+            found.add(&["sinks", name, key], "is empty; like `events`");
+        }
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    tls_client(name, &sink.tls, found);
+}
+
+fn tls_client(name: &str, tls: &TlsClient, found: &mut Found) {
+    let (missing, other) = match (&tls.cert_file, &tls.key_file) {
+        (None, Some(_)) => ("cert_file", "key_file"),
+        (Some(_), None) => ("key_file", "cert_file"),
+        _ => return,
+    };
+    found.add(&["sinks", name, "tls", missing], format!("is missing; {other} needs it"));
+}
+
+fn is_url(text: &str) -> bool {
+    http::Uri::from_str(text).is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
+}
+
+fn headers(name: &str, headers: &BTreeMap<String, String>, found: &mut Found) {
+    for (header, value) in headers {
+        let path = ["sinks", name, "headers", header];
+        if http::HeaderName::from_str(header).is_err() {
+            found.add(&path, "is not a header's name; letters, digits and `-` are");
+        }
+        if http::HeaderValue::from_str(value).is_err() {
+            found.add(
+                &path,
+                "has a value that cannot be sent; a header is one line without control characters",
+            );
+        }
+    }
+}
+
+fn postgres_values(name: &str, sink: &PostgresSink, found: &mut Found) {
+    if let Err(why) = sink.connection() {
+        found.add(&["sinks", name, "url"], why);
+    }
+    if let Err(why) = PostgresTable::parse(&sink.table) {
+        found.add(&["sinks", name, "table"], why);
+    }
+    found.zero_count(&["sinks", name, "pool_max"], sink.pool_max);
+    tls_client(name, &sink.tls, found);
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+}

@@ -1,0 +1,157 @@
+//! The table: made where it is missing, and looked at before the first row.
+
+use std::fmt::Write as _;
+
+use tokio_postgres::Client;
+
+use super::month::Month;
+use crate::config::{Partitions, PostgresTable as Table};
+
+/// One Forebay at a time makes tables: two that start together would both find none. Any number would do that no
+/// other program takes for its own locks.
+const ADVISORY_LOCK: i64 = 0x0066_6f72_6562_6179;
+
+/// Columns that are written, the types that they may have, and what they are made as. The first type is what a table is
+/// made with.
+const WRITTEN: [(&str, &[&str]); 6] = [
+    ("event_id", &["text", "character varying"]),
+    ("timestamp", &["timestamp with time zone"]),
+    ("service", &["text", "character varying"]),
+    ("message", &["text", "character varying"]),
+    ("metadata", &["jsonb"]),
+    ("ingested_at", &["timestamp with time zone"]),
+];
+
+/// What is wrong with a table.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SchemaError {
+    /// The server's own word.
+    #[error(transparent)]
+    Server(#[from] tokio_postgres::Error),
+    /// It is not as it has to be.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// Makes the table where it is missing, and the columns of it that are.
+pub(super) async fn make(
+    client: &mut Client,
+    table: &Table,
+    idempotent: bool,
+    partitions: Partitions,
+) -> Result<(), SchemaError> {
+    let transaction = client.transaction().await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).await?;
+    // A role that may write but not make anything is fine as long as nothing has to be made.
+    let found = columns(&transaction, table).await?;
+    if found.is_empty() {
+        transaction.batch_execute(&definition(table, idempotent, partitions)).await?;
+    } else {
+        let missing: Vec<_> = ["metadata", "ingested_at", "created_at"]
+            .into_iter()
+            .filter(|name| !found.iter().any(|(column, _)| column == name))
+            .collect();
+        for name in missing {
+            let kind = match name {
+                "metadata" => "jsonb",
+                "ingested_at" => "timestamptz",
+                _ => "timestamptz NOT NULL DEFAULT now()",
+            };
+            let sql = format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {kind}");
+            transaction.batch_execute(&sql).await?;
+        }
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Looks whether rows can be written.
+pub(super) async fn check(client: &Client, table: &Table, idempotent: bool) -> Result<(), SchemaError> {
+    let found = columns(client, table).await?;
+    if found.is_empty() {
+        let right = "manage_schema: true lets Forebay make it";
+        return Err(SchemaError::Unfit(format!("the table {table} is not there; {right}")));
+    }
+    let mut wrong = String::new();
+    for (name, kinds) in WRITTEN {
+        let kind = found.iter().find(|(column, _)| column == name).map(|(_, kind)| kind);
+        match kind {
+            None => write!(wrong, "; {name} is missing, {} is needed", kinds[0]),
+            // `character varying(20)` is one of its kind.
+            Some(kind) if !kinds.iter().any(|fit| kind.starts_with(fit)) => {
+                write!(wrong, "; {name} is {kind}, {} is needed", kinds[0])
+            }
+            Some(_) => Ok(()),
+        }
+        .expect("a String takes every text");
+    }
+    if !wrong.is_empty() {
+        return Err(SchemaError::Unfit(format!("the columns of {table} do not fit{wrong}")));
+    }
+    let name = table.to_string();
+    let rights = if idempotent { "INSERT, SELECT" } else { "INSERT" };
+    for right in rights.split(", ") {
+        let sql = "SELECT has_table_privilege($1::text::regclass, $2)";
+        if !client.query_one(sql, &[&name, &right]).await?.get::<_, bool>(0) {
+            return Err(SchemaError::Unfit(format!("this user has no right to {right} on {table}")));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the partition of a month. A month whose rows already stand in the partition for all others stays there.
+pub(super) async fn make_partition(client: &Client, table: &Table, month: Month) -> Result<(), SchemaError> {
+    let partition = table.with_suffix(&format!("_{month}"));
+    let (from, to) = (month.first_day(), month.next().first_day());
+    let sql = format!(
+        "CREATE TABLE IF NOT EXISTS {partition} PARTITION OF {table} \
+         FOR VALUES FROM ('{from} 00:00+00') TO ('{to} 00:00+00')"
+    );
+    client.batch_execute(&sql).await.map_err(SchemaError::from)
+}
+
+/// Names and types of the columns; none where there is no such table.
+async fn columns(
+    client: &impl tokio_postgres::GenericClient,
+    table: &Table,
+) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+    let sql = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute \
+               WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+    let rows = client.query(sql, &[&table.to_string()]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The table as Forebay makes it. The key of a partitioned table has to have the time in it, so there an event is known
+/// by its id and its time.
+fn definition(table: &Table, idempotent: bool, partitions: Partitions) -> String {
+    let is_partitioned = partitions == Partitions::Monthly;
+    let key = match (idempotent, is_partitioned) {
+        (true, false) => "event_id",
+        (true, true) => "event_id, timestamp",
+        (false, false) => "id",
+        (false, true) => "id, timestamp",
+    };
+    let schema =
+        table.schema().map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {schema};\n")).unwrap_or_default();
+    let by = if is_partitioned { " PARTITION BY RANGE (timestamp)" } else { "" };
+    let others = if is_partitioned {
+        format!(";\nCREATE TABLE {} PARTITION OF {table} DEFAULT", table.with_suffix("_others"))
+    } else {
+        String::new()
+    };
+    let index = table.index_name("_service_timestamp");
+    format!(
+        "{schema}CREATE TABLE {table} (
+            id bigserial NOT NULL,
+            event_id text NOT NULL,
+            timestamp timestamptz NOT NULL,
+            service text NOT NULL,
+            message text NOT NULL,
+            metadata jsonb,
+            ingested_at timestamptz,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY ({key})
+        ){by}{others};
+        CREATE INDEX {index} ON {table} (service, timestamp)"
+    )
+}

@@ -1,0 +1,252 @@
+//! `type: clickhouse` against a real server: the binary delivers, the server's own HTTP interface is asked.
+//!
+//! Debian's server is of 2018. It knows neither fine times nor tokens, so its tests hold what works with the oldest; those of
+//! the current engine hold what that adds.
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use serde_json::{Value, json};
+
+use super::{Service, complains, event, load, post};
+use crate::support::{binary::Place, http::request, thorough, until};
+
+struct Clickhouse(Service);
+
+impl Clickhouse {
+    fn start(test: &str) -> Option<Self> {
+        Service::start("clickhouse", test).map(Self)
+    }
+
+    /// Today's.
+    fn start_current(test: &str) -> Option<Self> {
+        Service::start("clickhouse-engine", test).map(Self)
+    }
+
+    /// What the server answers to a statement.
+    #[track_caller]
+    fn sql(&self, sql: &str) -> String {
+        let (status, text) = self.try_sql(sql);
+        assert_eq!(status, 200, "{text}");
+        text.trim_end().to_owned()
+    }
+
+    fn try_sql(&self, sql: &str) -> (u16, String) {
+        let address = ([127, 0, 0, 1], self.0.port).into();
+        let answer = request(address, "POST", "/", &[], sql.as_bytes());
+        answer.map_or((0, String::new()), |answer| (answer.status, answer.text()))
+    }
+
+    fn sink(&self, keys: &str) -> String {
+        let patience = "retry: { backoff_min: 50ms, backoff_max: 200ms }, breaker: { failures: 1000 }";
+        format!("{{ type: clickhouse, url: \"http://127.0.0.1:{}\", {patience}{keys} }}", self.0.port)
+    }
+
+    fn count(&self) -> u64 {
+        // Before the first batch there is no table.
+        self.try_sql("SELECT count(DISTINCT event_id) FROM events").1.trim().parse().unwrap_or(0)
+    }
+
+    #[track_caller]
+    fn wait_for(&self, count: u64) {
+        until("the rows are there", || self.count() >= count);
+        assert_eq!(self.count(), count);
+    }
+}
+
+/// An event with everything, one without metadata and one of a megabyte.
+fn events() -> [Value; 3] {
+    let metadata = json!({"a": [1, 2.5, null, {"ü": "\u{1F600} \"quoted\" \\ back\tslash"}], "zero": "\0"});
+    [
+        json!({"event_id": "a", "service": "api", "message": "Grüße, 世界 \u{1F600}\n'quoted' \0", "metadata": metadata,
+            "timestamp": "2026-05-06T07:08:09.123456789Z"}),
+        json!({"event_id": "b", "service": "ü", "message": "", "timestamp": "1815-12-10T00:00:00.000000001Z"}),
+        json!({"event_id": "c", "service": "long", "message": "x€".repeat(256 * 1024), "timestamp": "2261-01-01T00:00:00Z"}),
+    ]
+}
+
+/// Posts them to a table of its own, waits for the rows, and compares what every server has; the rows' other columns.
+fn rows_of_events(clickhouse: &Clickhouse, compression: &str, others: &str) -> Vec<Vec<String>> {
+    let keys = format!(", compression: {compression}, table: events_{compression}");
+    let forebay = Place::empty().sink("db", &clickhouse.sink(&keys)).start();
+    let events = events();
+    post(&forebay, &events);
+    let count = format!("SELECT count() FROM events_{compression}");
+    until("the rows are there", || clickhouse.try_sql(&count).1.trim() == "3");
+    let rows = clickhouse.sql(&format!(
+        "SELECT event_id, service, message, metadata, {others} FROM events_{compression} ORDER BY event_id FORMAT JSONCompact"
+    ));
+    let rows: Value = serde_json::from_str(&rows).unwrap();
+    let rows = rows["data"].as_array().unwrap().iter().zip(&events).map(|(row, event)| {
+        let row: Vec<_> =
+            row.as_array().unwrap().iter().map(|field| field.as_str().unwrap().to_owned()).collect();
+        for (field, name) in row.iter().zip(["event_id", "service", "message"]) {
+            assert_eq!(field, event[name].as_str().unwrap(), "{name}");
+        }
+        let metadata: Value = serde_json::from_str(&row[3]).unwrap();
+        assert_eq!(metadata, event.get("metadata").cloned().unwrap_or_else(|| json!({})));
+        row[4..].to_vec()
+    });
+    rows.collect()
+}
+
+/// Unicode, quotes, no metadata, a message of a megabyte, times to the nanosecond, packed or not: what the server reads is
+/// what was sent.
+#[test]
+fn every_field_comes_back() {
+    let Some(clickhouse) = Clickhouse::start("every_field_comes_back") else { return };
+    for compression in ["none", "gzip"] {
+        let rows = rows_of_events(&clickhouse, compression, "timestamp, timestamp_nanos, ingested_at");
+        assert_eq!(rows[0][..2], ["2026-05-06 07:08:09", "1778051289123456789"]);
+        // What its own column cannot hold is at the beginning of its time, and whole beside it.
+        assert_eq!(rows[1][..2], ["0000-00-00 00:00:00", "-4861727999999999999"]);
+        assert!(rows.iter().all(|row| row[2].starts_with("20")), "{rows:?}");
+    }
+}
+
+/// The same with the current engine, whose times hold nanoseconds.
+#[test]
+fn every_field_comes_back_from_the_current_engine() {
+    let Some(clickhouse) = Clickhouse::start_current("every_field_comes_back_from_the_current_engine") else {
+        return;
+    };
+    for compression in ["none", "gzip", "zstd"] {
+        let others = "toString(toUnixTimestamp64Nano(timestamp)), toString(timestamp), toString(ingested_at)";
+        let rows = rows_of_events(&clickhouse, compression, others);
+        assert_eq!(rows[0][..2], ["1778051289123456789", "2026-05-06 07:08:09.123456789"]);
+        assert_eq!(rows[1][0], "-4861727999999999999");
+        assert!(rows.iter().all(|row| row[2].starts_with("20")), "{rows:?}");
+    }
+}
+
+/// Scenario: the process is killed again and again under load, so that batches come again.
+/// Guarantee: every acknowledged event is one row, also before the engine has merged anything.
+#[test]
+fn p3_a_batch_that_comes_again_is_known_by_its_token() {
+    let test = "p3_a_batch_that_comes_again_is_known_by_its_token";
+    let Some(clickhouse) = Clickhouse::start_current(test) else { return };
+    let place = Place::empty().sink("db", &clickhouse.sink(", batch: { max_events: 500 }"));
+    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut acknowledged = BTreeSet::new();
+    for _ in 0..thorough(4, 20) {
+        let mut forebay = place.start();
+        let address = forebay.address;
+        ended.store(false, Ordering::Relaxed);
+        acknowledged.extend(std::thread::scope(|scope| {
+            let load = scope.spawn(|| load(address, &posts, &ended));
+            let before = clickhouse.count();
+            until("rows arrive under load", || clickhouse.count() > before + 1_000);
+            forebay.kill();
+            ended.store(true, Ordering::Relaxed);
+            load.join().unwrap()
+        }));
+    }
+    let forebay = place.start();
+    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    let rows = clickhouse.sql("SELECT event_id FROM events FORMAT TabSeparated");
+    let found: BTreeSet<_> = rows.lines().map(str::to_owned).collect();
+    assert_eq!(found.len(), rows.lines().count(), "one event, one row");
+    assert!(acknowledged.is_subset(&found), "{} of {}", found.len(), acknowledged.len());
+}
+
+/// Scenario: the process and the server are killed again and again under load.
+/// Guarantee: every acknowledged event is there, and is one row once the server has merged. (This old server knows no
+/// tokens; with one that does there would not be two even before that.)
+#[test]
+fn p3_kills_on_both_sides_lose_nothing() {
+    let Some(mut clickhouse) = Clickhouse::start("p3_kills_on_both_sides_lose_nothing") else { return };
+    let place = Place::empty().sink("db", &clickhouse.sink(", batch: { max_events: 2000, max_wait: 100ms }"));
+    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..thorough(4, 20) {
+        let mut forebay = place.start();
+        let address = forebay.address;
+        ended.store(false, Ordering::Relaxed);
+        let more = std::thread::scope(|scope| {
+            let load = scope.spawn(|| load(address, &posts, &ended));
+            let before = clickhouse.count();
+            until("rows arrive under load", || clickhouse.count() > before + 1_000);
+            if round % 2 == 0 {
+                clickhouse.0.down("kill");
+            }
+            forebay.kill();
+            ended.store(true, Ordering::Relaxed);
+            load.join().unwrap()
+        });
+        acknowledged.extend(more);
+        if round % 2 == 0 {
+            clickhouse.0.up();
+        }
+    }
+    let forebay = place.start();
+    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    clickhouse.sql("OPTIMIZE TABLE events FINAL");
+    let rows = clickhouse.sql("SELECT event_id FROM events");
+    let found: BTreeSet<_> = rows.lines().map(str::to_owned).collect();
+    assert_eq!(found.len(), rows.lines().count(), "one event, one row");
+    let lost: Vec<_> = acknowledged.difference(&found).take(5).collect();
+    assert!(lost.is_empty(), "{lost:?} of {} are lost", acknowledged.len());
+}
+
+/// Nothing is lost while an operator has something to mend, and each time the sink says what: a wrong password, a database
+/// and a table that are missing, columns of another type, a user that only reads.
+#[test]
+fn what_an_operator_can_mend_is_waited_for() {
+    let Some(clickhouse) = Clickhouse::start("what_an_operator_can_mend_is_waited_for") else { return };
+    let mut place = Place::empty();
+    let mut run = |keys: &str, id: &str| {
+        place.set_sink("db", Some(&clickhouse.sink(keys)));
+        let forebay = place.start();
+        post(&forebay, &[event(id)]);
+        forebay
+    };
+    let mut forebay = run(", user: guarded, password: secret-2", "a");
+    complains(&forebay, "Wrong password for user guarded");
+    assert!(!forebay.get("/health").text().contains("secret-2") && !forebay.log().contains("secret-2"));
+    forebay.stop();
+    let mut forebay = run(", user: reader", "b");
+    complains(&forebay, "readonly mode");
+    forebay.stop();
+    let mut forebay = run(", user: guarded, password: secret-1, database: logs", "c");
+    complains(&forebay, "Database logs doesn't exist");
+    forebay.stop();
+    let mut forebay = run(", manage_schema: false", "d");
+    complains(&forebay, "manage_schema: true lets Forebay make it");
+    clickhouse.sql(
+        "CREATE TABLE events (event_id String, timestamp String, message Nullable(String), service String, mine Int8) \
+         ENGINE = Log",
+    );
+    complains(&forebay, "timestamp is String, which cannot be written");
+    clickhouse.sql("DROP TABLE events");
+    clickhouse.sql(
+        "CREATE TABLE events (event_id String, timestamp DateTime, message Nullable(String), service String, mine Int8) \
+         ENGINE = Log",
+    );
+    clickhouse.wait_for(4);
+    assert_eq!(clickhouse.sql("SELECT DISTINCT message, mine FROM events"), "m\t0");
+    // The table is another under way: it is looked at again.
+    clickhouse.sql("DROP TABLE events");
+    clickhouse.sql(
+        "CREATE TABLE events (timestamp DateTime, event_id String, message String, service String) ENGINE = Log",
+    );
+    post(&forebay, &[event("e")]);
+    clickhouse.wait_for(1);
+    forebay.stop();
+}
+
+/// Events of more months than the server takes in one insert arrive in several.
+#[test]
+fn many_partitions_are_halved() {
+    let Some(clickhouse) = Clickhouse::start("many_partitions_are_halved") else { return };
+    let forebay = Place::empty().sink("db", &clickhouse.sink("")).start();
+    let months = (0..240).map(|month| {
+        let mut event = event(&format!("e{month}"));
+        event["timestamp"] = format!("{}-{:02}-05T00:00:00Z", 2000 + month / 12, month % 12 + 1).into();
+        event
+    });
+    post(&forebay, &months.collect::<Vec<_>>());
+    clickhouse.wait_for(240);
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
+}

@@ -1,0 +1,84 @@
+"""The current engine of ClickHouse (the package chdb) behind as much of its HTTP interface as a sink uses.
+
+clickhouse_engine.py DIR PORT: serves on loopback until it is killed.
+
+The engine takes statements as text only, so the rows of an INSERT go through a file: the columns' types are looked up, as
+the real server does, and the rows are read from the file with exactly these.
+"""
+
+import gzip
+import http.server
+import pathlib
+import re
+import sys
+import tempfile
+import threading
+import urllib.parse
+
+from chdb import session
+
+INSERT = re.compile(r"INSERT INTO (?P<table>\S+) \((?P<columns>[^)]*)\) FORMAT RowBinary", re.S)
+PASSED_ON = ("insert_deduplication_token", "async_insert", "wait_for_async_insert")
+
+directory, port = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+engine = session.Session(str(directory / "engine"))
+# The engine is one for the process.
+lock = threading.Lock()
+
+
+def unpacked(body, coding):
+    if coding == "gzip":
+        return gzip.decompress(body)
+    if coding == "zstd":
+        # The engine itself reads it.
+        with tempfile.NamedTemporaryFile(dir=directory, suffix=".zst") as file:
+            file.write(body)
+            file.flush()
+            return engine.query(f"SELECT * FROM file('{file.name}', 'RawBLOB', 'a String', 'zstd')", "RawBLOB").bytes()
+    return body
+
+
+def insert(match, rows, settings):
+    names = [name.strip() for name in match["columns"].split(",")]
+    found = engine.query(f"DESCRIBE TABLE {match['table']} FORMAT TabSeparatedRaw").bytes().decode()
+    types = dict(line.split("\t")[:2] for line in found.splitlines())
+    structure = ", ".join(f"{name} {types[name]}" for name in names).replace("\\", "\\\\").replace("'", "\\'")
+    given = ", ".join(f"{name} = '{value}'" for name, value in settings.items())
+    with tempfile.NamedTemporaryFile(dir=directory, suffix=".rows") as file:
+        file.write(rows)
+        file.flush()
+        engine.query(
+            f"INSERT INTO {match['table']} ({match['columns']}) {'SETTINGS ' + given if given else ''} "
+            f"SELECT * FROM file('{file.name}', 'RowBinary', '{structure}')"
+        )
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+        status, answer = 200, b""
+        try:
+            with lock:
+                body = unpacked(body, self.headers.get("Content-Encoding"))
+                match = INSERT.fullmatch(asked.get("query", "").strip())
+                if match:
+                    settings = {name: asked[name] for name in PASSED_ON if name in asked}
+                    insert(match, body, settings)
+                else:
+                    answer = engine.query(body.decode()).bytes() or b""
+        except Exception as error:  # The engine's own words, as the server says them.
+            status, answer = 500, str(error).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
