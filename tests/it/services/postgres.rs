@@ -9,6 +9,7 @@ use std::{
 };
 
 use base64::Engine as _;
+use forebay_actors::runtime::clock::Clock;
 use serde_json::{Value, json};
 
 use super::{Service, complains, event, load, post};
@@ -239,7 +240,7 @@ fn months_have_partitions() {
     let Some(postgres) = Postgres::start("months_have_partitions") else { return };
     let forebay =
         Place::empty().sink("db", &postgres.sink(", partitions: monthly, table: logs.events")).start();
-    let now = chrono::Utc::now();
+    let now = Clock::system().now().to_chrono();
     let at = |id: &str, time: &str| {
         let mut event = event(id);
         event["timestamp"] = time.into();
