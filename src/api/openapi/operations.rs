@@ -18,12 +18,19 @@ type Path = (&'static str, Vec<(HttpMethod, Operation)>);
 
 const JSON: &str = "application/json";
 
+/// What the gate says.
+pub(super) const UNAUTHORIZED: &str =
+    "`unauthorized`: tokens are wanted (`auth.tokens`), and there is none, or none that is known.";
+pub(super) const FORBIDDEN: &str = "`forbidden`: the token has not the scope for this; `address_not_allowed`: the address is in no network of `auth.allow`.";
+const TOKEN_IN_QUERY: &str = "`token_in_query`: a token does not belong in the address.";
+
 /// Why a request that is right is refused now.
 const RATE: &str = "`rate_limited`: too many requests, of this client or of all together.";
 const STORE: &str = "`store_unavailable`: the event store cannot be read now.";
 const BROKEN: &str = "`internal`: what should not happen; the log says more.";
 const NO_STORE: &str = "`no_store`: there is no sink of `type: store`.";
-const PARAMETER: &str = "`invalid_parameter`: a parameter that is not known, given twice, or makes no sense.";
+const PARAMETER: &str =
+    "`invalid_parameter`: a parameter that is not known, given twice, or makes no sense; `token_in_query`.";
 
 /// Every path of the port.
 pub(super) fn all(has_admin: bool) -> Vec<Path> {
@@ -44,7 +51,27 @@ pub(super) fn all(has_admin: bool) -> Vec<Path> {
         all.push(("/admin/actors", vec![(HttpMethod::Get, actors())]));
         all.push(("/admin/actors/{name}/{fault}", vec![(HttpMethod::Post, fault())]));
     }
+    for (method, operation) in all.iter_mut().flat_map(|(_, methods)| methods) {
+        guard(operation, matches!(method, HttpMethod::Head));
+    }
     all
+}
+
+/// Adds what the gate before every route answers, where the route has no such answer of its own.
+fn guard(operation: &mut Operation, is_head: bool) {
+    let challenge = HeaderBuilder::new().schema(Some(text())).description(Some("`Bearer`"));
+    let answers = [
+        ("400", failure(TOKEN_IN_QUERY)),
+        ("401", failure(UNAUTHORIZED).header("WWW-Authenticate", challenge.build())),
+        ("403", failure(FORBIDDEN)),
+    ];
+    for (status, answer) in answers {
+        let mut answer = answer.build();
+        if is_head {
+            answer.content.clear();
+        }
+        operation.responses.responses.entry(status.to_owned()).or_insert(RefOr::T(answer));
+    }
 }
 
 /// By GET, and by HEAD without the body.
@@ -92,7 +119,8 @@ fn post_events() -> Operation {
         operation,
         400,
         "Nothing was taken. `malformed_json` (with line and column), `invalid_utf8`, `empty_body`, \
-        `invalid_events` (every event of the list is wrong), `bad_compression`, `incomplete_body`, `invalid_parameter`.",
+        `invalid_events` (every event of the list is wrong), `bad_compression`, `incomplete_body`, `invalid_parameter`, \
+        `token_in_query`.",
     );
     let operation = fails(operation, 408, "`timeout`: the body did not come within `http.request_timeout`.");
     let operation =
@@ -229,7 +257,7 @@ fn actors() -> Operation {
     let operation = operation("get_actors", "admin", "The tree of actors", "Only where `admin.chaos` is on.")
         .security(SecurityRequirement::new(BEARER, [] as [&str; 0]))
         .response("200", answer("Every actor, and how far each sink has come.", "ActorTree"));
-    unauthorized(operation).build()
+    operation.build()
 }
 
 fn fault() -> Operation {
@@ -246,15 +274,8 @@ fn fault() -> Operation {
                 time,
             ))
             .response("202", answer("It was told.", "FaultInjected"));
-    let operation = fails(unauthorized(operation), 400, PARAMETER);
+    let operation = fails(operation, 400, PARAMETER);
     fails(operation, 404, "`actor_not_found`, with the names there are, or `fault_not_found`.").build()
-}
-
-fn unauthorized(operation: OperationBuilder) -> OperationBuilder {
-    let challenge = HeaderBuilder::new().schema(Some(text())).description(Some("`Bearer`"));
-    let response =
-        failure("`unauthorized`: no token, or a wrong one.").header("WWW-Authenticate", challenge.build());
-    operation.response("401", response)
 }
 
 fn times() -> [utoipa::openapi::path::Parameter; 2] {

@@ -16,7 +16,7 @@ use utoipa::openapi::{
     server::{ServerBuilder, ServerVariableBuilder},
 };
 
-use super::operations::{of_type, operation, retry_after, text};
+use super::operations::{FORBIDDEN, UNAUTHORIZED, of_type, operation, retry_after, text};
 
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/x-protobuf";
@@ -78,6 +78,8 @@ fn export(signal: Signal, items: &str) -> Operation {
             .request_body(Some(body.build()))
             .response("200", success);
     let operation = fails(operation, 400, "Nothing was taken: it cannot be decoded, or its body broke off.");
+    let operation = fails(operation, 401, UNAUTHORIZED);
+    let operation = fails(operation, 403, FORBIDDEN);
     let operation = fails(operation, 413, "The body, packed or not, is larger than it may be.");
     let operation = fails(operation, 415, "A `Content-Type` or `Content-Encoding` that is not known.");
     let operation = fails(operation, 429, "Too many requests. Send it again.");

@@ -17,12 +17,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use forebay_actors::{
     event::Block,
-    message::{Admit, Refusal},
     receiver::{Receiver, ReceiverMetrics},
-    runtime::{
-        mailbox::{Mailbox, NotTaken},
-        metrics::counters,
-    },
+    runtime::{mailbox::Mailbox, metrics::counters},
 };
 use forebay_proto::ingest::v1::{EventBatchResponse, HealthCheckResponse, ServingStatus};
 use http::Request;
@@ -30,10 +26,7 @@ use hyper::body::Incoming;
 use prometheus::{IntCounterVec, Registry};
 use prost::Message as _;
 use ring::digest;
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 use uuid::Uuid;
 
 use self::{
@@ -43,12 +36,13 @@ use self::{
 };
 use super::{
     body::{Body, BodyLimits, Reserved},
+    commit,
     grpc::{
         Outcome, Readiness, frame,
         status::{Status, retryable},
     },
     limits::{Limits, RouteClass},
-    post::{RequestTimes, refusal},
+    post::RequestTimes,
 };
 use crate::{
     api::error::ApiError,
@@ -181,7 +175,7 @@ impl BatchIngress {
         }
         let tenant = tenant.as_ref().map(|tenant| tenant.value.as_str());
         let Some(key) = Key::of(tenant, &batch.source, &batch.batch_id) else {
-            self.commit(blocks).await.map_err(refusal)?;
+            commit(&self.receiver, blocks).await?;
             return Ok(self.answer(batch));
         };
         let digest = digest_of(&blocks);
@@ -194,21 +188,11 @@ impl BatchIngress {
                     ticket.accepted(taken);
                     return Ok(self.duplicate(batch, taken, digest));
                 }
-                self.commit(stamped(blocks, first)).await.map_err(refusal)?;
+                commit(&self.receiver, stamped(blocks, first)).await?;
                 ticket.accepted(taken);
                 Ok(self.answer(batch))
             }
         }
-    }
-
-    async fn commit(&self, blocks: Vec<Block>) -> Result<(), Refusal> {
-        let (reply, answer) = oneshot::channel();
-        match self.receiver.offer(Admit::one(blocks, reply)) {
-            Ok(()) => {}
-            Err(NotTaken::Full(_)) => return Err(Refusal::Overloaded),
-            Err(NotTaken::Ended(_)) => return Err(Refusal::ShuttingDown),
-        }
-        answer.await.unwrap_or(Err(Refusal::JournalFailed)).map(drop)
     }
 
     /// Of a batch that is durable as far as its events are right.

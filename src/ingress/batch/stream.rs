@@ -38,6 +38,7 @@ use crate::{
         grpc::{
             done,
             frame::{coding_of, framed},
+            post::refusal,
             status::{Status, retryable},
             trailers,
         },
@@ -212,5 +213,5 @@ fn response_frame(response: &EventBatchResponse) -> Frame<Bytes> {
 }
 
 fn ending() -> ApiError {
-    super::refusal(forebay_actors::message::Refusal::ShuttingDown)
+    refusal(forebay_actors::message::Refusal::ShuttingDown)
 }

@@ -15,17 +15,16 @@ use std::{net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
-    message::{Admit, Refusal},
     otlp::{self, Item, Items, Signal, WireError, select, stamp, survey, wire},
     receiver::{Receiver, ReceiverMetrics},
-    runtime::mailbox::{Mailbox, NotTaken},
+    runtime::mailbox::Mailbox,
 };
-use tokio::sync::oneshot;
 
 use super::{
     body::{Body, BodyLimits},
+    commit,
     limits::{Limits, RouteClass},
-    post::{IngressMetrics, RequestTimes, refusal},
+    post::{IngressMetrics, RequestTimes},
 };
 use crate::{api::error::ApiError, config::CorsConfig, security::Tenant};
 
@@ -108,19 +107,9 @@ impl OtlpIngress {
             self.received.rejected.with_label_values(&["invalid_event"]).inc_by(u64::from(partial.rejected));
         }
         if !blocks.is_empty() {
-            self.commit(blocks).await.map_err(refusal)?;
+            commit(&self.receiver, blocks).await?;
         }
         Ok(partial)
-    }
-
-    async fn commit(&self, blocks: Vec<Block>) -> Result<(), Refusal> {
-        let (reply, answer) = oneshot::channel();
-        match self.receiver.offer(Admit::one(blocks, reply)) {
-            Ok(()) => {}
-            Err(NotTaken::Full(_)) => return Err(Refusal::Overloaded),
-            Err(NotTaken::Ended(_)) => return Err(Refusal::ShuttingDown),
-        }
-        answer.await.unwrap_or(Err(Refusal::JournalFailed)).map(drop)
     }
 }
 
