@@ -38,11 +38,11 @@ use crate::{
         grpc::{
             done,
             frame::{coding_of, framed},
-            post::refusal,
             status::{Status, retryable},
             trailers,
         },
         limits::RouteClass,
+        post::refusal,
     },
     security::Caller,
 };
