@@ -7,10 +7,8 @@
 
 mod admin;
 mod check;
-mod clickhouse;
 mod diff;
 mod load;
-mod postgres;
 mod schema;
 mod sections;
 mod security;
@@ -29,10 +27,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, Secret};
-pub use clickhouse::{ClickhouseCompression, ClickhouseSink};
 pub use diff::Changes;
 pub use load::{ConfigError, Format, Problem, TokensFile};
-pub use postgres::{Partitions, PostgresSink, Table as PostgresTable};
 pub use schema::json_schema;
 pub use sections::{
     BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, IngestConfig,
@@ -43,8 +39,9 @@ pub use security::{
     TokenLimits,
 };
 pub use sink::{
-    BatchOverride, BlackholeSink, BreakerConfig, Compression, ConsoleSink, FileSink, HttpEncoding, HttpSink,
-    OtlpProtocol, OtlpSink, RetryConfig, SinkConfig, SinkKind, StoreSink, TlsClient, WhenFull,
+    BatchOverride, BlackholeSink, BreakerConfig, ClickhouseCompression, ClickhouseSink, Compression,
+    ConsoleSink, FileSink, HttpEncoding, HttpSink, OtlpProtocol, OtlpSink, Partitions, PostgresSink,
+    PostgresTable, RetryConfig, SinkConfig, SinkKind, StoreSink, TlsClient, WhenFull,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

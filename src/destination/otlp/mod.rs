@@ -3,7 +3,7 @@
 //! The requests of a batch are put one behind the other, which is how protobuf joins messages: nothing is decoded, and
 //! nothing is encoded again. A batch becomes one call for each signal, or several where that would be larger than
 //! `max_request_bytes`; they go one after the other, so that each signal keeps its order. Events that came as such become log
-//! records ([`event`]).
+//! records (`event.rs`).
 //!
 //! | answer | what it means here |
 //! |---|---|

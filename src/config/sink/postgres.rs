@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::config::{Config, Host, SslMode, SslNegotiation};
 
 pub use self::table::Table;
-use super::{TlsClient, units};
+use super::TlsClient;
+use crate::config::units;
 
 /// Where nobody says another name.
 const TABLE: &str = "events";

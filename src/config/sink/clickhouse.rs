@@ -5,7 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Secret, TlsClient, units};
+use super::TlsClient;
+use crate::config::{Secret, units};
 
 const DATABASE: &str = "default";
 const TABLE: &str = "events";

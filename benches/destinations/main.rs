@@ -1,0 +1,93 @@
+//! Destinations against the real servers, each beside the server's own bulk load of the same rows in the same run.
+//!
+//! `cargo bench --bench destinations -- [ROWS]`, 300,000 by default. A server that is not installed is left out, by name.
+
+#[path = "../shared/batches.rs"]
+mod batches;
+mod clickhouse;
+mod postgres;
+mod service;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use batches::batch;
+use forebay_actors::{destination::Destination, record::Batch};
+use tokio::time::Instant;
+
+/// As a sink has them by default.
+const BATCH_ROWS: u64 = 5000;
+
+/// Medians are taken over as many.
+const ROUNDS: usize = 5;
+
+/// A server that is loaded in turns, by a sink and by its own client.
+trait Target {
+    /// Empties the table, and lets the server come to rest.
+    fn empty(&self);
+
+    /// Rows in the table.
+    fn count(&self) -> u64;
+
+    /// Keeps the rows in a file, as its own client reads them.
+    fn save(&self);
+
+    /// Loads that file.
+    fn load(&self);
+}
+
+fn main() -> ExitCode {
+    let rows = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(300_000_u64);
+    let batches: Vec<_> =
+        (0..rows).step_by(BATCH_ROWS as usize).map(|first| Arc::new(batch(first, BATCH_ROWS))).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let postgres = runtime.block_on(postgres::measure(&batches));
+    let clickhouse = runtime.block_on(clickhouse::measure(&batches));
+    if postgres && clickhouse { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether the median of the sink's rate is at least this part of the median of the client's.
+async fn compare(
+    what: &str,
+    wanted: f64,
+    target: &impl Target,
+    sink: &impl Destination,
+    batches: &[Arc<Batch>],
+) -> bool {
+    let rows: u64 = batches.iter().map(|batch| batch.count()).sum();
+    let (mut delivered, mut loaded) = (Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let began = Instant::now();
+        for batch in batches {
+            sink.deliver(batch.clone()).await.expect("the server takes it");
+        }
+        let took = began.elapsed();
+        assert_eq!(target.count(), rows);
+        if round == 0 {
+            // The first round makes the table and the file, and warms what is cold.
+            target.save();
+        } else {
+            delivered.push(took);
+            target.empty();
+            let began = Instant::now();
+            target.load();
+            loaded.push(began.elapsed());
+            assert_eq!(target.count(), rows);
+        }
+        target.empty();
+    }
+    let per_second = |took: Duration| rows as f64 / took.as_secs_f64();
+    let (delivered, loaded) = (per_second(median(delivered)), per_second(median(loaded)));
+    let ratio = delivered / loaded;
+    println!(
+        "{what}: {delivered:.0} rows/s, the server's own client {loaded:.0} rows/s: {:.0} %, {:.0} % are wanted \
+         (medians of {ROUNDS} rounds of {rows} rows)",
+        ratio * 100.0,
+        wanted * 100.0
+    );
+    ratio >= wanted
+}
+
+fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort();
+    values[values.len() / 2]
+}
