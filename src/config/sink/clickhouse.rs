@@ -59,7 +59,7 @@ pub enum ClickhouseCompression {
     None,
     /// gzip, the fastest level; every server takes it.
     Gzip,
-    /// zstd, the fastest level; servers from 2020 on take it.
+    /// zstd, the fastest level; current servers take it.
     Zstd,
 }
 
