@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 
-use crate::{holding::Holding, record::Batch};
+use crate::record::Batch;
 
 /// Delivers batches to one place. One value lives on one arbiter thread, so its futures need not be `Send`;
 /// what blocks (a driver, a file) goes to `tokio::task::spawn_blocking`.
@@ -19,11 +19,6 @@ pub trait Destination: 'static {
 
     /// Whether the destination can be reached and would take events. Delivers nothing.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>>;
-
-    /// What it holds batches of other sinks with, where it can.
-    fn holding(&self) -> Option<&dyn Holding> {
-        None
-    }
 }
 
 /// The future of one delivery.
