@@ -189,6 +189,16 @@ impl BatchEvents<'_> {
         Some(Ok(part))
     }
 
+    /// The next event, and what it is an item of where it came by OpenTelemetry.
+    ///
+    /// # Errors
+    /// As [`BatchEvents::next_event`].
+    pub fn next_of(&mut self) -> Option<Result<(Option<Signal>, Event<'_>), DecodeError>> {
+        self.enter()?;
+        self.at = self.at.plus(1);
+        self.events.next_of()
+    }
+
     /// The place of the next event.
     pub fn position(&self) -> Position {
         self.at

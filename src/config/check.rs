@@ -156,6 +156,7 @@ impl Config {
                 | SinkKind::Otlp(_)
                 | SinkKind::Postgres(_)
                 | SinkKind::Clickhouse(_)
+                | SinkKind::S3(_)
                 | SinkKind::Console(_)
                 | SinkKind::Blackhole(_) => (),
             }

@@ -40,8 +40,9 @@ pub use security::{
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, ClickhouseCompression, ClickhouseSink, Compression,
-    ConsoleSink, FileSink, HttpEncoding, HttpSink, OtlpProtocol, OtlpSink, Partitions, PostgresSink,
-    PostgresTable, RetryConfig, SinkConfig, SinkKind, StoreSink, TlsClient, WhenFull,
+    ConsoleSink, FileSink, HttpEncoding, HttpSink, KeyParts, KeyTemplate, OtlpProtocol, OtlpSink, Partitions,
+    PostgresSink, PostgresTable, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind,
+    StoreSink, TlsClient, WhenFull,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

@@ -3,6 +3,7 @@
 mod clickhouse;
 mod otlp;
 mod postgres;
+mod s3;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -16,6 +17,7 @@ pub use self::{
     clickhouse::{ClickhouseCompression, ClickhouseSink},
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
+    s3::{KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
 };
 use super::{BatchConfig, units};
 
@@ -67,7 +69,7 @@ pub(super) const COMMON_KEYS: [&str; 7] =
     ["type", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
-pub(super) const SINK_TYPES: &str = "store, http, otlp, postgres, clickhouse, file, console or blackhole";
+pub(super) const SINK_TYPES: &str = "store, http, otlp, postgres, clickhouse, s3, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -83,6 +85,8 @@ pub enum SinkKind {
     Postgres(PostgresSink),
     /// A table of ClickHouse.
     Clickhouse(ClickhouseSink),
+    /// Objects in S3, or in a directory.
+    S3(S3Sink),
     /// NDJSON files.
     File(FileSink),
     /// NDJSON on standard output.
@@ -262,9 +266,11 @@ impl SinkConfig {
         }
     }
 
-    /// The limits of this sink's batches: its own, and those of `all` where it has none.
+    /// The limits of this sink's batches: its own, and where it has none those of its type or of `all`.
     pub fn batch(&self, all: &BatchConfig) -> BatchConfig {
         let own = self.batch.unwrap_or_default();
+        let objects = S3Sink::batch_default();
+        let all = if matches!(self.kind, SinkKind::S3(_)) { &objects } else { all };
         BatchConfig {
             max_events: own.max_events.unwrap_or(all.max_events),
             max_bytes: own.max_bytes.unwrap_or(all.max_bytes),
@@ -290,6 +296,7 @@ impl SinkKind {
             Self::Otlp(_) => "otlp",
             Self::Postgres(_) => "postgres",
             Self::Clickhouse(_) => "clickhouse",
+            Self::S3(_) => "s3",
             Self::File(_) => "file",
             Self::Console(_) => "console",
             Self::Blackhole(_) => "blackhole",
@@ -330,6 +337,7 @@ enum SinkType {
     Otlp,
     Postgres,
     Clickhouse,
+    S3,
     File,
     Console,
     Blackhole,
@@ -357,6 +365,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
             SinkType::Otlp => SinkKind::Otlp(OtlpSink::deserialize(own)?),
             SinkType::Postgres => SinkKind::Postgres(PostgresSink::deserialize(own)?),
             SinkType::Clickhouse => SinkKind::Clickhouse(ClickhouseSink::deserialize(own)?),
+            SinkType::S3 => SinkKind::S3(S3Sink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
             SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
             SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),

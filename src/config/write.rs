@@ -49,6 +49,14 @@ impl Config {
                     redact_user(&mut clickhouse.url);
                     clickhouse.password = clickhouse.password.take().map(|_| Secret::new(REDACTED));
                 }
+                SinkKind::S3(s3) => {
+                    for secret in [&mut s3.secret_access_key, &mut s3.session_token] {
+                        *secret = secret.take().map(|_| Secret::new(REDACTED));
+                    }
+                    s3.endpoint.iter_mut().for_each(|endpoint| {
+                        redact_user(endpoint);
+                    });
+                }
                 SinkKind::Store(_) | SinkKind::File(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
             }
         }

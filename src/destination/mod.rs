@@ -32,6 +32,7 @@ pub mod file;
 pub mod http;
 pub mod otlp;
 pub mod postgres;
+pub mod s3;
 mod tls;
 
 use std::{error::Error, io, path::Path, sync::Arc};
@@ -64,6 +65,7 @@ pub fn build(
         SinkKind::Clickhouse(options) => {
             Box::new(clickhouse::ClickhouseDestination::new(options)?.of_stream(stream))
         }
+        SinkKind::S3(options) => Box::new(s3::S3Destination::new(options)?.of_stream(stream)),
         SinkKind::File(options) => {
             let clock = clock.clone();
             Box::new(file::FileDestination::new(options, Arc::new(move || clock.now()))?)

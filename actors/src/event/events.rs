@@ -95,6 +95,18 @@ impl<'a> Events<'a> {
         Some(Ok(Part::Otlp { signal, request: Cow::Owned(part), count }))
     }
 
+    /// The next event as [`Events::next_event`] has it, and what it is an item of where it came by OpenTelemetry.
+    pub fn next_of(&mut self) -> Option<Result<(Option<Signal>, Event<'_>), DecodeError>> {
+        if let Err(end) = self.advance() {
+            return end.map(Err);
+        }
+        let signal = match &self.body {
+            Body::Otlp { signal, .. } => Some(*signal),
+            Body::Events(_) => None,
+        };
+        Some(self.read().map(|event| (signal, event)))
+    }
+
     /// Passes over the next event without looking at it as far as that can be. What is damaged shows at the one behind it.
     pub fn skip_event(&mut self) {
         if self.advance().is_err() {

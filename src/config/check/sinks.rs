@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, HttpSink, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, SinkConfig,
-    SinkKind, TlsClient,
+    BatchConfig, ClickhouseSink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable,
+    S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -35,6 +35,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
         SinkKind::Otlp(otlp) => otlp_values(name, otlp, found),
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
         SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
+        SinkKind::S3(s3) => s3_values(name, s3, found),
         SinkKind::File(file) => {
             if file.path.file_name().is_none() {
                 found.add(&["sinks", name, "path"], "is not a file's name; like `./out/events.ndjson`");
@@ -93,6 +94,44 @@ fn clickhouse_values(name: &str, sink: &ClickhouseSink, found: &mut Found) {
     for (key, value) in [("database", &sink.database), ("table", &sink.table)] {
         if value.is_empty() {
             found.add(&["sinks", name, key], "is empty; like `events`");
+        }
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    tls_client(name, &sink.tls, found);
+}
+
+fn s3_values(name: &str, sink: &S3Sink, found: &mut Found) {
+    let place = sink.place();
+    if let Err(why) = &place {
+        found.add(&["sinks", name, "url"], why);
+    }
+    if let Err(why) = sink.key.parse::<KeyTemplate>() {
+        found.add(&["sinks", name, "key"], why);
+    }
+    let endpoint = ["sinks", name, "endpoint"];
+    if sink.endpoint.as_ref().is_some_and(|endpoint| !is_url(endpoint)) {
+        found.add(&endpoint, "is not a URL; like `http://minio:9000`");
+    }
+    let (missing, other) = match (&sink.access_key_id, &sink.secret_access_key) {
+        (None, Some(_)) => (Some("access_key_id"), "secret_access_key"),
+        (Some(_), None) => (Some("secret_access_key"), "access_key_id"),
+        _ => (None, ""),
+    };
+    if let Some(missing) = missing {
+        found.add(&["sinks", name, missing], format!("is missing; {other} needs it"));
+    }
+    if sink.kms_key_id.is_some() && sink.encryption != Some(S3Encryption::Kms) {
+        found.add(&["sinks", name, "kms_key_id"], "is of no use without encryption: kms");
+    }
+    if matches!(place, Ok(S3Place::Directory(_))) {
+        let of_buckets = [
+            ("endpoint", sink.endpoint.is_some()),
+            ("access_key_id", sink.access_key_id.is_some()),
+            ("storage_class", sink.storage_class.is_some()),
+            ("encryption", sink.encryption.is_some()),
+        ];
+        for (key, _) in of_buckets.iter().filter(|(_, is_set)| *is_set) {
+            found.add(&["sinks", name, key], "means nothing in a directory; leave it away");
         }
     }
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);

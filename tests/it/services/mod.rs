@@ -3,6 +3,7 @@
 
 mod clickhouse;
 mod postgres;
+mod s3;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},

@@ -1,0 +1,291 @@
+//! `type: s3`: each batch becomes objects, one for each signal, service and hour that its key tells apart.
+//!
+//! - The key of an object names the data directory, the batch and what the events have in common, and nothing else: a batch
+//!   that comes again after a crash writes the same objects again, with the same bytes. So an event is in one object.
+//! - Delivered means that the store answered for every object of the batch, or that the directory is synced.
+//! - A batch that comes in halves, because some of it was refused, has keys of its own.
+//! - An object over [`MULTIPART_BYTES`] goes in parts. What a crash leaves of one is no object; stores keep and charge for such
+//!   parts until a lifecycle rule of the bucket removes them (`AbortIncompleteMultipartUpload`).
+//! - Nothing a store answers is the fault of single events, so nothing is ever rejected: it waits.
+//!
+//! Limits: a batch is held once more encoded; [`UPLOADS_MAX`] objects are on their way at a time, in at most
+//! [`PARTS_MAX`] parts each.
+
+mod columns;
+mod fault;
+mod objects;
+
+use std::{fmt, rc::Rc, sync::Arc, time::Duration};
+
+use forebay_actors::{
+    destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
+    record::Batch,
+};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::LocalBoxFuture, stream};
+use object_store::{
+    Attribute, AttributeValue, Attributes, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, PutMode,
+    PutMultipartOptions, PutOptions, RetryConfig, WriteMultipart,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    client::{HttpClient, HttpConnector},
+    local::LocalFileSystem,
+    path::Path,
+};
+
+use self::objects::{Object, Recipe};
+use super::{
+    blocking, chain,
+    http::{IDLE_MAX, endpoint_url, is_loopback, without_secrets},
+    tls, unbuildable,
+};
+use crate::config::{S3Encryption, S3Format, S3Place, S3Sink};
+
+/// From here on an object goes in parts: a single request of more is slow to repeat.
+const MULTIPART_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of a part; Amazon wants 5 MiB at least.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+/// Parts of an object that are on their way at a time.
+const PARTS_MAX: usize = 2;
+/// Objects of a batch that are on their way at a time.
+const UPLOADS_MAX: usize = 4;
+/// Where neither the configuration nor the environment says; also what stores of others take for granted.
+const REGION: &str = "us-east-1";
+/// What a probe asks for: nothing of this name is ever written.
+const PROBE: &str = ".forebay-probe";
+
+/// Writes batches as objects.
+pub struct S3Destination {
+    store: Rc<Store>,
+}
+
+struct Store {
+    objects: Arc<dyn ObjectStore>,
+    /// The bucket or the directory, for messages.
+    place: String,
+    recipe: Arc<Recipe>,
+    options: S3Sink,
+    is_directory: bool,
+}
+
+// === impl S3Destination ===
+
+impl S3Destination {
+    /// A destination that has not connected yet. Reads certificates; makes the directory where there is none.
+    ///
+    /// # Errors
+    /// [`Cause::Build`] where the options or the certificates cannot be used.
+    pub fn new(options: &S3Sink) -> Result<Self, DeliveryError> {
+        let template = options.key.parse().map_err(|why| unbuildable(format!("the key {why}")))?;
+        let place = options.place().map_err(|why| unbuildable(format!("the url {why}")))?;
+        let (objects, shown, prefix): (Arc<dyn ObjectStore>, _, _) = match &place {
+            S3Place::Directory(path) => {
+                let failed = |error: &dyn fmt::Display| unbuildable(format!("{}: {error}", path.display()));
+                std::fs::create_dir_all(path).map_err(|error| failed(&error))?;
+                let directory = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(&error))?;
+                (Arc::new(directory.with_fsync(true)), path.display().to_string(), String::new())
+            }
+            S3Place::Bucket { bucket, prefix } => {
+                let endpoint = options.endpoint.as_deref().map(endpoint_url).transpose()?;
+                let shown = match &endpoint {
+                    Some(endpoint) => format!("{}{bucket}", without_secrets(endpoint)),
+                    None => format!("s3://{bucket}"),
+                };
+                (Arc::new(bucket_store(options, bucket)?), shown, prefix.clone())
+            }
+        };
+        let recipe = Recipe { template, prefix, format: options.format, stream: String::new() };
+        let store = Store {
+            objects,
+            place: shown,
+            recipe: Arc::new(recipe),
+            options: options.clone(),
+            is_directory: matches!(place, S3Place::Directory(_)),
+        };
+        Ok(Self { store: Rc::new(store) })
+    }
+
+    /// The same with `stream` in every key: positions begin at 0 in every data directory, and an object of another one
+    /// must not be overwritten.
+    pub fn of_stream(mut self, stream: &str) -> Self {
+        let store =
+            Rc::get_mut(&mut self.store).expect("nobody else holds a destination that is being built");
+        let recipe =
+            Arc::get_mut(&mut store.recipe).expect("nobody else holds a destination that is being built");
+        stream.clone_into(&mut recipe.stream);
+        self
+    }
+}
+
+/// The client of a bucket. It tries everything once: trying again is the sink's.
+fn bucket_store(options: &S3Sink, bucket: &str) -> Result<impl ObjectStore, DeliveryError> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_http_connector(Connector::new(options)?)
+        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
+    if let Some(region) = &options.region {
+        builder = builder.with_region(region);
+    } else if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
+        builder = builder.with_region(REGION);
+    }
+    if let Some(endpoint) = &options.endpoint {
+        // Without the slash, which would stand twice in every request.
+        builder = builder
+            .with_endpoint(endpoint.trim_end_matches('/'))
+            .with_allow_http(endpoint.starts_with("http://"));
+    }
+    if let (Some(id), Some(secret)) = (&options.access_key_id, &options.secret_access_key) {
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret.reveal());
+        // A token of the environment belongs to the environment's key.
+        builder = match &options.session_token {
+            Some(token) => builder.with_token(token.reveal()),
+            None => builder.with_config(AmazonS3ConfigKey::Token, ""),
+        };
+    }
+    builder = match (options.encryption, &options.kms_key_id) {
+        (None, _) => builder,
+        (Some(S3Encryption::Aes256), _) => encrypted(builder, "AES256")?,
+        (Some(S3Encryption::Kms), Some(key)) => builder.with_sse_kms_encryption(key),
+        (Some(S3Encryption::Kms), None) => encrypted(builder, "aws:kms")?,
+    };
+    builder.build().map_err(|error| unbuildable(format!("no client can be set up: {}", chain(&error))))
+}
+
+fn encrypted(builder: AmazonS3Builder, how: &str) -> Result<AmazonS3Builder, DeliveryError> {
+    let key = "aws_server_side_encryption".parse::<AmazonS3ConfigKey>();
+    let key =
+        key.map_err(|error| unbuildable(format!("encryption cannot be asked for: {}", chain(&error))))?;
+    Ok(builder.with_config(key, how))
+}
+
+/// Gives the store's client the HTTP client of all destinations: its TLS, its roots, no redirects.
+#[derive(Debug)]
+struct Connector {
+    client: reqwest::Client,
+}
+
+impl Connector {
+    fn new(options: &S3Sink) -> Result<Self, DeliveryError> {
+        let mut client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_with(&options.tls)?)
+            .timeout(options.timeout)
+            .connect_timeout(options.timeout.min(Duration::from_secs(10)))
+            .pool_idle_timeout(IDLE_MAX)
+            .redirect(reqwest::redirect::Policy::none());
+        let endpoint = options.endpoint.as_deref().map(endpoint_url).transpose()?;
+        if endpoint.as_ref().is_some_and(is_loopback) {
+            client = client.no_proxy();
+        }
+        let client = client.build();
+        let failed = |e: reqwest::Error| unbuildable(format!("no HTTP client can be set up: {}", chain(&e)));
+        Ok(Self { client: client.map_err(failed)? })
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.client.clone()))
+    }
+}
+
+impl fmt::Debug for S3Destination {
+    /// Only what has no secret in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("S3Destination").field(&self.store.place).finish()
+    }
+}
+
+impl Destination for S3Destination {
+    fn deliver(&self, batch: Arc<Batch>) -> Delivery {
+        let store = self.store.clone();
+        async move { store.write(batch).await }.boxed_local()
+    }
+
+    /// Asks for an object that is not there. A store tells by its answer whether it knows the bucket and the credentials;
+    /// whether they may write only shows with the first object.
+    fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
+        let store = self.store.clone();
+        async move { store.look().await }.boxed_local()
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    async fn write(&self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
+        let recipe = self.recipe.clone();
+        let objects = blocking(move || recipe.objects(&batch)).await?;
+        let sent = stream::iter(objects)
+            .map(|object| self.put(object))
+            .buffer_unordered(UPLOADS_MAX)
+            .try_fold(0, |sent, bytes| async move { Ok(sent + bytes) })
+            .await?;
+        Ok(Receipt::of(sent))
+    }
+
+    /// Writes one object; the bytes of it that were sent.
+    async fn put(&self, Object { key, body }: Object) -> Result<u64, DeliveryError> {
+        let bytes = body.len() as u64;
+        let put = if body.len() > MULTIPART_BYTES && !self.is_directory {
+            self.put_parts(&key, body).await
+        } else {
+            let mode = if self.options.overwrite { PutMode::Overwrite } else { PutMode::Create };
+            let options = PutOptions { mode, attributes: self.attributes(), ..PutOptions::default() };
+            self.objects.put_opts(&key, body.into(), options).await.map(|_| bytes)
+        };
+        match put {
+            // The key is that of these events: they were written before, and the answer got lost.
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if !self.options.overwrite => Ok(0),
+            put => put.map_err(|error| self.failed(&error)),
+        }
+    }
+
+    async fn put_parts(&self, key: &Path, body: bytes::Bytes) -> Result<u64, Error> {
+        let bytes = body.len() as u64;
+        // The end of a multipart upload takes no condition.
+        if !self.options.overwrite && self.objects.head(key).await.is_ok() {
+            return Ok(0);
+        }
+        let options = PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
+        let upload = self.objects.put_multipart_opts(key, options).await?;
+        let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+        for at in (0..body.len()).step_by(PART_BYTES) {
+            if let Err(error) = parts.wait_for_capacity(PARTS_MAX).await {
+                // The failure counts, whatever becomes of the parts that are there.
+                let _ = parts.abort().await;
+                return Err(error);
+            }
+            parts.put(body.slice(at..body.len().min(at + PART_BYTES)));
+        }
+        parts.finish().await.map(|_| bytes)
+    }
+
+    fn attributes(&self) -> Attributes {
+        let mut attributes = Attributes::new();
+        if self.is_directory {
+            return attributes;
+        }
+        // Not `Content-Encoding: gzip`, which makes some clients unpack what its name says is packed.
+        let kind = match self.options.format {
+            S3Format::Ndjson => "application/gzip",
+            S3Format::Parquet => "application/vnd.apache.parquet",
+        };
+        attributes.insert(Attribute::ContentType, kind.into());
+        if let Some(class) = &self.options.storage_class {
+            attributes.insert(Attribute::StorageClass, AttributeValue::from(class.clone()));
+        }
+        attributes
+    }
+
+    async fn look(&self) -> Result<(), DeliveryError> {
+        let nothing = self.recipe.within([PROBE.to_owned()]);
+        match self.objects.get(&nothing).await {
+            Ok(_) => Ok(()),
+            Err(error) if fault::is_no_such_object(&error) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn failed(&self, error: &Error) -> DeliveryError {
+        let cause = if self.is_directory { Cause::Io } else { fault::cause(error) };
+        DeliveryError::transient(cause, format!("{}: {}", self.place, fault::words(error)))
+    }
+}
