@@ -4,12 +4,12 @@
 //!   that comes again after a crash writes the same objects again, with the same bytes. So an event is in one object.
 //! - Delivered means that the store answered for every object of the batch, or that the directory is synced.
 //! - A batch that comes in halves, because some of it was refused, has keys of its own.
-//! - An object over [`MULTIPART_BYTES`] goes in parts. What a crash leaves of one is no object; stores keep and charge for such
+//! - An object over `MULTIPART_BYTES` goes in parts. What a crash leaves of one is no object; stores keep and charge for such
 //!   parts until a lifecycle rule of the bucket removes them (`AbortIncompleteMultipartUpload`).
 //! - Nothing a store answers is the fault of single events, so nothing is ever rejected: it waits.
 //!
-//! Limits: a batch is held once more encoded; [`UPLOADS_MAX`] objects are on their way at a time, in at most
-//! [`PARTS_MAX`] parts each.
+//! Limits: a batch is held once more encoded; `UPLOADS_MAX` objects are on their way at a time, in at most
+//! `PARTS_MAX` parts each.
 
 mod columns;
 mod fault;
