@@ -49,6 +49,20 @@ const PARTS_MAX: usize = 2;
 const UPLOADS_MAX: usize = 4;
 /// Where neither the configuration nor the environment says; also what stores of others take for granted.
 const REGION: &str = "us-east-1";
+/// Variables that say who writes, and where the bucket is, where the configuration does not. All others of Amazon's tools
+/// are left alone: those for endpoints would win over the configuration's own.
+const CREDENTIALS: [&str; 9] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+];
+const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
 /// What a probe asks for: nothing of this name is ever written.
 const PROBE: &str = ".forebay-probe";
 
@@ -117,15 +131,13 @@ impl S3Destination {
 
 /// The client of a bucket. It tries everything once: trying again is the sink's.
 fn bucket_store(options: &S3Sink, bucket: &str) -> Result<impl ObjectStore, DeliveryError> {
-    let mut builder = AmazonS3Builder::from_env()
+    let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_http_connector(Connector::new(options)?)
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
-    if let Some(region) = &options.region {
-        builder = builder.with_region(region);
-    } else if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
-        builder = builder.with_region(REGION);
-    }
+    let variable = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let region = options.region.clone().or_else(|| REGIONS.iter().find_map(variable));
+    builder = builder.with_region(region.unwrap_or_else(|| REGION.to_owned()));
     if let Some(endpoint) = &options.endpoint {
         // Without the slash, which would stand twice in every request.
         builder = builder
@@ -134,11 +146,16 @@ fn bucket_store(options: &S3Sink, bucket: &str) -> Result<impl ObjectStore, Deli
     }
     if let (Some(id), Some(secret)) = (&options.access_key_id, &options.secret_access_key) {
         builder = builder.with_access_key_id(id).with_secret_access_key(secret.reveal());
-        // A token of the environment belongs to the environment's key.
-        builder = match &options.session_token {
-            Some(token) => builder.with_token(token.reveal()),
-            None => builder.with_config(AmazonS3ConfigKey::Token, ""),
-        };
+        if let Some(token) = &options.session_token {
+            builder = builder.with_token(token.reveal());
+        }
+    } else {
+        for name in CREDENTIALS {
+            let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
+            if let (Ok(key), Some(value)) = (key, variable(&name)) {
+                builder = builder.with_config(key, value);
+            }
+        }
     }
     builder = match (options.encryption, &options.kms_key_id) {
         (None, _) => builder,
@@ -233,7 +250,7 @@ impl Store {
         };
         match put {
             // The key is that of these events: they were written before, and the answer got lost.
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if !self.options.overwrite => Ok(0),
+            Err(error) if !self.options.overwrite && fault::is_there(&error, self.is_directory) => Ok(0),
             put => put.map_err(|error| self.failed(&error)),
         }
     }

@@ -55,6 +55,16 @@ fn status(text: &str) -> Option<u16> {
     behind.get(..3)?.parse().ok()
 }
 
+/// Whether the store refused a conditional put because the object is there. The client says the same of every 409, with which
+/// S3 says that another request about this key was under way: that says nothing of the object.
+pub(super) fn is_there(error: &Error, is_directory: bool) -> bool {
+    match error {
+        Error::Precondition { .. } => true,
+        Error::AlreadyExists { source, .. } => is_directory || source.is::<Error>(),
+        _ => false,
+    }
+}
+
 /// Whether the store says that there is a bucket, and not this object in it. A directory says it in its own words.
 pub(super) fn is_no_such_object(error: &Error) -> bool {
     matches!(error, Error::NotFound { .. }) && !chain(error).contains("NoSuchBucket")
@@ -100,6 +110,21 @@ mod tests {
         ] {
             assert_eq!(cause(&error(text)), expected, "{text}");
         }
+    }
+
+    /// Scenario: a conditional put is answered with 409, as S3 does while another request about the key is under way.
+    /// Guarantee: it is tried again. It counted as delivered.
+    #[test]
+    fn r0503_a_conflict_counted_as_delivered() {
+        let of = |source: Box<dyn std::error::Error + Send + Sync>| Error::AlreadyExists {
+            path: "k".to_owned(),
+            source,
+        };
+        let conflict = || of("Server returned non-2xx status code: 409 Conflict: ".into());
+        assert!(!is_there(&conflict(), false) && is_there(&conflict(), true));
+        let refused = Error::Precondition { path: "k".to_owned(), source: "412".into() };
+        assert!(is_there(&of(Box::new(refused)), false));
+        assert!(!is_there(&error("something else"), false));
     }
 
     #[test]

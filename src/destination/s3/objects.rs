@@ -40,10 +40,16 @@ pub(super) struct Object {
 
 /// Events that stand in one object.
 struct Group {
-    signal: &'static str,
-    service: String,
-    hour: i64,
+    key: Path,
     body: Body,
+}
+
+/// Where the events of each signal, hour and service go: a key is only made for what is new. Several may have one key, as the
+/// hours of a day where the key only tells days.
+#[derive(Default)]
+struct Places {
+    known: HashMap<(&'static str, i64), HashMap<String, usize>>,
+    by_key: HashMap<Path, usize>,
 }
 
 enum Body {
@@ -57,23 +63,9 @@ impl Recipe {
     /// # Errors
     /// [`Cause::Encode`](forebay_actors::destination::Cause::Encode) where a record is damaged.
     pub(super) fn objects(&self, batch: &Batch) -> Result<Vec<Object>, DeliveryError> {
-        let span = batch.span();
-        let id = batch.id().to_string();
-        // A replay has the positions of the events' first time, and need not be the same batch.
-        let replay = id.split_once("-replay").map(|(_, replay)| format!("-replay{replay}"));
-        let last = format!("{}{}", span.end.0 - 1, replay.unwrap_or_default());
-        let object = |group: Group| {
-            let parts = KeyParts {
-                signal: group.signal,
-                service: &group.service,
-                time: Timestamp::from_nanos(group.hour.saturating_mul(HOUR_NANOS)),
-                stream: &self.stream,
-                first: span.first.0,
-                last: &last,
-                extension: self.format.extension(),
-            };
-            let body = group.body.finish().map_err(|why| unreadable(batch, &why))?;
-            Ok(Object { key: self.within(self.template.render(&parts)), body })
+        let object = |Group { key, body }: Group| {
+            let body = body.finish().map_err(|why| unreadable(batch, &why))?;
+            Ok(Object { key, body })
         };
         self.groups(batch)?.into_iter().map(object).collect()
     }
@@ -85,23 +77,39 @@ impl Recipe {
     }
 
     fn groups(&self, batch: &Batch) -> Result<Vec<Group>, DeliveryError> {
-        let mut groups: Vec<Group> = Vec::new();
-        let mut known: HashMap<(&'static str, i64, String), usize> = HashMap::new();
-        let (mut events, mut count, mut writer, mut at) =
-            (batch.events(), 0, EventWriter::default(), usize::MAX);
+        let span = batch.span();
+        let id = batch.id().to_string();
+        // A replay has the positions of the events' first time, and need not be the same batch.
+        let replay = id.split_once("-replay").map(|(_, replay)| format!("-replay{replay}"));
+        let last = format!("{}{}", span.end.0 - 1, replay.unwrap_or_default());
+        let key = |signal, service: &str, hour: i64| {
+            self.within(self.template.render(&KeyParts {
+                signal,
+                service,
+                time: Timestamp::from_nanos(hour.saturating_mul(HOUR_NANOS)),
+                stream: &self.stream,
+                first: span.first.0,
+                last: &last,
+                extension: self.format.extension(),
+            }))
+        };
+        let (mut groups, mut places) = (Vec::<Group>::new(), Places::default());
+        let (mut events, mut count, mut writer) = (batch.events(), 0, EventWriter::default());
         while let Some(event) = events.next_of() {
             let (signal, event) = event.map_err(|e| unreadable(batch, &e.to_string()))?;
             let (signal, service, hour) = self.of(signal, &event);
-            let is_of =
-                |group: &Group| group.signal == signal && group.hour == hour && group.service == service;
-            // Mostly an event has the group of the one before it.
-            if !groups.get(at).is_some_and(is_of) {
-                at = *known.entry((signal, hour, service.to_owned())).or_insert_with(|| {
-                    let body = Body::new(self.format);
-                    groups.push(Group { signal, service: service.to_owned(), hour, body });
-                    groups.len() - 1
-                });
-            }
+            let services = places.known.entry((signal, hour)).or_default();
+            let at = match services.get(service) {
+                Some(at) => *at,
+                None => {
+                    let at = *places.by_key.entry(key(signal, service, hour)).or_insert_with_key(|key| {
+                        groups.push(Group { key: key.clone(), body: Body::new(self.format) });
+                        groups.len() - 1
+                    });
+                    services.insert(service.to_owned(), at);
+                    at
+                }
+            };
             groups[at].body.push(&event, &mut writer);
             count += 1;
         }
@@ -156,7 +164,12 @@ impl Body {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::{collections::HashSet, io::Read as _};
+
+    use forebay_actors::{
+        event::{BlockBuilder, Draft, Stamp},
+        record::{Position, Record, Span},
+    };
 
     use super::{super::super::test_batch, *};
 
@@ -192,6 +205,41 @@ mod tests {
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((objects.len(), events.len()), (1, 300));
         assert_eq!(events[299]["message"], "event 299");
+    }
+
+    /// Scenario: a batch over two hours, and a key that tells only the day, the month or the year.
+    /// Guarantee: one object with both. There was one for each hour, under one key, and the last one won.
+    #[test]
+    fn r0501_hours_of_one_key_overwrote_each_other() {
+        let mut builder = BlockBuilder::default();
+        for hour in [7, 8, 7] {
+            let time = Timestamp::parse(&format!("2026-05-06T{hour:02}:30:00Z")).unwrap();
+            builder.push(&Draft {
+                event_id: None,
+                timestamp: Some(time),
+                service: "api",
+                message: "m",
+                metadata: None,
+            });
+        }
+        let stamp = Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::default() };
+        let payload: Vec<u8> =
+            builder.finish().into_iter().flat_map(|block| block.stamped(stamp).bytes().to_vec()).collect();
+        let first = Position(0);
+        let record = Record { first, count: 3, written_at: Timestamp::default(), payload: payload.into() };
+        let batch = Batch::new(Span { first, end: record.end() }, vec![record.into()]);
+        for (key, objects) in [("%d/", 1), ("%m/", 1), ("%Y/", 1), ("", 1), ("%H/", 2)] {
+            let key = format!("{key}{{stream}}-{{first}}-{{last}}");
+            let made = recipe(&key, S3Format::Ndjson).objects(&batch).unwrap();
+            let keys: HashSet<_> = made.iter().map(|object| &object.key).collect();
+            assert_eq!((made.len(), keys.len()), (objects, objects), "{key}");
+            let lines = made.iter().map(|object| {
+                let mut text = String::new();
+                flate2::read::GzDecoder::new(&object.body[..]).read_to_string(&mut text).unwrap();
+                text.lines().count()
+            });
+            assert_eq!(lines.sum::<usize>(), 3);
+        }
     }
 
     /// A damaged record is a rejection, so that the sink halves its way to what is lost; never a smaller object.

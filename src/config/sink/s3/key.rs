@@ -1,6 +1,6 @@
 //! The key of an object: a template, and what it becomes for some events.
 
-use std::{fmt::Write as _, str::FromStr};
+use std::{borrow::Cow, fmt::Write as _, str::FromStr};
 
 use forebay_actors::event::Timestamp;
 
@@ -47,6 +47,27 @@ pub struct KeyParts<'a> {
 
 /// What stands for a service whose name is empty: a key has no empty segments.
 const NO_NAME: &str = "_";
+
+/// Bytes of a service in a key as it is written, where most characters that are no letters take three for each byte. A file
+/// may have a name of 255, a key 1,024 over all.
+const SERVICE_BYTES_MAX: usize = 150;
+
+/// A service as it stands in keys: a long one is cut, and ends with a checksum of the whole. Should two be alike even then,
+/// their events share an object.
+fn name_of(service: &str) -> Cow<'_, str> {
+    let written = |c: char| if c.is_ascii_alphanumeric() { 1 } else { 3 * c.len_utf8() };
+    if service.chars().map(written).sum::<usize>() <= SERVICE_BYTES_MAX {
+        return service.into();
+    }
+    let mut left = SERVICE_BYTES_MAX;
+    let fits = |c: &char| {
+        let room = left.checked_sub(written(*c));
+        left = room.unwrap_or_default();
+        room.is_some()
+    };
+    let begin: String = service.chars().take_while(fits).collect();
+    format!("{begin}-{:08x}", crc32fast::hash(service.as_bytes())).into()
+}
 
 impl FromStr for KeyTemplate {
     type Err = String;
@@ -148,7 +169,7 @@ impl KeyTemplate {
                     Piece::Text(text) => segment.write_str(text),
                     Piece::Signal => segment.write_str(parts.signal),
                     Piece::Service if parts.service.is_empty() => segment.write_str(NO_NAME),
-                    Piece::Service => segment.write_str(parts.service),
+                    Piece::Service => segment.write_str(&name_of(parts.service)),
                     Piece::Stream => segment.write_str(parts.stream),
                     Piece::First => write!(segment, "{}", parts.first),
                     Piece::Last => segment.write_str(parts.last),
@@ -192,6 +213,21 @@ mod tests {
             "logs/api/date=2026-05-06/hour=07/ab12-5-9.parquet"
         );
         assert_eq!(rendered("100%%/{service}/{stream}-{first}-{last}", ""), "100%/_/ab12-5-9");
+    }
+
+    /// Scenario: services of as many characters as they may have, of the longest kind.
+    /// Guarantee: their keys fit into a directory and a bucket, and are still told apart. No store took such a key, so the sink
+    /// tried the batch for ever, and nothing behind it was delivered.
+    #[test]
+    fn r0502_a_long_service_stopped_the_sink() {
+        for c in ["x", "ü", "\u{1F600}", "/"] {
+            let (long, other) = (c.repeat(256), c.repeat(255));
+            let name =
+                |service: &str| object_store::path::PathPart::from(&*name_of(service)).as_ref().to_owned();
+            assert!(name(&long).len() <= 180, "{}", name(&long).len());
+            assert_ne!(name(&long), name(&other));
+        }
+        assert_eq!(name_of("a-service.of/the-usual-kind"), "a-service.of/the-usual-kind");
     }
 
     /// Each error names what is wrong and what would be right.
