@@ -176,14 +176,8 @@ impl Server {
             None => self.connect().await?,
         };
         let client = &connection.client;
-        let checked = schema::check(client, &self.table, self.options.idempotent).await;
-        match checked {
-            // What Forebay makes itself is not missing.
-            Err(SchemaError::Unfit(_)) if self.options.manage_schema && !self.is_checked.get() => {
-                client.check_connection().await.map_err(|error| self.failed(&error))?;
-            }
-            checked => checked.map_err(|error| self.unfit(error))?,
-        }
+        let checked = schema::check(client, &self.table, &self.options, self.options.manage_schema).await;
+        checked.map_err(|error| self.unfit(error))?;
         self.idle.borrow_mut().push(connection);
         Ok(())
     }
@@ -234,7 +228,7 @@ impl Server {
             let made = schema::make(client, &self.table, idempotent, partitions).await;
             made.map_err(|error| self.unfit(error))?;
         }
-        schema::check(client, &self.table, idempotent).await.map_err(|error| self.unfit(error))
+        schema::check(client, &self.table, &self.options, false).await.map_err(|error| self.unfit(error))
     }
 
     async fn make_partitions(&self, client: &Client, months: &BTreeSet<Month>) -> Result<(), DeliveryError> {
@@ -260,10 +254,7 @@ impl Server {
             return copy_rows(client, copy, rows).await;
         }
         let columns = COLUMNS.join(", ");
-        let key = match self.options.partitions {
-            Partitions::None => "event_id",
-            Partitions::Monthly => "event_id, timestamp",
-        };
+        let key = schema::key(self.options.partitions).join(", ");
         client.batch_execute("BEGIN").await?;
         copy_rows(client, copy, rows).await?;
         let table = &self.table;

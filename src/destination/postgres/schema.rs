@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use tokio_postgres::Client;
 
 use super::month::Month;
-use crate::config::{Partitions, PostgresTable as Table};
+use crate::config::{Partitions, PostgresSink, PostgresTable as Table};
 
 /// One Forebay at a time makes tables: two that start together would both find none. Any number would do that no
 /// other program takes for its own locks.
@@ -20,6 +20,13 @@ const WRITTEN: [(&str, &[&str]); 6] = [
     ("message", &["text", "character varying"]),
     ("metadata", &["jsonb"]),
     ("ingested_at", &["timestamp with time zone"]),
+];
+
+/// Columns that are added to a table which was made without them, and what they are added as.
+const ADDED: [(&str, &str); 3] = [
+    ("metadata", "jsonb"),
+    ("ingested_at", "timestamptz"),
+    ("created_at", "timestamptz NOT NULL DEFAULT now()"),
 ];
 
 /// What is wrong with a table.
@@ -47,35 +54,57 @@ pub(super) async fn make(
     if found.is_empty() {
         transaction.batch_execute(&definition(table, idempotent, partitions)).await?;
     } else {
-        let missing: Vec<_> = ["metadata", "ingested_at", "created_at"]
-            .into_iter()
-            .filter(|name| !found.iter().any(|(column, _)| column == name))
-            .collect();
-        for name in missing {
-            let kind = match name {
-                "metadata" => "jsonb",
-                "ingested_at" => "timestamptz",
-                _ => "timestamptz NOT NULL DEFAULT now()",
-            };
-            let sql = format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {kind}");
-            transaction.batch_execute(&sql).await?;
+        for (name, kind) in ADDED {
+            if !found.iter().any(|(column, _)| column == name) {
+                let sql = format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {kind}");
+                transaction.batch_execute(&sql).await?;
+            }
         }
     }
     transaction.commit().await?;
     Ok(())
 }
 
-/// Looks whether rows can be written.
-pub(super) async fn check(client: &Client, table: &Table, idempotent: bool) -> Result<(), SchemaError> {
+/// Looks whether rows can be written, or could after [`make`] where `is_made` is set: then what that adds is not missing.
+pub(super) async fn check(
+    client: &Client,
+    table: &Table,
+    options: &PostgresSink,
+    is_made: bool,
+) -> Result<(), SchemaError> {
     let found = columns(client, table).await?;
+    if found.is_empty() && is_made {
+        return check_makeable(client, table).await;
+    }
     if found.is_empty() {
         let right = "manage_schema: true lets Forebay make it";
         return Err(SchemaError::Unfit(format!("the table {table} is not there; {right}")));
     }
+    let wrong = misfits(&found, is_made);
+    if !wrong.is_empty() {
+        return Err(SchemaError::Unfit(format!("the columns of {table} do not fit{wrong}")));
+    }
+    let name = table.to_string();
+    let rights: &[&str] = if options.idempotent { &["INSERT", "SELECT"] } else { &["INSERT"] };
+    for right in rights {
+        let sql = "SELECT has_table_privilege($1::text::regclass, $2)";
+        if !client.query_one(sql, &[&name, right]).await?.get::<_, bool>(0) {
+            return Err(SchemaError::Unfit(format!("this user has no right to {right} on {table}")));
+        }
+    }
+    if options.idempotent {
+        check_key(client, &name, options.partitions).await?;
+    }
+    Ok(())
+}
+
+/// What the columns have against being written, each with its remedy; empty where they fit.
+fn misfits(found: &[(String, String)], is_made: bool) -> String {
     let mut wrong = String::new();
     for (name, kinds) in WRITTEN {
         let kind = found.iter().find(|(column, _)| column == name).map(|(_, kind)| kind);
         match kind {
+            None if is_made && ADDED.iter().any(|(added, _)| *added == name) => Ok(()),
             None => write!(wrong, "; {name} is missing, {} is needed", kinds[0]),
             // `character varying(20)` is one of its kind.
             Some(kind) if !kinds.iter().any(|fit| kind.starts_with(fit)) => {
@@ -85,18 +114,39 @@ pub(super) async fn check(client: &Client, table: &Table, idempotent: bool) -> R
         }
         .expect("a String takes every text");
     }
-    if !wrong.is_empty() {
-        return Err(SchemaError::Unfit(format!("the columns of {table} do not fit{wrong}")));
+    wrong
+}
+
+/// Looks whether a table that is not there could be made: in its schema, or with it where that is missing too.
+async fn check_makeable(client: &Client, table: &Table) -> Result<(), SchemaError> {
+    // Without a schema of its own a table goes into the first one of the search path that is there.
+    let sql = "SELECT coalesce(has_schema_privilege(to_regnamespace(coalesce($1, current_schema())), 'CREATE'), \
+               has_database_privilege(current_database(), 'CREATE'))";
+    if client.query_one(sql, &[&table.schema()]).await?.get(0) {
+        return Ok(());
     }
-    let name = table.to_string();
-    let rights = if idempotent { "INSERT, SELECT" } else { "INSERT" };
-    for right in rights.split(", ") {
-        let sql = "SELECT has_table_privilege($1::text::regclass, $2)";
-        if !client.query_one(sql, &[&name, &right]).await?.get::<_, bool>(0) {
-            return Err(SchemaError::Unfit(format!("this user has no right to {right} on {table}")));
-        }
+    let remedy = "GRANT CREATE ON SCHEMA gives it; or make the table, with manage_schema: false";
+    Err(SchemaError::Unfit(format!(
+        "the table {table} is not there, and this user may not make it; {remedy}"
+    )))
+}
+
+/// Looks whether the server itself would see that a row is there already.
+async fn check_key(client: &Client, name: &str, partitions: Partitions) -> Result<(), SchemaError> {
+    let key = key(partitions);
+    // What ON CONFLICT takes for its judge: the very columns, without a condition, checked at once.
+    let sql = "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = $1::text::regclass AND indisunique \
+               AND indimmediate AND indpred IS NULL AND (SELECT array_agg(attname::text ORDER BY attname) \
+               FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY (indkey[0:indnkeyatts-1])) = $2::text[] \
+               AND indnkeyatts = cardinality($2::text[]))";
+    if client.query_one(sql, &[&name, &key]).await?.get(0) {
+        return Ok(());
     }
-    Ok(())
+    let key = key.join(", ");
+    let remedy = format!("ALTER TABLE {name} ADD UNIQUE ({key}) makes one; idempotent: false does without");
+    Err(SchemaError::Unfit(format!(
+        "{name} has no unique key ({key}), by which a row that comes again is known; {remedy}"
+    )))
 }
 
 /// Makes the partition of a month. A month whose rows already stand in the partition for all others stays there.
@@ -110,6 +160,14 @@ pub(super) async fn make_partition(client: &Client, table: &Table, month: Month)
     client.batch_execute(&sql).await.map_err(SchemaError::from)
 }
 
+/// The columns by which a row is known to be there already. The key of a partitioned table has to have the time in it.
+pub(super) fn key(partitions: Partitions) -> &'static [&'static str] {
+    match partitions {
+        Partitions::None => &["event_id"],
+        Partitions::Monthly => &["event_id", "timestamp"],
+    }
+}
+
 /// Names and types of the columns; none where there is no such table.
 async fn columns(
     client: &impl tokio_postgres::GenericClient,
@@ -121,15 +179,13 @@ async fn columns(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// The table as Forebay makes it. The key of a partitioned table has to have the time in it, so there an event is known
-/// by its id and its time.
+/// The table as Forebay makes it.
 fn definition(table: &Table, idempotent: bool, partitions: Partitions) -> String {
     let is_partitioned = partitions == Partitions::Monthly;
     let key = match (idempotent, is_partitioned) {
-        (true, false) => "event_id",
-        (true, true) => "event_id, timestamp",
-        (false, false) => "id",
-        (false, true) => "id, timestamp",
+        (true, _) => key(partitions).join(", "),
+        (false, false) => "id".to_owned(),
+        (false, true) => "id, timestamp".to_owned(),
     };
     let schema =
         table.schema().map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {schema};\n")).unwrap_or_default();

@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use super::device::Device;
 use crate::support::{
     binary::{Forebay, Place},
+    device::Device,
     http::Destination,
     until,
 };

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::device::Device;
 use crate::support::{
     binary::{Forebay, Place},
+    device::Device,
     http::Destination,
     testbed::incompressible,
     until,

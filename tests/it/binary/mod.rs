@@ -2,7 +2,6 @@
 
 mod crash;
 mod damage;
-mod device;
 mod disk;
 mod full_devices;
 mod kills;

@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::device::Device;
 use crate::support::{
     binary::Place,
+    device::Device,
     http::{Connection, Destination},
     until,
 };

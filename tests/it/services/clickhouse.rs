@@ -10,7 +10,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Service, complains, event, load, post};
+use super::{
+    Service, a_full_device_is_waited_for, complains, event, load, p3_cuts_lose_and_double_nothing, post,
+};
 use crate::support::{binary::Place, http::request, thorough, until};
 
 struct Clickhouse(Service);
@@ -234,6 +236,29 @@ fn what_an_operator_can_mend_is_waited_for() {
     post(&forebay, &[event("e")]);
     clickhouse.wait_for(1);
     forebay.stop();
+}
+
+/// A device that is full.
+#[test]
+fn a_full_server_is_waited_for() {
+    let test = "a_full_server_is_waited_for";
+    let Some(clickhouse) = Service::start_on_device("clickhouse", 64, test).map(Clickhouse) else { return };
+    let sink = clickhouse.sink("");
+    a_full_device_is_waited_for(&clickhouse.0, &sink, "No space left on device", || clickhouse.count());
+}
+
+/// Connections that break, with an engine that knows a batch by its token.
+#[test]
+fn p3_broken_connections_lose_and_double_nothing() {
+    let test = "p3_broken_connections_lose_and_double_nothing";
+    let Some(clickhouse) = Clickhouse::start_current(test) else { return };
+    let sink = |port: u16| {
+        clickhouse
+            .sink(", batch: { max_wait: 20ms }")
+            .replace(&format!(":{}\"", clickhouse.0.port), &format!(":{port}\""))
+    };
+    let count = || clickhouse.try_sql("SELECT count() FROM events").1.trim().parse().unwrap_or(0);
+    p3_cuts_lose_and_double_nothing(&clickhouse.0, sink, (12_000, 600), count);
 }
 
 /// Events of more months than the server takes in one insert arrive in several.

@@ -15,11 +15,21 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{binary::Forebay, http::Connection, skipped, until};
+use crate::support::{
+    binary::{Forebay, Place},
+    device::Device,
+    http::Connection,
+    skipped,
+    testbed::incompressible,
+    thorough, until,
+    wire::{Cut, Wire},
+};
 
 /// A server of a script in `tests/services`.
 struct Service {
     script: PathBuf,
+    /// Where it is on a device of its own; unmounted before the directory is removed.
+    device: Option<Device>,
     dir: TempDir,
     port: u16,
     is_up: bool,
@@ -28,6 +38,25 @@ struct Service {
 impl Service {
     /// Starts it, or says that `test` is skipped because it is not installed.
     fn start(name: &str, test: &str) -> Option<Self> {
+        let dir = Self::dir();
+        Self::start_in(dir, None, name, test)
+    }
+
+    /// The same on a small device of its own, which can be filled; skipped too where none can be mounted.
+    fn start_on_device(name: &str, mib: u64, test: &str) -> Option<Self> {
+        let dir = Self::dir();
+        let device = Device::tmpfs(dir.path().to_owned(), mib, test)?;
+        Self::start_in(dir, Some(device), name, test)
+    }
+
+    fn dir() -> TempDir {
+        let dir = TempDir::with_prefix("forebay-it-").unwrap();
+        // The server may run as another user.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        dir
+    }
+
+    fn start_in(dir: TempDir, device: Option<Device>, name: &str, test: &str) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(name);
         if !Command::new(&script).arg("version").output().is_ok_and(|output| output.status.success()) {
             let why = format!("`{} version` fails: the server is not installed", script.display());
@@ -35,10 +64,7 @@ impl Service {
             skipped(test, &why);
             return None;
         }
-        let dir = TempDir::with_prefix("forebay-it-").unwrap();
-        // The server may run as another user.
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut service = Self { script, dir, port: 0, is_up: false };
+        let mut service = Self { script, device, dir, port: 0, is_up: false };
         // Another process may take the port before the server does; then another one is free.
         for _ in 0..5 {
             service.port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
@@ -60,6 +86,11 @@ impl Service {
     fn try_up(&self) -> Output {
         let dir = self.dir.path();
         Command::new(&self.script).arg("start").arg(dir).arg(self.port.to_string()).output().unwrap()
+    }
+
+    /// Takes all the space of its device, until the file is removed.
+    fn fill(&self) -> PathBuf {
+        self.device.as_ref().expect("it is on a device of its own").fill()
     }
 
     /// Ends it in order, or as a crash would.
@@ -94,6 +125,59 @@ fn complains(forebay: &Forebay, text: &str) {
     until(&format!("the sink says {text:?}: {}", forebay.get("/health").text()), || {
         forebay.get("/health").text().contains(text)
     });
+}
+
+/// Events of incompressible messages that take some MiB.
+fn large_events(prefix: &str) -> Vec<Value> {
+    let of = |index: usize| {
+        let mut event = event(&format!("{prefix}{index}"));
+        event["message"] = incompressible(index)[..60_000].into();
+        event
+    };
+    (0..64).map(of).collect()
+}
+
+/// Scenario: the device of the server is full to the last byte when a batch comes, and has room again later.
+/// Guarantee: the sink says so, waits, and delivers once there is room; nothing is lost, nothing doubled.
+fn a_full_device_is_waited_for(service: &Service, sink: &str, words: &str, count: impl Fn() -> u64) {
+    let forebay = Place::empty().sink("db", sink).start();
+    post(&forebay, &[event("first")]);
+    until("the first row is there", || count() == 1);
+    let ballast = service.fill();
+    let events = large_events("full");
+    post(&forebay, &events);
+    complains(&forebay, words);
+    std::fs::remove_file(ballast).unwrap();
+    until("all rows are there", || count() > events.len() as u64);
+    until("it is acknowledged", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    assert_eq!(count(), 1 + events.len() as u64);
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
+}
+
+/// Scenario: connections break again and again, in the middle of batches and of the answers to them.
+/// Guarantee: every event arrives, and those that came twice are one row. `sink` gives the sink for a port, `asked` and
+/// `answered` the bytes of a delivery either way.
+fn p3_cuts_lose_and_double_nothing(
+    service: &Service,
+    sink: impl Fn(u16) -> String,
+    (asked, answered): (usize, usize),
+    count: impl Fn() -> u64,
+) {
+    let cuts = thorough(12, 60);
+    let spread = |bytes: usize| (1..=cuts).map(move |cut| bytes * cut / cuts);
+    let plan = spread(asked).map(Cut::Asked).zip(spread(answered).map(Cut::Answered));
+    let wire = Wire::to(service.port, plan.flat_map(|(asked, answered)| [asked, answered]));
+    let forebay = Place::empty().sink("db", &sink(wire.port)).start();
+    let mut posted = 0;
+    while wire.cuts_left() > 0 {
+        post(&forebay, &(0..100).map(|id| event(&format!("w{}", posted + id))).collect::<Vec<_>>());
+        posted += 100;
+        until("rows come through", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    }
+    assert!(forebay.metric("forebay_sink_retries_total", "db") > cuts as f64 / 2.0, "the wire broke");
+    until("the last come through", || count() >= posted);
+    assert_eq!(count(), posted);
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
 }
 
 /// Posts until it is told to end; the ids that were acknowledged.

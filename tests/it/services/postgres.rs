@@ -12,7 +12,9 @@ use base64::Engine as _;
 use forebay_actors::runtime::clock::Clock;
 use serde_json::{Value, json};
 
-use super::{Service, complains, event, load, post};
+use super::{
+    Service, a_full_device_is_waited_for, complains, event, load, p3_cuts_lose_and_double_nothing, post,
+};
 use crate::support::{binary::Place, eventually, thorough, until};
 
 struct Postgres(Service);
@@ -340,6 +342,29 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.collect::<Vec<_>>().join("\n"))
 }
 
+/// A device that is full.
+#[test]
+fn a_full_server_is_waited_for() {
+    let test = "a_full_server_is_waited_for";
+    let Some(postgres) = Service::start_on_device("postgres", 128, test).map(Postgres) else { return };
+    a_full_device_is_waited_for(&postgres.0, &postgres.sink(""), "No space left on device", || {
+        postgres.count()
+    });
+}
+
+/// Connections that break.
+#[test]
+fn p3_broken_connections_lose_and_double_nothing() {
+    let test = "p3_broken_connections_lose_and_double_nothing";
+    let Some(postgres) = Postgres::start(test) else { return };
+    let sink = |port: u16| {
+        postgres
+            .sink(", batch: { max_wait: 20ms }")
+            .replace(&format!(":{}/", postgres.0.port), &format!(":{port}/"))
+    };
+    p3_cuts_lose_and_double_nothing(&postgres.0, sink, (20_000, 2_000), || postgres.count());
+}
+
 /// `forebay validate` says of a server that it can be reached, or why not.
 #[test]
 fn validate_reaches_the_server() {
@@ -348,10 +373,43 @@ fn validate_reaches_the_server() {
     place.write();
     let said = place.run(&["validate"]).ok();
     assert!(said.contains("sink db"), "{said}");
+    assert_eq!(postgres.sql("SELECT to_regclass('events') IS NULL"), "t", "it makes nothing");
     postgres.0.down("stop");
     let said = eventually("it fails", || {
         let run = place.run(&["validate"]);
         (run.code != Some(0)).then(|| run.stdout + &run.stderr)
     });
     assert!(said.contains("Connection refused"), "{said}");
+}
+
+/// `manage_schema` made every fault of the table pass for one that Forebay would mend at its start. It makes tables and adds
+/// columns, and nothing else.
+#[test]
+fn r0504_validate_passed_a_table_that_cannot_be_written() {
+    let Some(postgres) = Postgres::start("r0504_validate_passed_a_table_that_cannot_be_written") else {
+        return;
+    };
+    postgres.sql("CREATE ROLE guarded LOGIN PASSWORD 'secret-1'");
+    let place = Place::empty().sink("db", &postgres.sink_as("guarded:secret-1", ""));
+    place.write();
+    let says = |words: &str| {
+        let run = place.run(&["validate"]);
+        assert!(run.code != Some(0) && run.stdout.contains(words), "{words:?} in {run:?}");
+    };
+    says("is not there, and this user may not make it");
+    postgres.sql("GRANT CREATE ON SCHEMA public TO guarded");
+    place.run(&["validate"]).ok();
+    let columns = "event_id text, timestamp timestamptz, service text, message text, metadata";
+    postgres.sql(&format!("CREATE TABLE events ({columns} text, ingested_at timestamptz)"));
+    says("metadata is text, jsonb is needed");
+    postgres.sql(&format!("DROP TABLE events; CREATE TABLE events ({columns} jsonb)"));
+    says("no right to INSERT");
+    postgres.sql("GRANT INSERT, SELECT ON events TO guarded");
+    says("has no unique key (event_id)");
+    // Neither of these tells the server that a row is there already.
+    postgres.sql("CREATE UNIQUE INDEX ON events (event_id) WHERE service = 'a'");
+    postgres.sql("CREATE UNIQUE INDEX ON events (event_id, service)");
+    says("has no unique key (event_id)");
+    postgres.sql("CREATE UNIQUE INDEX ON events (event_id) INCLUDE (service)");
+    place.run(&["validate"]).ok();
 }

@@ -1,14 +1,16 @@
 //! What the tests stand on: a running binary and an HTTP client that may misbehave; a pipeline within the test and
-//! destinations in memory; clients that others wrote.
+//! destinations in memory; clients that others wrote; devices that fill up, and wires that break.
 
 pub mod binary;
 pub mod clients;
 pub mod collector;
 pub mod destination;
+pub mod device;
 pub mod http;
 pub mod http2;
 pub mod otlp;
 pub mod testbed;
+pub mod wire;
 
 use std::{
     io::Write as _,

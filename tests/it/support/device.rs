@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::skipped;
+use super::skipped;
 
 /// A device, unmounted when it is dropped.
 pub struct Device {
