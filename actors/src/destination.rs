@@ -5,9 +5,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, future::LocalBoxFuture};
 
-use crate::record::Batch;
+use crate::{examination::Examination, record::Batch};
 
 /// Delivers batches to one place. One value lives on one arbiter thread, so its futures need not be `Send`;
 /// what blocks (a driver, a file) goes to `tokio::task::spawn_blocking`.
@@ -19,6 +19,12 @@ pub trait Destination: 'static {
 
     /// Whether the destination can be reached and would take events. Delivers nothing.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>>;
+
+    /// What `forebay validate` tells of it: more than [`probe`](Self::probe) where the destination has a schema, a clock, or
+    /// rights that a probe does not see. Leaves nothing behind.
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        self.probe().map(Examination::of).boxed_local()
+    }
 }
 
 /// The future of one delivery.

@@ -3,8 +3,8 @@
 //!
 //! In reading order: [`event`] and [`record`] are what travels. [`message`] is everything that is said. [`receiver`] →
 //! [`buffer`] → [`batcher`] → [`broadcast`] → [`sink`] is the way of an event; [`journal`] is where it is durable and
-//! [`state`] how far each sink has come; [`destination`] is what a sink delivers to. [`retention`] and [`health`] look
-//! after the whole. [`runtime`] is what actors stand on.
+//! [`state`] how far each sink has come; [`destination`] is what a sink delivers to, and [`examination`] what
+//! can be known of it before. [`retention`] and [`health`] look after the whole. [`runtime`] is what actors stand on.
 
 pub mod batcher;
 pub mod broadcast;
@@ -13,6 +13,7 @@ mod closing;
 pub mod destination;
 mod durable;
 pub mod event;
+pub mod examination;
 pub mod health;
 pub mod journal;
 pub mod message;

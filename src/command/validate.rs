@@ -1,5 +1,7 @@
 //! `forebay validate`.
 
+mod table;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -7,13 +9,25 @@ use std::{
 };
 
 use clap::Args;
-use forebay_actors::{journal, record::SinkName, runtime::clock::Clock};
+use forebay_actors::{
+    examination::{Examination, Finding},
+    journal,
+    record::SinkName,
+    runtime::clock::Clock,
+};
 
+use self::table::Table;
 use super::{Done, EXIT_FAILURE, block_on, load, print};
-use crate::{budget::MemoryBudget, config::Config, data_dir, pipeline, security::Security, store};
+use crate::{
+    budget::MemoryBudget,
+    config::{Config, SinkKind},
+    data_dir, pipeline,
+    security::Security,
+    store,
+};
 
-/// How long a destination may take to answer.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a destination may take to answer everything it is asked.
+const EXAMINATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `forebay validate …`.
 #[derive(Debug, Args)]
@@ -35,6 +49,10 @@ struct Findings {
 impl Findings {
     fn ok(&mut self, what: &str, how: impl std::fmt::Display) {
         self.text.push_str(&format!("ok    {what}: {how}\n"));
+    }
+
+    fn warn(&mut self, what: &str, why: impl std::fmt::Display) {
+        self.text.push_str(&format!("warn  {what}: {why}\n"));
     }
 
     fn fail(&mut self, what: &str, why: impl std::fmt::Display) {
@@ -114,34 +132,43 @@ fn writable(dir: &Path) -> std::io::Result<()> {
 
 async fn check_destinations(config: &Config, offline: bool, findings: &mut Findings) {
     let destinations = pipeline::destinations(&config.data_dir, Clock::system());
+    let mut table = Table::default();
     for (name, sink) in &config.sinks {
         let what = format!("sink {name}");
         // Its own probe could make or migrate the database.
-        if matches!(sink.kind, crate::config::SinkKind::Store(_)) {
-            match store::Reader::new(data_dir::store(&config.data_dir)).count_total() {
-                Ok(0) => findings.ok(&what, "empty, or not there yet"),
-                Ok(events) => findings.ok(&what, format!("{events} events")),
-                Err(error) => findings.fail(&what, error),
+        if matches!(sink.kind, SinkKind::Store(_)) {
+            let found = check_store(&data_dir::store(&config.data_dir));
+            if offline {
+                match &found.reachable {
+                    Finding::Unfit(why) => findings.fail(&what, why),
+                    _ => findings.ok(&what, found.note.unwrap_or_default()),
+                }
+            } else {
+                table.add(name, sink.kind.name(), found);
             }
             continue;
         }
         // Building reaches nobody, and finds options that cannot be used together.
-        let destination = match destinations(&SinkName::from(name.as_str()), sink)() {
-            Ok(destination) => destination,
-            Err(error) => {
-                findings.fail(&what, error);
-                continue;
+        match destinations(&SinkName::from(name.as_str()), sink)() {
+            Ok(_) if offline => findings.ok(&what, "its options can be used"),
+            Err(error) if offline => findings.fail(&what, error),
+            Ok(destination) => {
+                let examined = tokio::time::timeout(EXAMINATION_TIMEOUT, destination.examine()).await;
+                let late = |_| Examination::unreachable(format!("no answer within {EXAMINATION_TIMEOUT:?}"));
+                table.add(name, sink.kind.name(), examined.unwrap_or_else(late));
             }
-        };
-        if offline {
-            findings.ok(&what, "its options can be used");
-            continue;
+            Err(error) => table.add(name, sink.kind.name(), Examination::failed(&error)),
         }
-        let probe = destination.probe();
-        match tokio::time::timeout(PROBE_TIMEOUT, probe).await {
-            Ok(Ok(())) => findings.ok(&what, "reachable"),
-            Ok(Err(error)) => findings.fail(&what, error),
-            Err(_) => findings.fail(&what, format!("no answer within {PROBE_TIMEOUT:?}")),
+    }
+    table.write(findings);
+}
+
+fn check_store(path: &Path) -> Examination {
+    match store::Reader::new(path.to_owned()).count_total() {
+        Ok(0) => Examination { note: Some("empty, or not there yet".to_owned()), ..Examination::fit() },
+        Ok(events) => {
+            Examination { schema: Finding::Fit, note: Some(format!("{events} events")), ..Examination::fit() }
         }
+        Err(error) => Examination::unreachable(error.to_string()),
     }
 }

@@ -16,7 +16,14 @@ fn what_is_right_is_said_to_be() {
     let place = Place::new().sink("up", &destination.sink());
     place.write();
     let said = place.run(&["validate"]).ok();
-    for line in ["ok    configuration", "ok    data_dir", "ok    sink up: reachable", "ok    sink events"] {
+    for line in [
+        "ok    configuration",
+        "ok    data_dir",
+        "      destination  type   reachable  authorised  schema  clock",
+        "ok    sink up      http   yes        yes         -       -",
+        "ok    sink events  store  yes        yes         -       -",
+        "ok    sink events: empty, or not there yet",
+    ] {
         assert!(said.contains(line), "{line}: {said}");
     }
     assert!(!place.data_dir().exists(), "it changes nothing");
@@ -38,9 +45,10 @@ fn a_destination_that_is_not_there_is_named() {
     let place = Place::new().sink("up", &gone);
     place.write();
     let said = place.run(&["validate"]).failed(1);
+    assert!(said.contains("FAIL  sink up      http   NO         ?           ?       -"), "{said}");
     assert!(said.contains("FAIL  sink up") && said.contains("no connection"), "{said}");
     let said = place.run(&["validate", "--offline"]).ok();
-    assert!(said.contains("ok    sink up: its options can be used"), "{said}");
+    assert!(said.contains("ok    sink up: its options can be used") && !said.contains("reachable"), "{said}");
 }
 
 /// Every mistake in a file is named with file, line, key and the nearest key there is, by `validate` and at the start.

@@ -299,7 +299,7 @@ fn a_wrong_endpoint_is_said_in_words() {
     let place = Place::empty().sink("up", &receiver.sink("grpc", ""));
     assert!(place.write().is_file());
     let said = place.run(&["validate"]).ok();
-    assert!(said.contains("ok    sink up: reachable"), "{said}");
+    assert!(said.contains("ok    sink up      otlp  yes        yes"), "{said}");
     assert!(receiver.received().is_empty(), "a probe has no records");
 }
 
