@@ -1,10 +1,10 @@
-//! The parts of the way of an event, each alone: codec, JSON, journal, broadcast. The whole is `end_to_end`.
+//! The parts of the way of an event, each alone: codec, JSON, journal, broadcast, conditions. The whole is `end_to_end`.
 
-use std::{fs::File, hint::black_box, io::Read as _, path::PathBuf, time::Duration};
+use std::{fs::File, hint::black_box, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use forebay::{
-    config::{Config, SinkConfig, SinkKind},
+    config::{Config, SinkConfig, SinkKind, When},
     ingress::events::{Framing, parse},
     pipeline::{self, Pipeline},
 };
@@ -15,7 +15,7 @@ use forebay_actors::{
     journal::{Durability, Journal, SledJournal},
     message::Admit,
     otlp::{Items, Rows, Signal, check, cut},
-    record::Position,
+    record::{Batch, Position, Record, Span},
     runtime::clock::Clock,
 };
 use prometheus::Registry;
@@ -268,5 +268,44 @@ fn otlp(c: &mut Criterion) {
     });
 }
 
-criterion_group!(parts, json, codec, journal, broadcast, otlp);
+/// What a condition costs its sink: for each event, whether it takes it or not.
+fn condition(c: &mut Criterion) {
+    let batch = |blocks: Vec<Stamped>| {
+        let payload: Vec<u8> = blocks.iter().flat_map(|block| block.bytes().to_vec()).collect();
+        let (first, written_at) = (Position(0), Timestamp::from_nanos(1));
+        let record = Record { first, count: EVENTS as u32, written_at, payload: payload.into() };
+        Arc::new(Batch::new(Span { first, end: record.end() }, vec![record.into()]))
+    };
+    let stamp = Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::from_nanos(1) };
+    let logs = Block::otlp(Signal::Logs, &otlp_logs(EVENTS), EVENTS as u32).stamped(stamp);
+    let (events, logs) = (batch(stamped(&lines())), batch(vec![logs]));
+    let mut group = c.benchmark_group("condition");
+    group.throughput(Throughput::Elements(EVENTS as u64));
+    for (name, batch, when) in [
+        ("events by signal", &events, serde_json::json!({ "signal": "traces" })),
+        ("events by service", &events, serde_json::json!({ "service": ["shop-*", "w?w"] })),
+        (
+            "events by metadata",
+            &events,
+            serde_json::json!({ "fields": { "metadata.status": { "gte": 500 } } }),
+        ),
+        (
+            "events by pattern",
+            &events,
+            serde_json::json!({ "fields": { "message": { "matches": "/item/\\d+9 " } } }),
+        ),
+        ("logs by service", &logs, serde_json::json!({ "service": "check*" })),
+        (
+            "logs by attribute",
+            &logs,
+            serde_json::json!({ "fields": { "attributes.http.response.status_code": { "gte": 500 } } }),
+        ),
+    ] {
+        let when: When = serde_json::from_value(when).expect("it is a condition");
+        let condition = when.condition().expect("it is a condition");
+        group.bench_function(name, |b| b.iter(|| condition.view(black_box(batch))));
+    }
+}
+
+criterion_group!(parts, json, codec, journal, broadcast, otlp, condition);
 criterion_main!(parts);

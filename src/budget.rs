@@ -5,7 +5,7 @@ use std::fmt;
 use forebay_actors::{batcher, journal, record};
 
 use crate::{
-    config::{Config, Durability, SinkKind},
+    config::{Config, Durability, SinkKind, When},
     ingress::{batch::seen::BATCH_BYTES, server::STREAM_WINDOW_BYTES},
     store,
 };
@@ -91,10 +91,11 @@ impl MemoryBudget {
                 }
                 _ => 0,
             };
+            let patterns = sink.when.as_ref().map_or(0, When::memory_bytes);
             let name = record::SinkName::from(name.as_str());
             part(
                 &format!("sink {name}"),
-                mailbox + batches + store,
+                mailbox + batches + store + patterns,
                 "batch.max_bytes, concurrency, mailbox_batches",
             );
         }

@@ -18,6 +18,7 @@ use forebay_actors::{
     batcher::{self, Batcher, BatcherMetrics, BatcherSpec},
     broadcast::Broadcast,
     buffer::{self, Buffer, BufferMetrics, BufferSpec},
+    condition::Condition,
     destination::DestinationFactory,
     health::{self, Health, HealthBoard, HealthSpec, Watched},
     journal::{self, Journal, JournalError, MemoryJournal, SledJournal},
@@ -38,7 +39,7 @@ use forebay_actors::{
 use prometheus::Registry;
 use tokio::time::Instant;
 
-pub use self::spec::destinations;
+pub use self::spec::{condition, destinations};
 use self::spec::{durability, limits, restart_policy, retention_spec, sink_policy, when_full};
 use crate::{
     config::{Changes, Config, SinkConfig},
@@ -258,6 +259,7 @@ impl Pipeline {
             name: name.clone(),
             factory: (parts.destinations)(&name, config),
             policy: sink_policy(config, &self.config.batch),
+            when: condition(config),
             journal: parts.journal.clone(),
             cursors: parts.cursors.clone(),
             dead_letters: parts.dead_letters.clone(),
@@ -412,6 +414,11 @@ impl Pipeline {
     pub fn factory(&self, name: &SinkName) -> Option<DestinationFactory> {
         let config = self.config.sinks.get(name.as_str())?;
         Some((self.parts.destinations)(name, config))
+    }
+
+    /// Which events a sink takes, for the same; all where there is no condition.
+    pub fn condition(&self, name: &SinkName) -> Option<Arc<Condition>> {
+        self.config.sinks.get(name.as_str()).and_then(condition)
     }
 
     /// Every child there is.

@@ -3,13 +3,15 @@
 //!
 //! In reading order: [`event`] and [`record`] are what travels. [`message`] is everything that is said. [`receiver`] →
 //! [`buffer`] → [`batcher`] → [`broadcast`] → [`sink`] is the way of an event; [`journal`] is where it is durable and
-//! [`state`] how far each sink has come; [`destination`] is what a sink delivers to, and [`examination`] what
-//! can be known of it before. [`retention`] and [`health`] look after the whole. [`runtime`] is what actors stand on.
+//! [`state`] how far each sink has come; [`destination`] is what a sink delivers to, [`condition`] what it takes of all
+//! events, and [`examination`] what can be known of it before. [`retention`] and [`health`] look after the whole.
+//! [`runtime`] is what actors stand on.
 
 pub mod batcher;
 pub mod broadcast;
 pub mod buffer;
 mod closing;
+pub mod condition;
 pub mod destination;
 mod durable;
 pub mod event;

@@ -1,10 +1,13 @@
 //! Positions, records and batches: what lies between the journal and a destination.
 
+mod selection;
+
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use self::selection::Selection;
 use crate::{
     event::{self, DecodeError, Event, Events, Timestamp},
     otlp::Signal,
@@ -100,11 +103,14 @@ impl Span {
     }
 }
 
-/// The identity of a batch: its range of positions. The same events always make the same id, so a
-/// destination can recognise a batch that it has seen before.
+/// The identity of a batch: its range of positions, and which of them where it is not all. The same events always make the
+/// same id, so a destination can recognise a batch that it has seen before; others never do, so that a batch which has
+/// more events since its sink takes more is not mistaken for the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BatchId {
     span: Span,
+    /// Of what was selected, where that is a part.
+    selected: Option<u32>,
     /// Set where somebody wants the events delivered once more: a destination that recognises batches must not take
     /// it for the one it has had.
     replay: Option<u64>,
@@ -113,15 +119,21 @@ pub struct BatchId {
 impl fmt::Display for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.span.first, self.span.end)?;
+        self.selected.map_or(Ok(()), |selected| write!(f, "-part-{selected:08x}"))?;
         self.replay.map_or(Ok(()), |replay| write!(f, "-replay-{replay:016x}"))
     }
 }
 
-/// Events on their way to a destination: a range of positions over the records that hold them.
+/// Events on their way to a destination: a range of positions over the records that hold them, and of these all, or
+/// those that are selected.
 #[derive(Debug, Clone)]
 pub struct Batch {
     span: Span,
     records: Vec<Arc<Record>>,
+    /// Absent where it is all.
+    selected: Option<Arc<Selection>>,
+    /// Of those that are selected.
+    count: u64,
     replay: Option<u64>,
 }
 
@@ -146,7 +158,7 @@ pub enum Part<'a> {
         signal: Signal,
         /// In protobuf: the bytes of the record itself where the batch has the whole request.
         request: Bytes,
-        /// The positions of its items.
+        /// From its first item to behind its last. Between them may be positions that the batch does not have.
         span: Span,
     },
     /// An event that came as one.
@@ -173,12 +185,14 @@ impl BatchEvents<'_> {
         let first = self.at;
         self.at = first.plus(1);
         let payload = &self.batch.records[self.next_record - 1].payload;
-        let part = match self.events.next_part(self.until.since(first))? {
+        let selected = self.batch.selected.as_deref();
+        let wanted = |item| selected.is_none_or(|selected| selected.contains(first.plus(u64::from(item))));
+        let part = match self.events.next_part(self.until.since(first), wanted)? {
             Err(error) => return Some(Err(error)),
             Ok(event::Part::Event(event)) => return Some(Ok(Part::Event(event))),
-            Ok(event::Part::Otlp { signal, request, count }) => {
-                let span = Span { first, end: first.plus(u64::from(count)) };
-                self.at = span.end;
+            Ok(event::Part::Otlp { signal, request, passed, last }) => {
+                let span = Span { first, end: first.plus(u64::from(last)) };
+                self.at = first.plus(u64::from(passed));
                 let request = match request {
                     Cow::Borrowed(request) => payload.slice_ref(request),
                     Cow::Owned(request) => request.into(),
@@ -199,9 +213,9 @@ impl BatchEvents<'_> {
         self.events.next_of()
     }
 
-    /// The place of the next event.
-    pub fn position(&self) -> Position {
-        self.at
+    /// The place of the next event; `None` at the end of the batch.
+    pub fn position(&mut self) -> Option<Position> {
+        self.enter().map(|()| self.at)
     }
 
     /// The next event as a payload of its own.
@@ -214,20 +228,26 @@ impl BatchEvents<'_> {
         self.events.next_single()
     }
 
-    /// Goes on to the next record where this one's share is at its end; `None` at the end of the batch.
+    /// Goes on to the next event that the batch has, in the next record where this one's share is at its end; `None` at the
+    /// end of the batch.
     fn enter(&mut self) -> Option<()> {
-        while self.at == self.until {
-            let record = self.batch.records.get(self.next_record)?;
-            self.next_record += 1;
-            self.events = Events::new(&record.payload);
-            let mut at = record.first;
-            while at < self.batch.span.first {
-                self.events.skip_event();
-                at = at.plus(1);
+        loop {
+            while self.at == self.until {
+                let record = self.batch.records.get(self.next_record)?;
+                self.next_record += 1;
+                self.events = Events::new(&record.payload);
+                let at = record.first.max(self.batch.span.first);
+                self.events.skip(at.since(record.first));
+                (self.at, self.until) = (at, record.end().min(self.batch.span.end));
             }
-            (self.at, self.until) = (at, record.end().min(self.batch.span.end));
+            let Some(selected) = &self.batch.selected else { return Some(()) };
+            if let Some(next) = selected.next(self.at, self.until) {
+                self.events.skip(next.since(self.at));
+                self.at = next;
+                return Some(());
+            }
+            self.at = self.until;
         }
-        Some(())
     }
 }
 
@@ -246,7 +266,18 @@ impl Batch {
             covered >= span.end && span.first < span.end,
             "records end at {covered}, the span is {span:?}"
         );
-        Self { span, records, replay: None }
+        Self { span, records, selected: None, count: span.count(), replay: None }
+    }
+
+    /// The same batch with only these of its events; `None` where it has none of them. Positions stay what they are.
+    pub fn select(self, mut selection: Selection) -> Option<Self> {
+        self.selected.iter().for_each(|before| selection.keep(before));
+        let count = selection.count(self.span);
+        match count {
+            0 => None,
+            _ if count == self.span.count() => Some(Self { selected: None, count, ..self }),
+            _ => Some(Self { selected: Some(Arc::new(selection)), count, ..self }),
+        }
     }
 
     /// The same events, to be delivered once more, under an id of their own.
@@ -256,17 +287,18 @@ impl Batch {
 
     /// Its identity.
     pub fn id(&self) -> BatchId {
-        BatchId { span: self.span, replay: self.replay }
+        let selected = self.selected.as_ref().map(|selected| selected.checksum(self.span));
+        BatchId { span: self.span, selected, replay: self.replay }
     }
 
-    /// The positions it holds.
+    /// The positions it lies over: those of its events, and of those between that are not selected.
     pub fn span(&self) -> Span {
         self.span
     }
 
     /// Events in it; at least one.
     pub fn count(&self) -> u64 {
-        self.span.count()
+        self.count
     }
 
     /// Bytes its records hold in memory. Records at the edges count whole, though they may be shared.
@@ -290,17 +322,23 @@ impl Batch {
         }
     }
 
-    /// The first and second half; `None` where it is a single event.
+    /// The first and second half; `None` where it is a single event. Together they have the batch's whole span.
     pub fn halves(&self) -> Option<(Self, Self)> {
-        (self.count() > 1).then(|| {
-            let middle = self.span.first.plus(self.count() / 2);
-            (self.part(self.span.first, middle), self.part(middle, self.span.end))
-        })
+        let half = self.count / 2;
+        let middle = match &self.selected {
+            _ if self.count <= 1 => return None,
+            None => self.span.first.plus(half),
+            Some(selected) => selected.within(self.span).nth(usize::try_from(half).ok()?)?,
+        };
+        Some((self.part(self.span.first, middle), self.part(middle, self.span.end)))
     }
 
     fn part(&self, first: Position, end: Position) -> Self {
         let overlaps = |r: &&Arc<Record>| r.first < end && r.end() > first;
-        let part = Self::new(Span { first, end }, self.records.iter().filter(overlaps).cloned().collect());
-        Self { replay: self.replay, ..part }
+        let span = Span { first, end };
+        let part = Self::new(span, self.records.iter().filter(overlaps).cloned().collect());
+        let count = self.selected.as_ref().map_or(part.count, |selected| selected.count(span));
+        let selected = self.selected.clone().filter(|_| count < span.count());
+        Self { selected, count, replay: self.replay, ..part }
     }
 }

@@ -11,6 +11,9 @@
 //! One rule makes restarts, misses and catch-up the same code: a broadcast batch is taken only if it is the next one
 //! expected; otherwise the journal is read.
 //!
+//! What is not for it by its condition is left out of a batch that was cut, see [`Condition`]: cuts, ids and the cursor are
+//! those of the journal, whatever is left out.
+//!
 //! When a batch goes: at once where it is full by count or bytes. Less than that goes when nothing else is on its way
 //! and `max_wait` has passed since the last such cut, so the first event after a pause does not wait at all.
 
@@ -18,6 +21,7 @@ mod breaker;
 mod delivery;
 mod intake;
 mod report;
+mod selection;
 
 use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
 
@@ -36,6 +40,7 @@ use self::{
 };
 use crate::{
     buffer::Buffer,
+    condition::Condition,
     destination::{Destination, DestinationFactory},
     event::Timestamp,
     journal::{Journal, Piece},
@@ -66,6 +71,8 @@ pub struct SinkSpec {
     pub factory: DestinationFactory,
     /// How it delivers.
     pub policy: SinkPolicy,
+    /// Which events it takes; all of them where absent.
+    pub when: Option<Arc<Condition>>,
     /// Where it catches up.
     pub journal: Arc<dyn Journal>,
     /// Where its cursor is kept.
@@ -254,7 +261,7 @@ impl Sink {
                 let full = span.count() >= self.spec.policy.cut.max_events
                     || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
                 self.flights.push_back((span, false));
-                self.ready.push_back(Work::batch(batch));
+                self.ready.push_back(Work::batch(batch, self.spec.when.as_ref()));
                 let by_time = !full && self.planned != Some(span.end);
                 if by_time {
                     self.last_cut = Some(now);

@@ -4,10 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use clap::Args;
 use forebay_actors::{
+    condition::Condition,
     destination::{Destination, DestinationFactory},
-    event::{Events, Timestamp},
+    event::Timestamp,
     journal::{Durability, Journal, Piece, SledJournal},
-    record::{Batch, Position, Record, SinkName, Span},
+    record::{Batch, Position, Record, Selection, SinkName, Span},
     runtime::clock::Clock,
 };
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,9 @@ pub struct Report {
     pub delivered: u64,
     /// Events that the destination refuses.
     pub refused: u64,
+    /// Events that are not for this sink (`when`).
+    #[serde(default)]
+    pub filtered: u64,
     /// Positions whose bytes are damaged.
     pub damaged: u64,
 }
@@ -102,14 +106,23 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
         let journal = SledJournal::open(&dir, Durability::Fsync, Position(0), Clock::system());
         let journal: Arc<dyn Journal> = Arc::new(journal.map_err(|e| e.to_string())?);
         let span = journal.span();
-        carry_out(journal, factory, request, Progress::new("replaying", span.count())).await
+        carry_out(
+            journal,
+            factory,
+            pipeline::condition(sink),
+            request,
+            Progress::new("replaying", span.count()),
+        )
+        .await
     })?;
-    if report.delivered + report.refused + report.damaged == 0 {
+    if report.delivered + report.refused + report.filtered + report.damaged == 0 {
         return Err("the journal has no events of that time: it keeps what every sink has only for retention.journal_keep".to_owned());
     }
+    let Report { delivered, refused, filtered, damaged } = report;
+    let not_for_it = if filtered > 0 { format!(", {filtered} not for it (when)") } else { String::new() };
     print(&format!(
-        "replayed to {}: {} delivered, {} refused, {} damaged\n",
-        replay.sink, report.delivered, report.refused, report.damaged
+        "replayed to {}: {delivered} delivered, {refused} refused, {damaged} damaged{not_for_it}\n",
+        replay.sink
     ))
 }
 
@@ -120,6 +133,7 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
 pub async fn carry_out(
     journal: Arc<dyn Journal>,
     factory: DestinationFactory,
+    when: Option<Arc<Condition>>,
     request: Request,
     mut progress: Progress,
 ) -> Result<Report, String> {
@@ -137,7 +151,8 @@ pub async fn carry_out(
                 Piece::Damaged(span) | Piece::Removed(span) => report.damaged += span.count(),
                 Piece::Record(record) => {
                     let so_far = report.delivered;
-                    replay_record(&*destination, record, &request, &mut report)
+                    let batch = wanted(record, when.as_deref(), &request, &mut report);
+                    replay_batch(&*destination, batch, &mut report)
                         .await
                         .map_err(|e| format!("stopped after {so_far} events: {e}"))?;
                 }
@@ -148,34 +163,41 @@ pub async fn carry_out(
     Ok(report)
 }
 
-async fn replay_record(
+async fn replay_batch(
     destination: &dyn Destination,
-    record: &Arc<Record>,
-    request: &Request,
+    batch: Option<Batch>,
     report: &mut Report,
 ) -> Result<(), String> {
-    for span in wanted(record, request) {
-        let outcome = redeliver(destination, Batch::new(span, vec![record.clone()])).await?;
+    if let Some(batch) = batch {
+        let outcome = redeliver(destination, batch).await?;
         report.delivered += outcome.delivered;
         report.refused += outcome.refused.len() as u64;
     }
     Ok(())
 }
 
-/// The runs of events of a record that were accepted in the time asked for.
-fn wanted(record: &Record, request: &Request) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
-    let (mut events, mut next) = (Events::new(&record.payload), record.first);
-    while let Some(Ok(event)) = events.next_event() {
-        let first = next;
-        next = next.plus(1);
-        if event.ingested_at < request.from || event.ingested_at >= request.to {
-            continue;
-        }
-        match spans.last_mut() {
-            Some(span) if span.end == first => span.end = first.plus(1),
-            _ => spans.push(Span { first, end: first.plus(1) }),
+/// The events of a record that were accepted in the time asked for, and are for the sink.
+fn wanted(
+    record: &Arc<Record>,
+    when: Option<&Condition>,
+    request: &Request,
+    report: &mut Report,
+) -> Option<Batch> {
+    let span = Span { first: record.first, end: record.end() };
+    let in_time = Arc::new(in_time(Batch::new(span, vec![record.clone()]), request)?);
+    let taken = when.map_or_else(|| Some(in_time.clone()), |when| when.view(&in_time));
+    report.filtered += in_time.count() - taken.as_ref().map_or(0, |taken| taken.count());
+    taken.map(Arc::unwrap_or_clone)
+}
+
+/// The events of a batch that were accepted in the time asked for.
+fn in_time(batch: Batch, request: &Request) -> Option<Batch> {
+    let (mut selection, mut events) = (Selection::none_of(batch.span()), batch.events());
+    while let Some(at) = events.position() {
+        let Some(Ok(event)) = events.next_event() else { break };
+        if event.ingested_at >= request.from && event.ingested_at < request.to {
+            selection.insert(Span { first: at, end: at.plus(1) });
         }
     }
-    spans
+    batch.select(selection)
 }

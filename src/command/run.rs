@@ -370,10 +370,11 @@ impl Running {
             }
             Order::Replay(request) => {
                 let factory = self.pipeline.factory(&request.sink);
+                let when = self.pipeline.condition(&request.sink);
                 actix::spawn(async move {
                     let done = match factory {
                         Some(factory) => {
-                            replay::carry_out(view.journal, factory, request, Progress::silent()).await
+                            replay::carry_out(view.journal, factory, when, request, Progress::silent()).await
                         }
                         None => {
                             Err(format!("there is no sink {:?} in the configuration", request.sink.as_str()))

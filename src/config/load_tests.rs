@@ -213,3 +213,82 @@ fn syntax_errors_have_a_line() {
     assert!(error.starts_with("f.json:2: "), "{error}");
     assert!(load("- a\n- b\n").unwrap_err().contains("f.yaml:1: a single value or a list"));
 }
+
+/// Every form of a condition is read, and written so that it reads back.
+#[test]
+fn conditions_of_sinks_read_back() {
+    let yaml = r#"
+sinks:
+  a:
+    type: console
+    when:
+      signal: traces
+      service: [shop, "cart-*"]
+      fields:
+        metadata.level: { in: [warn, error] }
+        metadata.http.status: { gte: 500, lt: 600.5 }
+        metadata.code: [404, "0404", true]
+        message: { contains: timeout, matches: '^\d+' }
+        timestamp: { gte: "2026-01-01T00:00:00Z" }
+        attributes.x: y
+      any:
+        - { signal: [events, logs] }
+        - not: { fields: { metadata.debug: { exists: true }, event_id: { ne: 1 } } }
+"#;
+    let config = load(yaml).unwrap();
+    let when = config.sinks["a"].when.as_ref().unwrap();
+    assert_eq!(when.fields.as_ref().unwrap().len(), 6);
+    assert!(when.condition().is_ok() && when.memory_bytes() > 0);
+    for text in [config.to_yaml(), serde_json::to_string(&config).unwrap()] {
+        assert_eq!(load(&text).unwrap(), config, "{text}");
+    }
+}
+
+/// What is wrong in a condition is said at its line, with what would be right.
+#[test]
+fn what_is_wrong_in_a_condition_has_its_line() {
+    let error = load(
+        r#"
+sinks:
+  a:
+    type: console
+    when:
+      sevice: shop
+      signal: [traces, spans]
+      fields:
+        level: error
+        metadata.status: { gt: high, equals: 5 }
+        message: { matches: "(" }
+        ingested_at: { gte: yesterday }
+  b: { type: console, when: {} }
+  c:
+    type: console
+    when:
+      service: []
+      any:
+        - fields: { message.text: x }
+        - fields: { metadata.x: {} }
+"#,
+    )
+    .unwrap_err();
+    let lines = [
+        "f.yaml:6: sinks.a.when.sevice: is not a key of `sinks.a.when`; did you mean `service`?",
+        "f.yaml:7: sinks.a.when.signal.1: \"spans\" is not known; there are events, logs, metrics, traces",
+        "f.yaml:9: sinks.a.when.fields.level: is not a field of an event; there are event_id, timestamp, service, \
+         message, ingested_at, and below metadata what the sender put there: did you mean `metadata.level`?",
+        "f.yaml:10: sinks.a.when.fields.metadata.status.equals: is not a key of \
+         `sinks.a.when.fields.metadata.status`; did you mean `eq`?",
+        "f.yaml:10: sinks.a.when.fields.metadata.status.gt: is \"high\"; it should be a number",
+        "f.yaml:11: sinks.a.when.fields.message.matches: is no regular expression: unclosed group",
+        "f.yaml:12: sinks.a.when.fields.ingested_at.gte: is \"yesterday\"; it should be a time like \
+         2026-01-31T08:00:00Z",
+        "f.yaml:13: sinks.b.when: says nothing, so every event would do; leave it away, or say signal, service, \
+         fields, any, all or not",
+        "f.yaml:17: sinks.c.when.service: is empty; leave it away, or say what it should be",
+        "f.yaml:19: sinks.c.when.any.0.fields.message.text: goes into message, which has no keys; did you mean \
+         `metadata.text`?",
+        "f.yaml:20: sinks.c.when.any.1.fields.metadata.x: asks nothing; give it a value, a list, or tests as { gte: \
+         500 }",
+    ];
+    assert_eq!(error.lines().collect::<Vec<_>>(), lines);
+}

@@ -4,6 +4,7 @@ mod clickhouse;
 mod otlp;
 mod postgres;
 mod s3;
+mod when;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -18,6 +19,7 @@ pub use self::{
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
     s3::{KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
+    when::{FieldTests, Literal, Tests, When, WhenProblem, WhenSignal},
 };
 use super::{BatchConfig, units};
 
@@ -45,6 +47,8 @@ pub struct SinkConfig {
     /// The type and its own keys.
     #[serde(flatten)]
     pub kind: SinkKind,
+    /// Which events it takes; all of them where absent.
+    pub when: Option<When>,
     /// What happens when the journal is full because this sink lags.
     #[schemars(default)]
     pub when_full: WhenFull,
@@ -65,8 +69,8 @@ pub struct SinkConfig {
 }
 
 /// The keys that every type of sink has; beside them, `type`.
-pub(super) const COMMON_KEYS: [&str; 7] =
-    ["type", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
+pub(super) const COMMON_KEYS: [&str; 8] =
+    ["type", "when", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
 pub(super) const SINK_TYPES: &str = "store, http, otlp, postgres, clickhouse, s3, file, console or blackhole";
@@ -257,6 +261,7 @@ impl SinkConfig {
     pub fn new(kind: SinkKind) -> Self {
         Self {
             kind,
+            when: None,
             when_full: WhenFull::default(),
             batch: None,
             concurrency: CONCURRENCY,
@@ -386,6 +391,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for OwnKeys<'_, A> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         while let Some(key) = self.map.next_key::<String>()? {
             match key.as_str() {
+                "when" => self.sink.when = self.map.next_value()?,
                 "when_full" => self.sink.when_full = self.map.next_value()?,
                 "batch" => self.sink.batch = self.map.next_value()?,
                 "concurrency" => self.sink.concurrency = self.map.next_value()?,

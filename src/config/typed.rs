@@ -74,6 +74,12 @@ pub(super) fn origin(node: Option<&Node>) -> String {
     }
 }
 
+/// A number that is not a whole one; none of the words that Rust reads as one.
+fn decimal(text: &str) -> Option<f64> {
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
+    text.parse().ok().filter(|number: &f64| is_number && number.is_finite())
+}
+
 fn section_name(path: &KeyPath) -> String {
     if path.0.is_empty() { "a configuration".to_owned() } else { format!("`{path}`") }
 }
@@ -214,6 +220,8 @@ impl<'de> Deserializer<'de> for &'de Node {
                     visitor.visit_u64(number)
                 } else if let Ok(number) = text.parse() {
                     visitor.visit_i64(number)
+                } else if let Some(number) = decimal(text) {
+                    visitor.visit_f64(number)
                 } else if let Ok(boolean) = text.parse() {
                     visitor.visit_bool(boolean)
                 } else {

@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use forebay_actors::{
     buffer::{Buffer, Limits},
+    condition::Condition,
     event::Timestamp,
     journal,
     retention::{Purge, RetentionSpec},
@@ -92,6 +93,16 @@ pub(super) fn sink_policy(sink: &SinkConfig, all: &config::BatchConfig) -> SinkP
             successes: sink.breaker.successes,
         },
     }
+}
+
+/// What a sink takes; all of it where absent.
+///
+/// # Panics
+/// Where a configuration was not checked.
+pub fn condition(sink: &SinkConfig) -> Option<Arc<Condition>> {
+    let condition =
+        |when: &config::When| when.condition().expect("Config::check refuses what is no condition");
+    sink.when.as_ref().map(condition).map(Arc::new)
 }
 
 pub(super) fn retention_spec(

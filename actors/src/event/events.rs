@@ -10,7 +10,7 @@ use super::{
     Event, EventId, Timestamp,
     block::{Block, DecodeError, OTLP, Relayed, Stamp},
 };
-use crate::otlp::{self, Rows, Signal};
+use crate::otlp::{self, Row, Rows, Signal};
 
 /// Reads the events of a record's payload, block after block. An event borrows from the payload or, where it is an item of
 /// an OpenTelemetry request, from the reader.
@@ -27,14 +27,16 @@ pub struct Events<'a> {
 /// What a payload holds next, for readers that want requests of OpenTelemetry as they are.
 #[derive(Debug)]
 pub enum Part<'a, 'r> {
-    /// A request of so many items, the next ones. Borrowed where it is a whole block.
+    /// A request of the next items, or of those of them that are wanted. Borrowed where it is a whole block.
     Otlp {
         /// Of what.
         signal: Signal,
         /// In protobuf.
         request: Cow<'a, [u8]>,
-        /// Its items.
-        count: u32,
+        /// Items that were gone over.
+        passed: u32,
+        /// Of these, how many there are up to the last that is in the request.
+        last: u32,
     },
     /// An event that came as one.
     Event(Event<'r>),
@@ -64,10 +66,14 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as is left, up to
-    /// `most` items. A whole one is not looked into: its bytes were counted when they came in, and the record that they
-    /// lie in has a checksum.
-    pub fn next_part(&mut self, most: u64) -> Option<Result<Part<'a, '_>, DecodeError>> {
+    /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as is left: of the
+    /// next items, up to `most`, the first and those others that are `wanted`, by their number from here. A whole request is
+    /// not looked into: its bytes were counted when they came in, and the record that they lie in has a checksum.
+    pub fn next_part(
+        &mut self,
+        most: u64,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Option<Result<Part<'a, '_>, DecodeError>> {
         if let Err(end) = self.advance() {
             return end.map(Err);
         }
@@ -75,24 +81,26 @@ impl<'a> Events<'a> {
             return Some(self.read().map(Part::Event));
         };
         let (signal, request, first) = (*signal, *request, self.index - 1);
-        let count =
+        let passed =
             u32::try_from(most.max(1)).map_or(self.count - first, |most| most.min(self.count - first));
-        self.index = first + count;
-        if count == self.count {
-            return Some(Ok(Part::Otlp { signal, request: Cow::Borrowed(request), count }));
+        self.index = first + passed;
+        if passed == self.count && (0..passed).all(&wanted) {
+            return Some(Ok(Part::Otlp { signal, request: Cow::Borrowed(request), passed, last: passed }));
         }
-        let mut found = 0;
+        let (mut found, mut last) = (0, 0);
         let part = otlp::select(request, signal, |item| {
-            let is_wanted = (first..first + count).contains(&item);
-            found += u32::from(is_wanted);
+            let Some(item) = item.checked_sub(first).filter(|item| *item < passed) else { return false };
+            found += 1;
+            let is_wanted = item == 0 || wanted(item);
+            last = if is_wanted { item + 1 } else { last };
             is_wanted
         });
-        rows.skip(count);
-        if found < count {
+        rows.skip(passed);
+        if found < passed {
             self.end();
             return Some(Err(DecodeError::Otlp));
         }
-        Some(Ok(Part::Otlp { signal, request: Cow::Owned(part), count }))
+        Some(Ok(Part::Otlp { signal, request: Cow::Owned(part), passed, last }))
     }
 
     /// The next event as [`Events::next_event`] has it, and what it is an item of where it came by OpenTelemetry.
@@ -107,17 +115,69 @@ impl<'a> Events<'a> {
         Some(self.read().map(|event| (signal, event)))
     }
 
-    /// Passes over the next event without looking at it as far as that can be. What is damaged shows at the one behind it.
-    pub fn skip_event(&mut self) {
-        if self.advance().is_err() {
-            return;
-        }
-        match &mut self.body {
-            Body::Otlp { rows, .. } => rows.skip(1),
-            Body::Events(_) => {
-                let _ = self.read();
+    /// Passes over the next events without looking at them as far as that can be. What is damaged shows at the one behind
+    /// them.
+    pub fn skip(&mut self, mut count: u64) {
+        while count > 0 {
+            if self.enter_block().is_err() {
+                return;
+            }
+            let here = u32::try_from(count)
+                .map_or(self.count - self.index, |count| count.min(self.count - self.index));
+            count -= u64::from(here);
+            self.index += here;
+            // At the end of a block nobody looks at it again.
+            if self.index < self.count {
+                match &mut self.body {
+                    Body::Otlp { rows, .. } => rows.skip(here),
+                    Body::Events(_) => {
+                        for _ in 0..here {
+                            if self.read().is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
             }
         }
+    }
+
+    /// What the next event is an item of where it came by OpenTelemetry, and how many of its block are left.
+    pub(crate) fn ahead(&mut self) -> Option<Result<(Option<Signal>, u32), DecodeError>> {
+        if let Err(end) = self.enter_block() {
+            return end.map(Err);
+        }
+        let signal = match &self.body {
+            Body::Otlp { signal, .. } => Some(*signal),
+            Body::Events(_) => None,
+        };
+        Some(Ok((signal, self.count - self.index)))
+    }
+
+    /// Who speaks in the next item of a request of OpenTelemetry, and whether that may be another than in the item before.
+    /// [`current`](Self::current) has the item whole. `None` where no such item is next.
+    pub(crate) fn next_speaker(&mut self) -> Option<Result<(&str, bool), DecodeError>> {
+        let Body::Otlp { rows, .. } = &mut self.body else { return None };
+        let is_other = rows.advance();
+        self.index += 1;
+        match is_other {
+            Some(is_other) => match &self.body {
+                Body::Otlp { rows, .. } => Some(Ok((rows.service(), is_other))),
+                Body::Events(_) => None,
+            },
+            None => {
+                self.end();
+                Some(Err(DecodeError::Otlp))
+            }
+        }
+    }
+
+    /// The item that [`next_speaker`](Self::next_speaker) went on to.
+    pub(crate) fn current(&mut self) -> Option<Event<'_>> {
+        let stamp = self.stamp;
+        let event_id = EventId::Assigned(stamp.id_at(self.index.checked_sub(1)?));
+        let Body::Otlp { rows, .. } = &mut self.body else { return None };
+        Some(of_row(rows.row(), event_id, stamp))
     }
 
     /// The event that was advanced to.
@@ -139,14 +199,9 @@ impl<'a> Events<'a> {
                     }
                 })
             }
-            Body::Otlp { rows, .. } => rows.next_row().ok_or(DecodeError::Otlp).map(|row| Event {
-                event_id: assigned,
-                timestamp: row.timestamp.unwrap_or(stamp.ingested_at),
-                service: row.service,
-                message: row.message,
-                metadata: Some(row.metadata),
-                ingested_at: stamp.ingested_at,
-            }),
+            Body::Otlp { rows, .. } => {
+                rows.next_row().ok_or(DecodeError::Otlp).map(|row| of_row(row, assigned, stamp))
+            }
         };
         if found.is_err() {
             (self.rest, self.index, self.count) = (&[], 0, 0);
@@ -184,8 +239,18 @@ impl<'a> Events<'a> {
     /// Counts one event more, in the next block where this one is at its end.
     ///
     /// # Errors
-    /// `None` at the end, or what is wrong with the next block.
+    /// As [`Events::enter_block`].
     fn advance(&mut self) -> Result<(), Option<DecodeError>> {
+        self.enter_block()?;
+        self.index += 1;
+        Ok(())
+    }
+
+    /// Goes on to the next block where this one is at its end.
+    ///
+    /// # Errors
+    /// `None` at the end, or what is wrong with the next block.
+    fn enter_block(&mut self) -> Result<(), Option<DecodeError>> {
         while self.index == self.count {
             if self.rest.is_empty() {
                 return Err(None);
@@ -195,7 +260,6 @@ impl<'a> Events<'a> {
                 return Err(Some(error));
             }
         }
-        self.index += 1;
         Ok(())
     }
 
@@ -210,6 +274,17 @@ impl<'a> Events<'a> {
         };
         (self.stamp, self.count, self.index) = (stamp, count, 0);
         Ok(())
+    }
+}
+
+fn of_row<'r>(row: Row<'r>, event_id: EventId<'r>, stamp: Stamp) -> Event<'r> {
+    Event {
+        event_id,
+        timestamp: row.timestamp.unwrap_or(stamp.ingested_at),
+        service: row.service,
+        message: row.message,
+        metadata: Some(row.metadata),
+        ingested_at: stamp.ingested_at,
     }
 }
 
@@ -255,14 +330,14 @@ mod tests {
     /// Read part by part, with so many items at most, each part read again as a payload.
     fn read_parts(payload: &[u8], most: u64) -> Vec<(String, Option<String>)> {
         let (mut events, mut found) = (Events::new(payload), Vec::new());
-        while let Some(part) = events.next_part(most) {
+        while let Some(part) = events.next_part(most, |_| true) {
             match part.unwrap() {
                 Part::Event(event) => {
                     found.push((event.message.to_owned(), event.metadata.map(str::to_owned)))
                 }
-                Part::Otlp { signal, request, count } => {
-                    assert!(count > 0 && u64::from(count) <= most);
-                    let block = Block::otlp(signal, &request, count).stamped(stamp());
+                Part::Otlp { signal, request, passed, last } => {
+                    assert!(passed > 0 && u64::from(passed) <= most && last == passed);
+                    let block = Block::otlp(signal, &request, passed).stamped(stamp());
                     found.extend(read(block.bytes()).into_iter().map(|event| {
                         let (_, _, message, metadata) = event.unwrap();
                         (message, metadata)
@@ -282,12 +357,11 @@ mod tests {
             assert_eq!(read_parts(&payload, most), expected, "at most {most}");
         }
         let mut events = Events::new(&payload);
-        (0..3).for_each(|_| events.skip_event());
-        let Some(Ok(Part::Otlp { count: 1, request: Cow::Owned(_), .. })) = events.next_part(9) else {
-            panic!()
-        };
+        events.skip(3);
+        let next = events.next_part(9, |_| true);
+        let Some(Ok(Part::Otlp { passed: 1, last: 1, request: Cow::Owned(_), .. })) = next else { panic!() };
         assert_eq!(events.next_event().unwrap().unwrap().message, "fifth");
-        assert!(events.next_part(9).is_none());
+        assert!(events.next_part(9, |_| true).is_none());
     }
 
     fn draft(message: &str) -> Draft<'_> {

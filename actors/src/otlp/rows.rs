@@ -38,6 +38,8 @@ pub struct Row<'a> {
 pub struct Rows<'a> {
     signal: Signal,
     items: Items<'a>,
+    /// The item at hand.
+    item: Item<'a>,
     /// The resource and the scope of the last row, and what was written for them: many items have the same.
     resource: Around<'a>,
     scope: Around<'a>,
@@ -53,15 +55,13 @@ struct Around<'a> {
 }
 
 impl<'a> Around<'a> {
-    /// Whether the bytes are others than before; then they are written anew.
-    fn change(&mut self, bytes: &'a [u8], of: &'static Message) -> bool {
-        let same = std::ptr::eq(self.bytes, bytes) && !self.json.is_empty();
-        if !same {
+    /// Writes the bytes where they are others than before.
+    fn change(&mut self, bytes: &'a [u8], of: &'static Message) {
+        if !std::ptr::eq(self.bytes, bytes) || self.json.is_empty() {
             self.bytes = bytes;
             self.json.clear();
             write(bytes, of, Style::Natural, &mut self.json);
         }
-        !same
     }
 }
 
@@ -71,6 +71,7 @@ impl<'a> Rows<'a> {
         Self {
             signal,
             items: Items::of(request, signal),
+            item: Item::default(),
             resource: Around::default(),
             scope: Around::default(),
             service: String::new(),
@@ -86,12 +87,32 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The next row; it is gone when the one after it is asked for.
-    pub fn next_row(&mut self) -> Option<Row<'_>> {
+    /// Goes on to the next item; whether it may be of another resource than the one before.
+    pub(crate) fn advance(&mut self) -> Option<bool> {
         let item = self.items.next()?;
-        if self.resource.change(item.resource, &schema::RESOURCE) {
+        let is_other = self.service.is_empty() || !std::ptr::eq(self.item.resource, item.resource);
+        if is_other {
             self.service = service(item.resource);
         }
+        self.item = item;
+        Some(is_other)
+    }
+
+    /// Who speaks in the item at hand.
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// The next row; it is gone when the one after it is asked for.
+    pub fn next_row(&mut self) -> Option<Row<'_>> {
+        self.advance()?;
+        Some(self.row())
+    }
+
+    /// The item at hand as a row.
+    pub(crate) fn row(&mut self) -> Row<'_> {
+        let item = self.item;
+        self.resource.change(item.resource, &schema::RESOURCE);
         self.scope.change(item.scope, &schema::SCOPE);
         self.message.clear();
         self.metadata.clear();
@@ -112,7 +133,7 @@ impl<'a> Rows<'a> {
         }
         out.push(b'}');
         let metadata = std::str::from_utf8(&self.metadata).expect("JSON is written as text");
-        Some(Row { timestamp, service: &self.service, message: &self.message, metadata })
+        Row { timestamp, service: &self.service, message: &self.message, metadata }
     }
 }
 

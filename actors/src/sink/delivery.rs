@@ -8,6 +8,7 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{BreakerState, Sink};
 use crate::{
+    condition::Condition,
     destination::{Cause, DeliveryError, Receipt, Verdict},
     event::Timestamp,
     record::{Batch, Span},
@@ -17,7 +18,7 @@ use crate::{
 
 /// Panics of its destination on the same batch after which the batch counts as rejected. One may be chance: a
 /// connection in a bad state, which a new destination mends. The halves of such a batch have all but the last of them.
-const PANICS_MAX: u32 = 2;
+pub(super) const PANICS_MAX: u32 = 2;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -26,11 +27,13 @@ pub(super) struct Work {
     /// Deliveries tried.
     attempts: u32,
     /// Those of them that the destination panicked on.
-    panics: u32,
+    pub(super) panics: u32,
 }
 
 #[derive(Debug, Clone)]
 enum Task {
+    /// Find out what of it is for this sink.
+    Select(Arc<Batch>, Arc<Condition>),
     Deliver(Arc<Batch>),
     /// These events will not be delivered: note it, then go on.
     Bury(Burial),
@@ -50,8 +53,17 @@ struct Burial {
 // === impl Work ===
 
 impl Work {
-    pub(super) fn batch(batch: Arc<Batch>) -> Self {
-        Self::new(Task::Deliver(batch))
+    /// To deliver of the batch what the condition takes, or all of it.
+    pub(super) fn batch(batch: Arc<Batch>, when: Option<&Arc<Condition>>) -> Self {
+        Self::new(match when {
+            Some(when) => Task::Select(batch, when.clone()),
+            None => Task::Deliver(batch),
+        })
+    }
+
+    /// To deliver this, which is what there was to do once it was selected.
+    pub(super) fn with(self, view: Arc<Batch>) -> Self {
+        Self { task: Task::Deliver(view), ..self }
     }
 
     pub(super) fn gone(span: Span, reason: Reason) -> Self {
@@ -66,7 +78,9 @@ impl Work {
 
     pub(super) fn written_at(&self) -> Option<Timestamp> {
         match &self.task {
-            Task::Deliver(batch) => batch.records().first().map(|record| record.written_at),
+            Task::Select(batch, _) | Task::Deliver(batch) => {
+                batch.records().first().map(|record| record.written_at)
+            }
             Task::Bury(_) => None,
         }
     }
@@ -76,6 +90,11 @@ impl Burial {
     fn of(batch: Arc<Batch>, reason: Reason, error: &DeliveryError, attempts: u32) -> Self {
         let (span, status) = (batch.span(), error.status);
         Self { span, batch: Some(batch), reason, error: error.message.clone(), status, attempts }
+    }
+
+    /// Events that are given up on.
+    fn events(&self) -> u64 {
+        self.batch.as_ref().map_or(self.span.count(), |batch| batch.count())
     }
 
     /// One letter an event; one for all of them where they cannot be read.
@@ -89,15 +108,14 @@ impl Burial {
         let Some(batch) = &self.batch else {
             return vec![note(DeadLetter::of_span(sink, self.span, self.reason, at))];
         };
-        let mut letters = Vec::new();
-        let (mut events, mut position) = (batch.events(), self.span.first);
-        while let Some(event) = events.next_single() {
-            match event {
-                Ok(event) => {
+        let (mut letters, mut events) = (Vec::new(), batch.events());
+        while let Some(position) = events.position() {
+            match events.next_single() {
+                Some(Ok(event)) => {
                     letters.push(note(DeadLetter::of_event(sink, position, event, self.reason, at)));
-                    position = position.plus(1);
                 }
-                Err(_) => {
+                // Its record is damaged, or has fewer events than it says.
+                Some(Err(_)) | None => {
                     let rest = Span { first: position, end: self.span.end };
                     letters.push(note(DeadLetter::of_span(sink, rest, Reason::Damaged, at)));
                     break;
@@ -128,6 +146,7 @@ impl Sink {
             let Some(work) = self.ready.pop_front() else { return };
             self.running += 1;
             match work.task.clone() {
+                Task::Select(batch, when) => self.select(work, batch, when, ctx),
                 Task::Deliver(batch) => self.start(work, batch, ctx),
                 Task::Bury(burial) => self.bury(work, burial, ctx),
             }
@@ -261,7 +280,7 @@ impl Sink {
     }
 
     /// Halves the batch, or gives up on the one event that is left of it.
-    fn rejected(
+    pub(super) fn rejected(
         &mut self,
         work: Work,
         batch: Arc<Batch>,
@@ -281,7 +300,11 @@ impl Sink {
             self.flights.insert(index + 1, (second.span(), false));
         }
         for half in [second, first] {
-            let (task, panics) = (Task::Deliver(Arc::new(half)), work.panics.min(PANICS_MAX - 1));
+            let (half, panics) = (Arc::new(half), work.panics.min(PANICS_MAX - 1));
+            let task = match &work.task {
+                Task::Select(_, when) => Task::Select(half, when.clone()),
+                Task::Deliver(_) | Task::Bury(_) => Task::Deliver(half),
+            };
             self.ready.push_front(Work { task, attempts: work.attempts, panics });
         }
         self.wake_at(Instant::now(), ctx);
@@ -290,7 +313,7 @@ impl Sink {
     fn bury(&mut self, work: Work, burial: Burial, ctx: &mut Context<Self>) {
         let (dead_letters, sink, at) =
             (self.spec.dead_letters.clone(), self.spec.name.clone(), self.spec.clock.now());
-        let span = burial.span;
+        let (span, events) = (burial.span, burial.events());
         let reason = burial.reason;
         let said = burial.error.clone();
         let letters = spawn_blocking(move || dead_letters.add(&burial.letters(&sink, at)));
@@ -304,7 +327,7 @@ impl Sink {
             match failed {
                 None => {
                     sink.backoff.reset();
-                    sink.spec.probe.gave_up(reason, span.count(), &said);
+                    sink.spec.probe.gave_up(reason, events, &said);
                     sink.finished(span);
                 }
                 Some(text) => {

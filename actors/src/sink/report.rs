@@ -25,6 +25,7 @@ pub struct SinkMetrics {
     sent_events: IntCounterVec,
     sent_bytes: IntCounterVec,
     refused_events: IntCounterVec,
+    filtered_events: IntCounterVec,
     errors: IntCounterVec,
     retries: IntCounterVec,
     dead_letters: IntCounterVec,
@@ -46,6 +47,11 @@ impl SinkMetrics {
             refused_events: counter(
                 "forebay_sink_refused_events_total",
                 "Events that the destination left out of a batch that it took (partial success)",
+                sink,
+            ),
+            filtered_events: counter(
+                "forebay_sink_filtered_events_total",
+                "Events that are not for this sink (when)",
                 sink,
             ),
             errors: counter("forebay_sink_errors_total", "Failed deliveries by cause", &["sink", "cause"]),
@@ -81,7 +87,9 @@ impl SinkMetrics {
     pub fn forget(&self, sink: &SinkName) {
         let name = sink.as_str();
         // Where it never showed something there is nothing to remove.
-        for counter in [&self.sent_events, &self.sent_bytes, &self.refused_events, &self.retries] {
+        let of_sinks =
+            [&self.sent_events, &self.sent_bytes, &self.refused_events, &self.filtered_events, &self.retries];
+        for counter in of_sinks {
             let _ = counter.remove_label_values(&[name]);
         }
         for gauge in [&self.lag_events, &self.breaker_state] {
@@ -110,6 +118,7 @@ impl SinkMetrics {
             sent_events: self.sent_events.with_label_values(&[name]),
             sent_bytes: self.sent_bytes.with_label_values(&[name]),
             refused_events: self.refused_events.with_label_values(&[name]),
+            filtered_events: self.filtered_events.with_label_values(&[name]),
             errors: self.errors.clone(),
             retries: self.retries.with_label_values(&[name]),
             dead_letters: self.dead_letters.clone(),
@@ -129,6 +138,7 @@ pub struct SinkProbe {
     pub(super) sent_events: IntCounter,
     pub(super) sent_bytes: IntCounter,
     pub(super) refused_events: IntCounter,
+    pub(super) filtered_events: IntCounter,
     errors: IntCounterVec,
     pub(super) retries: IntCounter,
     dead_letters: IntCounterVec,

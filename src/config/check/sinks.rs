@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, str::FromStr as _};
 use super::{Found, batch};
 use crate::config::{
     BatchConfig, ClickhouseSink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable,
-    S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient,
+    S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -18,6 +18,13 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
         let message =
             format!("the name is not usable; 1 to {SINK_NAME_CHARS_MAX} of a-z, 0-9, `_` and `-` are");
         found.add(&["sinks", name], message);
+    }
+    if let Some(Err(problems)) = sink.when.as_ref().map(When::condition) {
+        for (path, why) in problems {
+            let path: Vec<_> =
+                ["sinks", name, "when"].into_iter().chain(path.iter().map(String::as_str)).collect();
+            found.add(&path, why);
+        }
     }
     found.zero_count(&["sinks", name, "concurrency"], sink.concurrency);
     found.zero_count(&["sinks", name, "mailbox_batches"], sink.mailbox_batches);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use forebay_actors::{
     destination::DeliveryError,
-    event::BLOCK_BYTES,
+    event::{BLOCK_BYTES, Event},
     otlp::Signal,
     record::{Batch, Part, Position, Span},
 };
@@ -28,8 +28,9 @@ struct Sorter {
     done: Vec<Call>,
     /// What is being filled, at most one of each signal.
     open: Vec<Call>,
-    /// Events that came as such, up to the next request.
+    /// Events that came as such, up to the next request, and where they lie.
     events: LogWriter,
+    events_span: Span,
 }
 
 /// The calls of a batch, without the positions that were taken before. Of each signal they are in order.
@@ -42,38 +43,30 @@ pub(super) fn calls(
     is_taken: impl Fn(Position) -> bool,
 ) -> Result<Vec<Call>, DeliveryError> {
     let (done, open) = (Vec::new(), Vec::new());
-    let mut sorter = Sorter { bytes_max, done, open, events: LogWriter::default() };
-    let mut at = batch.span().first;
+    let events_span = Span { first: batch.span().first, end: batch.span().first };
+    let mut sorter = Sorter { bytes_max, done, open, events: LogWriter::default(), events_span };
     let mut parts = batch.events();
-    while let Some(part) = parts.next_part() {
+    while let Some(at) = parts.position() {
+        // A record that holds fewer events than it says must not pass as delivered.
+        let part = parts.next_part().ok_or_else(|| unreadable(batch, &format!("there is none at {at}")))?;
         match part.map_err(|error| unreadable(batch, &error.to_string()))? {
             Part::Otlp { signal, request, span } => {
-                sorter.push_events(at);
+                sorter.push_events();
                 // What was taken was taken with all of the request that the batch has.
                 if !is_taken(span.first) {
                     sorter.push(signal, request, span);
                 }
-                at = span.end;
             }
-            Part::Event(_) if is_taken(at) => {
-                sorter.push_events(at);
-                at = at.plus(1);
-            }
+            Part::Event(_) if is_taken(at) => sorter.push_events(),
             Part::Event(event) => {
-                sorter.events.push(&event);
-                at = at.plus(1);
+                sorter.push_event(&event, at);
                 if sorter.events.bytes() >= BLOCK_BYTES.min(bytes_max) {
-                    sorter.push_events(at);
+                    sorter.push_events();
                 }
             }
         }
     }
-    sorter.push_events(at);
-    // A record that holds fewer events than it says must not pass as delivered.
-    if at < batch.span().end {
-        let count = at.since(batch.span().first);
-        return Err(unreadable(batch, &format!("only {count} are there")));
-    }
+    sorter.push_events();
     sorter.done.append(&mut sorter.open);
     Ok(sorter.done)
 }
@@ -81,12 +74,19 @@ pub(super) fn calls(
 // === impl Sorter ===
 
 impl Sorter {
-    /// The events before `end` that are not in a call yet.
-    fn push_events(&mut self, end: Position) {
-        let count = self.events.count();
-        if count > 0 {
+    fn push_event(&mut self, event: &Event<'_>, at: Position) {
+        if self.events.count() == 0 {
+            self.events_span.first = at;
+        }
+        self.events_span.end = at.plus(1);
+        self.events.push(event);
+    }
+
+    /// Puts the events that are not in a call yet into one.
+    fn push_events(&mut self) {
+        if self.events.count() > 0 {
             let request = self.events.finish();
-            self.push(Signal::Logs, request.into(), Span { first: Position(end.0 - count), end });
+            self.push(Signal::Logs, request.into(), self.events_span);
         }
     }
 

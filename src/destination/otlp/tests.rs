@@ -10,7 +10,7 @@ use forebay_actors::{
         Items,
         wire::{put_bytes, put_varint},
     },
-    record::Record,
+    record::{Record, Selection},
 };
 
 use super::{answer::GrpcStatus, *};
@@ -98,6 +98,31 @@ fn a_batch_is_one_call_for_each_signal() {
             (Signal::Traces, strings(&["t", "u", "v"]), vec![(102, 103), (105, 107)]),
         ]
     );
+}
+
+/// Scenario: of requests and events, only some items are selected.
+/// Guarantee: calls have these alone, also of a request of which some are left out; spans reach from the first to the last.
+#[test]
+fn a_view_is_called_with_its_own_items() {
+    let mut selection = Selection::none_of(Span { first: Position(100), end: Position(108) });
+    for at in [101, 103, 105, 107] {
+        selection.insert(Span { first: Position(at), end: Position(at + 1) });
+    }
+    let view = mixed().select(selection).unwrap();
+    assert_eq!(
+        all(&view, usize::MAX),
+        [
+            (Signal::Logs, strings(&["b", "c", "e"]), vec![(101, 102), (103, 104), (107, 108)]),
+            (Signal::Traces, strings(&["u"]), vec![(105, 106)]),
+        ]
+    );
+    let three = batch(vec![otlp(Signal::Logs, &["a", "b", "c", "d"])]);
+    let mut selection = Selection::none_of(three.span());
+    for at in [100, 102] {
+        selection.insert(Span { first: Position(at), end: Position(at + 1) });
+    }
+    let view = three.select(selection).unwrap();
+    assert_eq!(all(&view, usize::MAX), [(Signal::Logs, strings(&["a", "c"]), vec![(100, 103)])]);
 }
 
 /// Whole requests are the bytes of the journal's record themselves, not copies of them.

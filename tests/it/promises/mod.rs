@@ -13,3 +13,4 @@ mod p6_memory;
 mod p7_restarts;
 mod p8_damage;
 mod p9_shutdown;
+mod when;
