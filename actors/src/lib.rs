@@ -4,7 +4,7 @@
 //! In reading order: [`event`] and [`record`] are what travels. [`message`] is everything that is said. [`receiver`] →
 //! [`buffer`] → [`batcher`] → [`broadcast`] → [`sink`] is the way of an event; [`journal`] is where it is durable and
 //! [`state`] how far each sink has come; [`destination`] is what a sink delivers to, [`condition`] what it takes of all
-//! events, and [`examination`] what can be known of it before. [`retention`] and [`health`] look after the whole.
+//! events, [`projection`] what of these goes out, and [`examination`] what can be known of it before. [`retention`] and [`health`] look after the whole.
 //! [`runtime`] is what actors stand on.
 
 pub mod batcher;
@@ -20,6 +20,7 @@ pub mod health;
 pub mod journal;
 pub mod message;
 pub mod otlp;
+pub mod projection;
 pub mod receiver;
 pub mod record;
 pub mod retention;

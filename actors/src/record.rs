@@ -11,6 +11,7 @@ pub use self::selection::Selection;
 use crate::{
     event::{self, DecodeError, Event, Events, Timestamp},
     otlp::Signal,
+    projection::{Projected, Projection},
 };
 
 /// The place of an event in the journal: the events accepted before it. Never reused, never reordered.
@@ -134,6 +135,8 @@ pub struct Batch {
     selected: Option<Arc<Selection>>,
     /// Of those that are selected.
     count: u64,
+    /// What of their metadata is read; all where absent.
+    fields: Option<Arc<Projection>>,
     replay: Option<u64>,
 }
 
@@ -147,6 +150,7 @@ pub struct BatchEvents<'a> {
     /// The next event's place, and where this record's share ends.
     at: Position,
     until: Position,
+    projected: Projected,
 }
 
 /// What a batch holds next, for destinations that want requests of OpenTelemetry as they are.
@@ -173,7 +177,9 @@ impl BatchEvents<'_> {
     pub fn next_event(&mut self) -> Option<Result<Event<'_>, DecodeError>> {
         self.enter()?;
         self.at = self.at.plus(1);
-        self.events.next_event()
+        let fields = self.batch.fields.as_deref();
+        let event = self.events.next_event()?;
+        Some(event.map(|event| projected(event, fields, &mut self.projected)))
     }
 
     /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as the batch has.
@@ -189,7 +195,10 @@ impl BatchEvents<'_> {
         let wanted = |item| selected.is_none_or(|selected| selected.contains(first.plus(u64::from(item))));
         let part = match self.events.next_part(self.until.since(first), wanted)? {
             Err(error) => return Some(Err(error)),
-            Ok(event::Part::Event(event)) => return Some(Ok(Part::Event(event))),
+            Ok(event::Part::Event(event)) => {
+                let fields = self.batch.fields.as_deref();
+                return Some(Ok(Part::Event(projected(event, fields, &mut self.projected))));
+            }
             Ok(event::Part::Otlp { signal, request, passed, last }) => {
                 let span = Span { first, end: first.plus(u64::from(last)) };
                 self.at = first.plus(u64::from(passed));
@@ -210,7 +219,9 @@ impl BatchEvents<'_> {
     pub fn next_of(&mut self) -> Option<Result<(Option<Signal>, Event<'_>), DecodeError>> {
         self.enter()?;
         self.at = self.at.plus(1);
-        self.events.next_of()
+        let fields = self.batch.fields.as_deref();
+        let next = self.events.next_of()?;
+        Some(next.map(|(signal, event)| (signal, projected(event, fields, &mut self.projected))))
     }
 
     /// The place of the next event; `None` at the end of the batch.
@@ -218,7 +229,7 @@ impl BatchEvents<'_> {
         self.enter().map(|()| self.at)
     }
 
-    /// The next event as a payload of its own.
+    /// The next event as a payload of its own, with all that it has.
     ///
     /// # Errors
     /// As [`BatchEvents::next_event`].
@@ -251,6 +262,14 @@ impl BatchEvents<'_> {
     }
 }
 
+/// The event with what goes out of its metadata.
+fn projected<'e>(event: Event<'e>, fields: Option<&Projection>, projected: &'e mut Projected) -> Event<'e> {
+    match (fields, event.metadata) {
+        (Some(fields), Some(text)) => Event { metadata: Some(fields.of(text, projected)), ..event },
+        _ => event,
+    }
+}
+
 impl Batch {
     /// A batch of the events of `span`.
     ///
@@ -266,7 +285,7 @@ impl Batch {
             covered >= span.end && span.first < span.end,
             "records end at {covered}, the span is {span:?}"
         );
-        Self { span, records, selected: None, count: span.count(), replay: None }
+        Self { span, records, selected: None, count: span.count(), fields: None, replay: None }
     }
 
     /// The same batch with only these of its events; `None` where it has none of them. Positions stay what they are.
@@ -283,6 +302,12 @@ impl Batch {
     /// The same events, to be delivered once more, under an id of their own.
     pub fn replayed(self, replay: u64) -> Self {
         Self { replay: Some(replay), ..self }
+    }
+
+    /// The same batch, of whose metadata a part is read. Items of OpenTelemetry requests have it where they are read as
+    /// events.
+    pub fn with_fields(self, fields: Arc<Projection>) -> Self {
+        Self { fields: Some(fields), ..self }
     }
 
     /// Its identity.
@@ -319,6 +344,7 @@ impl Batch {
             events: Events::new(&[]),
             at: self.span.first,
             until: self.span.first,
+            projected: Projected::default(),
         }
     }
 
@@ -339,6 +365,6 @@ impl Batch {
         let part = Self::new(span, self.records.iter().filter(overlaps).cloned().collect());
         let count = self.selected.as_ref().map_or(part.count, |selected| selected.count(span));
         let selected = self.selected.clone().filter(|_| count < span.count());
-        Self { selected, count, replay: self.replay, ..part }
+        Self { selected, count, fields: self.fields.clone(), replay: self.replay, ..part }
     }
 }

@@ -292,3 +292,41 @@ sinks:
     ];
     assert_eq!(error.lines().collect::<Vec<_>>(), lines);
 }
+
+/// What is wrong in the fields of a sink is said at its line; where a destination has none to choose from, that is said.
+#[test]
+fn what_is_wrong_in_fields_has_its_line() {
+    let error = load(
+        r#"
+sinks:
+  a:
+    type: console
+    fields:
+      drop: [metadata.password, message]
+      select: [level]
+      rename:
+        metadata.msg: text
+        metadata.a: metadata.x
+        metadata.b: metadata.x
+  b: { type: console, fields: {} }
+  c: { type: otlp, endpoint: "http://x:4317", fields: { drop: [metadata.x] } }
+"#,
+    )
+    .unwrap_err();
+    let lines = [
+        "f.yaml:6: sinks.a.fields.drop.1: message is in every event, and goes to every destination; only keys of \
+         metadata can be chosen",
+        "f.yaml:7: sinks.a.fields.select.0: level is not a field of an event; there are event_id, timestamp, service, \
+         message, ingested_at, and below metadata what the sender put there: did you mean `metadata.level`?",
+        "f.yaml:8: sinks.a.fields.rename: gives metadata.x to several",
+        "f.yaml:9: sinks.a.fields.rename.metadata.msg: is renamed to \"text\"; a new name is a key of the metadata \
+         themselves, like `metadata.text`",
+        "f.yaml:12: sinks.b.fields: says nothing; leave it away, or say select, drop or rename",
+        "f.yaml:13: sinks.c.fields: cannot be used here: requests of OpenTelemetry are passed on in the bytes in which \
+         they came; leave it away, and take out what must not go there by a processor of the destination",
+    ];
+    assert_eq!(error.lines().collect::<Vec<_>>(), lines);
+    let yaml = "sinks: {a: {type: console, fields: {select: [metadata.a], drop: [metadata.a.b], rename: {metadata.x: metadata.y}}}}";
+    let config = load(yaml).unwrap();
+    assert_eq!(load(&config.to_yaml()).unwrap(), config);
+}

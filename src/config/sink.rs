@@ -1,6 +1,7 @@
 //! The sinks of a configuration: what every sink has, and what each type adds.
 
 mod clickhouse;
+mod fields;
 mod otlp;
 mod postgres;
 mod s3;
@@ -16,6 +17,7 @@ use serde::{
 
 pub use self::{
     clickhouse::{ClickhouseCompression, ClickhouseSink},
+    fields::{Fields, FieldsProblem},
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
     s3::{KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
@@ -49,6 +51,8 @@ pub struct SinkConfig {
     pub kind: SinkKind,
     /// Which events it takes; all of them where absent.
     pub when: Option<When>,
+    /// Which keys of their metadata go out, and under which name; all of them where absent.
+    pub fields: Option<Fields>,
     /// What happens when the journal is full because this sink lags.
     #[schemars(default)]
     pub when_full: WhenFull,
@@ -69,8 +73,8 @@ pub struct SinkConfig {
 }
 
 /// The keys that every type of sink has; beside them, `type`.
-pub(super) const COMMON_KEYS: [&str; 8] =
-    ["type", "when", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
+pub(super) const COMMON_KEYS: [&str; 9] =
+    ["type", "when", "fields", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
 pub(super) const SINK_TYPES: &str = "store, http, otlp, postgres, clickhouse, s3, file, console or blackhole";
@@ -262,6 +266,7 @@ impl SinkConfig {
         Self {
             kind,
             when: None,
+            fields: None,
             when_full: WhenFull::default(),
             batch: None,
             concurrency: CONCURRENCY,
@@ -392,6 +397,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for OwnKeys<'_, A> {
         while let Some(key) = self.map.next_key::<String>()? {
             match key.as_str() {
                 "when" => self.sink.when = self.map.next_value()?,
+                "fields" => self.sink.fields = self.map.next_value()?,
                 "when_full" => self.sink.when_full = self.map.next_value()?,
                 "batch" => self.sink.batch = self.map.next_value()?,
                 "concurrency" => self.sink.concurrency = self.map.next_value()?,

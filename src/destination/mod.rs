@@ -32,6 +32,7 @@ pub mod file;
 pub mod http;
 pub mod otlp;
 pub mod postgres;
+pub mod projected;
 pub mod s3;
 mod tls;
 

@@ -20,7 +20,9 @@ use forebay_actors::{
 use super::Destinations;
 use crate::{
     config::{self, Config, SinkConfig, SinkKind},
-    data_dir, destination, store,
+    data_dir,
+    destination::{self, projected::ProjectedDestination},
+    store,
 };
 
 /// Rows that retention deletes at a time: tens of milliseconds of the store's writer.
@@ -34,7 +36,16 @@ pub fn destinations(data_dir: &Path, clock: Clock) -> Destinations {
     Arc::new(move |_, sink| {
         let (kind, store_path, stream) = (sink.kind.clone(), store_path.clone(), stream.clone());
         let clock = clock.clone();
-        Arc::new(move || destination::build(&kind, &store_path, &stream, &clock))
+        let fields = sink.fields.as_ref().map(|fields| {
+            Arc::new(fields.projection().expect("Config::check refuses what is no projection"))
+        });
+        Arc::new(move || {
+            let destination = destination::build(&kind, &store_path, &stream, &clock)?;
+            Ok(match &fields {
+                Some(fields) => Box::new(ProjectedDestination::new(destination, fields.clone())),
+                None => destination,
+            })
+        })
     })
 }
 

@@ -15,7 +15,7 @@ const WHOLE: usize = usize::MAX;
 
 /// Where values stand in a text, by the number of their path; used again from text to text.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(crate) struct Places {
     found: Vec<Option<Range<usize>>>,
     /// Paths that lead on from the objects that are being walked over: which, and from which byte of it on.
     open: Vec<(usize, usize)>,
@@ -23,7 +23,7 @@ pub(super) struct Places {
 
 impl Places {
     /// Finds the values of all paths.
-    pub(super) fn find(&mut self, text: &str, paths: &[Box<str>]) {
+    pub(crate) fn find(&mut self, text: &str, paths: &[Box<str>]) {
         self.found.clear();
         self.found.resize(paths.len(), None);
         self.open.clear();
@@ -33,7 +33,7 @@ impl Places {
     }
 
     /// The text of the value at a path; `None` where there is none, or null.
-    pub(super) fn get<'t>(&self, text: &'t str, path: usize) -> Option<&'t str> {
+    pub(crate) fn get<'t>(&self, text: &'t str, path: usize) -> Option<&'t str> {
         let range = self.found.get(path)?.clone()?;
         text.get(range).filter(|value| *value != "null")
     }

@@ -17,6 +17,7 @@ mod value;
 
 use std::sync::Arc;
 
+pub(crate) use self::metadata::Places;
 pub use self::{
     field::Field,
     glob::Glob,
@@ -24,7 +25,6 @@ pub use self::{
 };
 use self::{
     field::{Own, Place},
-    metadata::Places,
     value::Found,
 };
 use crate::{

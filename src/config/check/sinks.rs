@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable,
-    S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
+    BatchConfig, ClickhouseSink, Fields, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink,
+    PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -25,6 +25,16 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
                 ["sinks", name, "when"].into_iter().chain(path.iter().map(String::as_str)).collect();
             found.add(&path, why);
         }
+    }
+    if let Some(Err(problems)) = sink.fields.as_ref().map(Fields::projection) {
+        for (path, why) in problems {
+            let path: Vec<_> =
+                ["sinks", name, "fields"].into_iter().chain(path.iter().map(String::as_str)).collect();
+            found.add(&path, why);
+        }
+    }
+    if let Some(why) = sink.kind.refuses_fields().filter(|_| sink.fields.is_some()) {
+        found.add(&["sinks", name, "fields"], why);
     }
     found.zero_count(&["sinks", name, "concurrency"], sink.concurrency);
     found.zero_count(&["sinks", name, "mailbox_batches"], sink.mailbox_batches);
