@@ -81,7 +81,7 @@ impl MemoryBudget {
         for (name, sink) in &config.sinks {
             let batch = sink.batch(&config.batch);
             let mailbox = (sink.mailbox_batches * batcher::BATCH_BYTES) as u64;
-            let batches = batch.max_bytes as u64 * (1 + COPIES_IN_FLIGHT * sink.concurrency as u64);
+            let batches = batch.max_bytes as u64 * (1 + COPIES_IN_FLIGHT * sink.concurrency.max as u64);
             let store = match sink.kind {
                 SinkKind::Store(_) => {
                     let readers = store::READERS_MAX as u64;

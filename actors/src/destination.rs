@@ -69,6 +69,11 @@ impl DeliveryError {
         Self { cause, message: message.into(), status: None, verdict: Verdict::Retry { after: None } }
     }
 
+    /// Whether fewer deliveries at the same time may be what it wants.
+    pub fn asks_for_less(&self) -> bool {
+        matches!(self.cause, Cause::Throttled | Cause::Timeout) || matches!(self.status, Some(429 | 503))
+    }
+
     /// A refusal of the events themselves.
     pub fn rejected(message: impl Into<String>) -> Self {
         Self { cause: Cause::Rejected, message: message.into(), status: None, verdict: Verdict::Reject }

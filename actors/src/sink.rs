@@ -20,6 +20,7 @@
 mod breaker;
 mod delivery;
 mod intake;
+mod pace;
 mod report;
 mod selection;
 
@@ -32,11 +33,13 @@ use tokio::{sync::oneshot, task::spawn_blocking, time::Instant};
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use intake::CutPolicy;
+pub use pace::Concurrency;
 pub use report::{SinkMetrics, SinkProbe, SinkReport, SinkState};
 
 use self::{
     delivery::Work,
     intake::{Cut, Intake, Offered},
+    pace::Pace,
 };
 use crate::{
     buffer::Buffer,
@@ -95,7 +98,7 @@ pub struct SinkPolicy {
     /// How long less than a full batch may wait.
     pub max_wait: Duration,
     /// Batches on their way at the same time. More than one gives up the order between them.
-    pub concurrency: usize,
+    pub concurrency: Concurrency,
     /// First wait after a failure.
     pub backoff_min: Duration,
     /// Longest wait after a failure.
@@ -122,8 +125,9 @@ pub struct Sink {
     oldest_flight: Option<Timestamp>,
     /// Work to be done, in order.
     ready: VecDeque<Work>,
-    /// Deliveries that are running.
+    /// Deliveries that are running, and how many may.
     running: usize,
+    pace: Pace,
     next: Position,
     /// The journal has something that the broadcast did not bring.
     lagging: bool,
@@ -156,6 +160,7 @@ impl Sink {
             oldest_flight: None,
             ready: VecDeque::new(),
             running: 0,
+            pace: Pace::new(policy.concurrency),
             next,
             lagging: true,
             reading: false,
@@ -174,7 +179,7 @@ impl Sink {
     /// Does whatever can be done now. Called after everything that happens.
     fn step(&mut self, ctx: &mut Context<Self>) {
         self.read(ctx);
-        while self.flights.len() < self.spec.policy.concurrency && !self.planning {
+        while self.flights.len() < self.pace.limit() && !self.planning {
             if !self.cut(ctx) {
                 break;
             }
@@ -387,6 +392,8 @@ impl Sink {
         probe.lag_events.set(i64::try_from(lag_events).unwrap_or(i64::MAX));
         probe.lag_seconds.set(lag_seconds);
         probe.breaker_state.set(breaker as i64);
+        let concurrency = self.pace.limit();
+        probe.concurrency.set(i64::try_from(concurrency).unwrap_or(i64::MAX));
         let attempts = self.backoff.failures();
         probe.update(|report| {
             report.state = match breaker {
@@ -403,6 +410,7 @@ impl Sink {
             report.lag_seconds = lag_seconds;
             report.retry_attempts = attempts;
             report.breaker = breaker.as_str();
+            report.concurrency = concurrency;
         });
     }
 }

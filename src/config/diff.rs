@@ -110,7 +110,7 @@ mod tests {
         let mut newer = new.clone();
         newer.tls.cert_file = Some("other.pem".into());
         newer.sinks.remove("events");
-        newer.sinks.insert("out".to_owned(), SinkConfig { concurrency: 2, ..console });
+        newer.sinks.insert("out".to_owned(), SinkConfig { concurrency: 2.into(), ..console });
         let changes = new.diff(&newer);
         assert_eq!(changes.sinks_removed, ["events"]);
         assert_eq!(changes.sinks_changed, ["out"]);

@@ -330,3 +330,27 @@ sinks:
     let config = load(yaml).unwrap();
     assert_eq!(load(&config.to_yaml()).unwrap(), config);
 }
+
+/// Concurrency is a number or bounds, and is written as it was said.
+#[test]
+fn concurrency_is_a_number_or_bounds() {
+    for (said, min, max) in [("4", 4, 4), ("{min: 2, max: 16}", 2, 16), ("{max: 8}", 1, 8)] {
+        let config = load(&format!("sinks: {{a: {{type: console, concurrency: {said}}}}}")).unwrap();
+        let found = config.sinks["a"].concurrency;
+        assert_eq!((found.min, found.max), (min, max));
+        assert_eq!(load(&config.to_yaml()).unwrap(), config);
+    }
+    for (said, wrong) in [
+        ("{min: 4, max: 2}", "sinks.a.concurrency.max: is less than min, which is 4"),
+        ("{min: 0, max: 2}", "sinks.a.concurrency.min: is 0"),
+        ("{min: 1, mix: 2}", "sinks.a.concurrency.mix: is not a key of `sinks.a.concurrency`; did you mean"),
+        ("{min: 1}", "sinks.a.concurrency.max: is missing"),
+        (
+            "many",
+            "sinks.a.concurrency: string \"many\" stands here; it should be a whole number, or { min: 1, max: 16 }",
+        ),
+    ] {
+        let error = load(&format!("sinks: {{a: {{type: console, concurrency: {said}}}}}")).unwrap_err();
+        assert!(error.contains(wrong), "{error}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The sinks of a configuration: what every sink has, and what each type adds.
 
 mod clickhouse;
+mod concurrency;
 mod fields;
 mod otlp;
 mod postgres;
@@ -17,6 +18,7 @@ use serde::{
 
 pub use self::{
     clickhouse::{ClickhouseCompression, ClickhouseSink},
+    concurrency::Concurrency,
     fields::{Fields, FieldsProblem},
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
@@ -58,9 +60,10 @@ pub struct SinkConfig {
     pub when_full: WhenFull,
     /// Limits of its batches, where they differ from `batch`.
     pub batch: Option<BatchOverride>,
-    /// Deliveries at the same time; with more than 1, events may arrive out of order.
+    /// Deliveries at the same time: a number, or bounds within which the destination's answers decide. With more than 1,
+    /// events may arrive out of order.
     #[schemars(default = "concurrency")]
-    pub concurrency: usize,
+    pub concurrency: Concurrency,
     /// Batches that may wait in memory; a sink that is further behind reads the journal.
     #[schemars(default = "mailbox_batches")]
     pub mailbox_batches: usize,
@@ -250,8 +253,8 @@ fn http_timeout() -> Duration {
     HTTP_TIMEOUT
 }
 
-fn concurrency() -> usize {
-    CONCURRENCY
+fn concurrency() -> Concurrency {
+    CONCURRENCY.into()
 }
 
 fn mailbox_batches() -> usize {
@@ -269,7 +272,7 @@ impl SinkConfig {
             fields: None,
             when_full: WhenFull::default(),
             batch: None,
-            concurrency: CONCURRENCY,
+            concurrency: concurrency(),
             mailbox_batches: MAILBOX_BATCHES,
             retry: RetryConfig::default(),
             breaker: BreakerConfig::default(),

@@ -13,7 +13,7 @@ use forebay_actors::{
         mailbox::Mailbox,
         supervisor::RestartPolicy,
     },
-    sink::{BreakerPolicy, CutPolicy, SinkPolicy},
+    sink::{BreakerPolicy, Concurrency, CutPolicy, SinkPolicy},
     state::WhenFull,
 };
 
@@ -94,7 +94,7 @@ pub(super) fn sink_policy(sink: &SinkConfig, all: &config::BatchConfig) -> SinkP
     SinkPolicy {
         cut: CutPolicy { max_events: batch.max_events as u64, max_bytes: batch.max_bytes },
         max_wait: batch.max_wait,
-        concurrency: sink.concurrency,
+        concurrency: Concurrency { min: sink.concurrency.min, max: sink.concurrency.max },
         backoff_min: sink.retry.backoff_min,
         backoff_max: sink.retry.backoff_max,
         max_age: sink.retry.max_age,

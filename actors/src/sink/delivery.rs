@@ -139,7 +139,7 @@ impl Sink {
                 return self.wake_at(held, ctx);
             }
             let half_open = self.breaker.state(now) == BreakerState::HalfOpen;
-            let at_once = if half_open { 1 } else { self.spec.policy.concurrency };
+            let at_once = if half_open { 1 } else { self.pace.limit() };
             if self.running >= at_once || !self.build() {
                 return;
             }
@@ -178,6 +178,7 @@ impl Sink {
         let delivery = async move { destination.deliver(batch).await };
         let delivery = AssertUnwindSafe(delivery).catch_unwind();
         ctx.spawn(delivery.into_actor(self).map(move |outcome, sink, ctx| {
+            sink.keep_pace(&outcome, began);
             sink.running -= 1;
             match outcome {
                 Ok(outcome) => sink.delivered(work, outcome, began, ctx),
@@ -185,6 +186,19 @@ impl Sink {
             }
             sink.step(ctx);
         }));
+    }
+
+    /// Tells the pace what became of a delivery, while it still counts among those that run.
+    fn keep_pace<P>(&mut self, outcome: &Result<Result<Receipt, DeliveryError>, P>, began: Instant) {
+        match outcome {
+            Ok(Ok(_)) => {
+                let has_more = self.lagging || !self.ready.is_empty() || !self.intake.is_empty();
+                let was_needed = has_more && self.running >= self.pace.limit();
+                self.pace.delivered(began.elapsed(), was_needed);
+            }
+            Ok(Err(error)) if error.asks_for_less() => self.pace.pushed_back(),
+            _ => {}
+        }
     }
 
     fn delivered(

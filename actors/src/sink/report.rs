@@ -33,6 +33,7 @@ pub struct SinkMetrics {
     lag_seconds: GaugeVec,
     deliver_seconds: HistogramVec,
     breaker_state: IntGaugeVec,
+    concurrency: IntGaugeVec,
 }
 
 impl SinkMetrics {
@@ -80,6 +81,12 @@ impl SinkMetrics {
                 "0 closed, 1 half open, 2 open",
                 sink,
             ),
+            concurrency: gauges(
+                registry,
+                "forebay_sink_concurrency",
+                "Deliveries that may run at the same time",
+                sink,
+            ),
         }
     }
 
@@ -92,7 +99,7 @@ impl SinkMetrics {
         for counter in of_sinks {
             let _ = counter.remove_label_values(&[name]);
         }
-        for gauge in [&self.lag_events, &self.breaker_state] {
+        for gauge in [&self.lag_events, &self.breaker_state, &self.concurrency] {
             let _ = gauge.remove_label_values(&[name]);
         }
         let _ = self.lag_seconds.remove_label_values(&[name]);
@@ -126,6 +133,7 @@ impl SinkMetrics {
             lag_seconds: self.lag_seconds.with_label_values(&[name]),
             deliver_seconds: self.deliver_seconds.with_label_values(&[name]),
             breaker_state: self.breaker_state.with_label_values(&[name]),
+            concurrency: self.concurrency.with_label_values(&[name]),
             report: Arc::new(Mutex::new(SinkReport::default())),
         }
     }
@@ -146,6 +154,7 @@ pub struct SinkProbe {
     pub(super) lag_seconds: prometheus::Gauge,
     pub(super) deliver_seconds: Histogram,
     pub(super) breaker_state: IntGauge,
+    pub(super) concurrency: IntGauge,
     report: Arc<Mutex<SinkReport>>,
 }
 
@@ -169,6 +178,8 @@ pub struct SinkReport {
     pub error: Option<String>,
     /// Where its breaker stands.
     pub breaker: &'static str,
+    /// Deliveries that may run at the same time.
+    pub concurrency: usize,
     /// Dead letters since the start.
     pub dead_letters: u64,
 }

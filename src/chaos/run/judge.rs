@@ -51,7 +51,7 @@ impl Attack<'_> {
                 true => Explained::default(),
                 false => dead_letters(config, name, since, &ledger)?,
             };
-            let in_order = proof == Proof::Received && config.sinks[name].concurrency == 1;
+            let in_order = proof == Proof::Received && config.sinks[name].concurrency.max == 1;
             let outcome = match proof {
                 Proof::Cursor => SinkOutcome::by_cursor(tally.acknowledged, &explained, lag_events),
                 _ => SinkOutcome::judge(proof, tally, &explained, lag_events, in_order, &ledger),

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, Fields, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink,
-    PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
+    BatchConfig, ClickhouseSink, Concurrency, Fields, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink,
+    PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -36,7 +36,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
     if let Some(why) = sink.kind.refuses_fields().filter(|_| sink.fields.is_some()) {
         found.add(&["sinks", name, "fields"], why);
     }
-    found.zero_count(&["sinks", name, "concurrency"], sink.concurrency);
+    concurrency(name, sink.concurrency, found);
     found.zero_count(&["sinks", name, "mailbox_batches"], sink.mailbox_batches);
     if sink.batch.is_some() {
         // With a default that is right, what is left to be wrong is the override.
@@ -66,6 +66,17 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
             found.zero_count(&["sinks", name, "rate_events_per_second"], rate as usize);
         }
         SinkKind::Store(_) | SinkKind::Console(_) => (),
+    }
+}
+
+fn concurrency(name: &str, Concurrency { min, max }: Concurrency, found: &mut Found) {
+    let path = ["sinks", name, "concurrency"];
+    match min == max {
+        true => found.zero_count(&path, min),
+        false => found.zero_count(&["sinks", name, "concurrency", "min"], min),
+    }
+    if max < min {
+        found.add(&["sinks", name, "concurrency", "max"], format!("is less than min, which is {min}"));
     }
 }
 

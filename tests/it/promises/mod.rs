@@ -13,4 +13,5 @@ mod p6_memory;
 mod p7_restarts;
 mod p8_damage;
 mod p9_shutdown;
+mod pace;
 mod when;

@@ -122,12 +122,12 @@ fn p10_what_needs_a_restart_is_said_and_not_half_applied() {
         let mut bed = TestBed::start(&config(&["a", "b"])).await;
         let mut new = bed.config();
         new.buffer.max_bytes += 1;
-        new.sinks.get_mut("b").expect("it is configured").concurrency = 2;
+        new.sinks.get_mut("b").expect("it is configured").concurrency = 2.into();
         let changes = bed.pipeline.apply(new).await;
         assert_eq!((changes.needs_restart, changes.sinks_changed), (vec!["buffer"], vec!["b".to_owned()]));
         let old = config(&["a", "b"]);
         assert_eq!(bed.config().buffer, old.buffer);
-        assert_eq!(bed.config().sinks["b"].concurrency, 2);
+        assert_eq!(bed.config().sinks["b"].concurrency, 2.into());
         bed.post_many(5).await;
         for name in ["a", "b"] {
             bed.settled(name).await;

@@ -191,7 +191,7 @@ async fn chaos(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut config = config(&["a", "b"]);
     config.batch.max_events = random.usize(5..200);
-    config.sinks.get_mut("b").expect("it is configured").concurrency = random.usize(1..4);
+    config.sinks.get_mut("b").expect("it is configured").concurrency = random.usize(1..4).into();
     let mut bed = TestBed::start(&config).await;
     for _ in 0..10 {
         for name in ["a", "b"] {

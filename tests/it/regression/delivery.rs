@@ -14,7 +14,7 @@ fn r0341_a_hiccup_of_a_concurrent_sink_opened_its_breaker() {
     run(async {
         let mut config = config(&["a"]);
         let sink = config.sinks.get_mut("a").expect("it is configured");
-        sink.concurrency = 4;
+        sink.concurrency = 4.into();
         sink.batch = Some(BatchOverride { max_events: Some(1), ..BatchOverride::default() });
         sink.breaker =
             BreakerConfig { failures: 2, open_for: Duration::from_secs(3600), ..sink.breaker.clone() };

@@ -80,7 +80,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn sink(concurrency: usize) -> SinkConfig {
     let mut sink = SinkConfig::new(SinkKind::Blackhole(BlackholeSink::default()));
-    sink.concurrency = concurrency;
+    sink.concurrency = concurrency.into();
     sink.retry.backoff_max = Duration::from_millis(500);
     sink.breaker.open_for = Duration::from_millis(50);
     sink

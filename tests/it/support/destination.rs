@@ -39,6 +39,8 @@ pub struct Orders {
     pub hold_thread: bool,
     /// Deliveries that fail, in a way that may pass.
     pub fail: u64,
+    /// Deliveries that are answered by a wish for fewer.
+    pub throttle: u64,
     /// Deliveries that panic.
     pub panic: u64,
     /// Refuse batches that hold an event whose message contains this.
@@ -58,6 +60,10 @@ pub struct Seen {
     pub built: u64,
     /// The id of every batch it was asked to deliver, in order.
     pub asked: Vec<String>,
+    /// How many it had at hand at the same time, at most.
+    pub at_once: usize,
+    /// How many it has at hand.
+    running: usize,
     /// The batches it took: their ids, and the ids of their events.
     pub taken: Vec<(String, Vec<String>)>,
 }
@@ -149,6 +155,12 @@ impl Fake {
         let _ = changed.wait_for(|()| !self.state().0.hang).await;
         let spend = |count: &mut u64| count.checked_sub(1).map(|less| *count = less).is_some();
         let (fail, panic) = self.change(|orders, _| (spend(&mut orders.fail), spend(&mut orders.panic)));
+        if self.change(|orders, _| spend(&mut orders.throttle)) {
+            return Err(DeliveryError::transient(
+                Cause::Throttled,
+                "the destination was told to ask for less",
+            ));
+        }
         assert!(!panic, "the destination was told to panic");
         if fail {
             return Err(DeliveryError::transient(Cause::Connect, "the destination was told to fail"));
@@ -184,7 +196,16 @@ impl Destination for Fake {
             poisoned.then(|| self.change(|_, seen| seen.asked.push(batch.id().to_string())));
             assert!(!poisoned, "the encoder cannot bear this event");
         }
-        Box::pin(self.clone().take(batch))
+        let fake = self.clone();
+        Box::pin(async move {
+            fake.change(|_, seen| {
+                seen.running += 1;
+                seen.at_once = seen.at_once.max(seen.running);
+            });
+            let taken = fake.clone().take(batch).await;
+            fake.change(|_, seen| seen.running -= 1);
+            taken
+        })
     }
 
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
