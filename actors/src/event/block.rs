@@ -49,6 +49,10 @@ pub(super) struct Relayed<'a>(
     #[serde(default)] pub(super) Option<Timestamp>,
 );
 
+/// Bytes of events from which on a block is compressed by whoever encodes it, on one of many threads, instead of by the
+/// journal, on its only one. Smaller blocks compress better together.
+const PACK_FROM_BYTES: usize = 32 * 1024;
+
 /// Encoded events that have no ids and no time of arrival yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
@@ -57,6 +61,8 @@ pub struct Block {
     first_id: Option<Uuid>,
     /// Room for the header, then the events: stamping a block copies nothing.
     bytes: Vec<u8>,
+    /// The events compressed.
+    packed: Option<Bytes>,
 }
 
 /// What `Receiver` adds to a block.
@@ -83,6 +89,7 @@ pub struct Stamped {
     stamp: Stamp,
     /// Header and events.
     bytes: Bytes,
+    packed: Option<Bytes>,
 }
 
 /// Bytes that are no block of this version.
@@ -105,7 +112,16 @@ pub enum DecodeError {
 }
 
 /// Bytes of a block's header.
-pub(super) const HEADER_BYTES: usize = 32;
+pub(crate) const HEADER_BYTES: usize = 32;
+
+/// Bytes of the events behind this header.
+///
+/// # Panics
+/// Where it has fewer bytes than a header.
+pub(crate) fn body_bytes(header: &[u8]) -> usize {
+    let bytes = header[..HEADER_BYTES].last_chunk().expect("a header is longer than that");
+    u32::from_be_bytes(*bytes) as usize
+}
 
 /// The byte with which the request of OpenTelemetry begins.
 pub(super) const OTLP: u8 = 0xc1;
@@ -119,14 +135,26 @@ impl Block {
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend_from_slice(&[OTLP, signal as u8]);
         bytes.extend_from_slice(request);
-        Self { count, first_id: None, bytes }
+        Self::of(count, bytes)
+    }
+
+    /// A block of so many events, which stand behind room for the header.
+    fn of(count: u32, bytes: Vec<u8>) -> Self {
+        let events = &bytes[HEADER_BYTES..];
+        let packed = (events.len() >= PACK_FROM_BYTES).then(|| lz4_flex::block::compress(events));
+        let packed = packed.filter(|packed| packed.len() < events.len()).map(|mut packed| {
+            // lz4 wants room for the worst case.
+            packed.shrink_to_fit();
+            packed.into()
+        });
+        Self { count, first_id: None, bytes, packed }
     }
 
     /// One event alone.
     pub(super) fn of_one(relayed: &Relayed<'_>) -> Self {
         let mut bytes = vec![0; HEADER_BYTES];
         write(&mut bytes, &relayed.draft(), relayed.5);
-        Self { count: 1, first_id: None, bytes }
+        Self::of(1, bytes)
     }
 
     /// Its encoded events: the same for the same events.
@@ -160,7 +188,7 @@ impl Block {
             &bytes.to_be_bytes(),
         ];
         self.bytes[..HEADER_BYTES].copy_from_slice(&header.concat());
-        Stamped { count: self.count, stamp, bytes: self.bytes.into() }
+        Stamped { count: self.count, stamp, bytes: self.bytes.into(), packed: self.packed }
     }
 }
 
@@ -178,6 +206,11 @@ impl Stamped {
     /// Header and events: alone, the payload of a record.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Its events compressed by lz4, without the header; `None` where it is too small for that, or does not get smaller.
+    pub fn packed(&self) -> Option<&Bytes> {
+        self.packed.as_ref()
     }
 }
 
@@ -255,7 +288,7 @@ impl BlockBuilder {
     fn seal(&mut self) {
         if self.count > 0 {
             let bytes = std::mem::take(&mut self.bytes);
-            self.blocks.push(Block { count: std::mem::take(&mut self.count), first_id: None, bytes });
+            self.blocks.push(Block::of(std::mem::take(&mut self.count), bytes));
         }
     }
 }

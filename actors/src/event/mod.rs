@@ -3,7 +3,7 @@
 //! An event is never held as an owned struct on its way. It is encoded once, by the ingress that
 //! parsed it, into a [`Block`]; from then on it is bytes, and [`Event`] is a view that borrows from them.
 
-mod block;
+pub(crate) mod block;
 mod events;
 mod id;
 mod json;

@@ -66,11 +66,10 @@ impl Generation {
         Ok(Self { dir: dir.into(), db, log, groups: Closing::new(RwLock::default()) })
     }
 
-    /// Adds a record; durable only after [`Generation::sync`]. Returns its stored bytes. The scratch is for its stored
-    /// form, and is left for the next.
-    pub(super) fn append(&self, record: &Record, scratch: &mut Vec<u8>) -> Result<u64, JournalError> {
-        let stored = stored::encode(record, scratch);
-        for (key, value) in stored::chunks(record.first, stored) {
+    /// Adds the record that begins at `first`, in its stored form; durable only after [`Generation::sync`]. Returns its
+    /// stored bytes.
+    pub(super) fn append(&self, first: Position, stored: &[u8]) -> Result<u64, JournalError> {
+        for (key, value) in stored::chunks(first, stored) {
             let tree = self.group_for(key)?;
             tree.insert(key, &*value).map_err(|e| self.sled(e))?;
         }

@@ -27,6 +27,7 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 pub use disk::{RESERVE, SledJournal};
 pub use inspect::{Verified, verify};
 pub use memory::MemoryJournal;
@@ -185,16 +186,25 @@ impl JournalError {
     }
 }
 
-/// Groups stamped blocks into records of about [`RECORD_BYTES`], from `first` on.
-fn records(blocks: &[Stamped], first: Position, written_at: Timestamp) -> Vec<Record> {
-    let mut records: Vec<Record> = Vec::new();
+/// A record to be stored.
+struct Drafted {
+    record: Record,
+    /// Its blocks as they were compressed on arrival, in order; empty where they were not.
+    packed: Vec<Bytes>,
+}
+
+/// Groups stamped blocks into records of about [`RECORD_BYTES`], from `first` on. What was compressed on arrival and what was
+/// not are records of their own.
+fn records(blocks: &[Stamped], first: Position, written_at: Timestamp) -> Vec<Drafted> {
+    let mut records: Vec<Drafted> = Vec::new();
     let mut rest = blocks;
     let mut first = first;
-    while !rest.is_empty() {
+    while let Some(block) = rest.first() {
+        let is_packed = block.packed().is_some();
         let mut bytes = 0;
         let fits = |block: &&Stamped| {
             bytes += block.bytes().len();
-            bytes <= RECORD_BYTES
+            bytes <= RECORD_BYTES && block.packed().is_some() == is_packed
         };
         // A single block may be larger than a record should be: it still has to go somewhere.
         let taken = rest.iter().take_while(fits).count().max(1);
@@ -209,9 +219,10 @@ fn records(blocks: &[Stamped], first: Position, written_at: Timestamp) -> Vec<Re
             }
         };
         let count = now.iter().map(Stamped::count).sum();
+        let packed = now.iter().filter_map(Stamped::packed).cloned().collect();
         let record = Record { first, count, written_at, payload };
         first = record.end();
-        records.push(record);
+        records.push(Drafted { record, packed });
         rest = later;
     }
     records

@@ -6,15 +6,23 @@
 //!           | body bytes u32 | crc32 u32
 //! further = magic "FBRc" | key                   before every chunk but the first
 //! key     = position of the first event u64 | chunk u16           (all numbers big-endian)
+//! body    = the payload                                           codec 0
+//!         | the payload, compressed                               codec 1
+//!         | (block header, bytes of what follows u32, the block's events, compressed)*     codec 2
 //! ```
+//! Blocks that were compressed on arrival are stored so: their headers were not known then. All compression is lz4's block
+//! format.
+//!
 //! The checksum covers the header before it and the body, so a flipped bit anywhere is found. Magic and position
 //! make a record and its chunks recognisable without sled; the magic's last letter is the version.
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::CHUNK_BYTES_MAX;
 use crate::{
-    event::Timestamp,
+    event::{Timestamp, block},
     record::{Position, Record},
 };
 
@@ -34,6 +42,10 @@ const LZ4_RATIO_MAX: usize = 255;
 /// How a body is compressed; its byte in the header.
 const CODEC_NONE: u8 = 0;
 const CODEC_LZ4: u8 = 1;
+const CODEC_LZ4_BLOCKS: u8 = 2;
+
+/// What stands before a block that was compressed on arrival: its header, and how long it is compressed.
+const BLOCK_PREFIX_BYTES: usize = block::HEADER_BYTES + 4;
 
 /// The key of one chunk.
 pub(super) type Key = [u8; KEY_BYTES];
@@ -166,20 +178,13 @@ impl Header {
     }
 }
 
-/// The stored form of a record, in `out`. Compression is kept only where it helps.
-pub(super) fn encode<'a>(record: &Record, out: &'a mut Vec<u8>) -> &'a [u8] {
+/// The stored form of a record, in `out`. `packed` has its blocks as they were compressed on arrival; where it is empty the
+/// record is compressed here. Compression is kept only where it helps.
+pub(super) fn encode<'a>(record: &Record, packed: &[Bytes], out: &'a mut Vec<u8>) -> &'a [u8] {
     let raw = &record.payload;
-    let needed = HEADER_BYTES + lz4_flex::block::get_maximum_output_size(raw.len());
-    if out.len() < needed {
-        out.resize(needed, 0);
-    }
-    let packed = lz4_flex::block::compress_into(raw, &mut out[HEADER_BYTES..])
-        .expect("the output has the size that lz4 asks for");
-    let (codec, body_bytes) = if packed < raw.len() {
-        (CODEC_LZ4, packed)
-    } else {
-        out[HEADER_BYTES..HEADER_BYTES + raw.len()].copy_from_slice(raw);
-        (CODEC_NONE, raw.len())
+    let (codec, body_bytes) = match packed {
+        [] => write_whole(raw, out),
+        blocks => write_blocks(raw, blocks, out),
     };
     let out = &mut out[..HEADER_BYTES + body_bytes];
     let bytes = |n: usize| u32::try_from(n).expect("a record is far below 4 GiB").to_be_bytes();
@@ -199,6 +204,41 @@ pub(super) fn encode<'a>(record: &Record, out: &'a mut Vec<u8>) -> &'a [u8] {
     out
 }
 
+/// Room for so many bytes behind the header; what is left there from the record before is not cleared.
+fn body_of(out: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if out.len() < HEADER_BYTES + bytes {
+        out.resize(HEADER_BYTES + bytes, 0);
+    }
+    &mut out[HEADER_BYTES..HEADER_BYTES + bytes]
+}
+
+/// Writes the payload as one body; its codec and its bytes.
+fn write_whole(raw: &[u8], out: &mut Vec<u8>) -> (u8, usize) {
+    let body = body_of(out, lz4_flex::block::get_maximum_output_size(raw.len()));
+    let packed =
+        lz4_flex::block::compress_into(raw, body).expect("the output has the size that lz4 asks for");
+    if packed < raw.len() {
+        return (CODEC_LZ4, packed);
+    }
+    body[..raw.len()].copy_from_slice(raw);
+    (CODEC_NONE, raw.len())
+}
+
+/// Writes the payload block by block, as they were compressed; their codec and their bytes.
+fn write_blocks(mut raw: &[u8], blocks: &[Bytes], out: &mut Vec<u8>) -> (u8, usize) {
+    let bytes = blocks.iter().map(|block| BLOCK_PREFIX_BYTES + block.len()).sum();
+    let mut body = body_of(out, bytes);
+    for block in blocks {
+        let (header, events) = raw.split_at(block::HEADER_BYTES);
+        raw = &events[block::body_bytes(header)..];
+        let length = u32::try_from(block.len()).expect("a record is far below 4 GiB").to_be_bytes();
+        for part in [header, &length, block] {
+            body.split_off_mut(..part.len()).expect("there is room for all of them").copy_from_slice(part);
+        }
+    }
+    (CODEC_LZ4_BLOCKS, bytes)
+}
+
 /// Whether the bytes are those of a whole record.
 pub(super) fn is_whole(stored: &[u8]) -> bool {
     let header = Header::parse(stored);
@@ -216,18 +256,34 @@ pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
     }
     let payload = match header.codec {
         CODEC_NONE => body.to_vec(),
+        // The size the header names is believed only now that the checksum is, and only where lz4 could reach it.
+        CODEC_LZ4 | CODEC_LZ4_BLOCKS if header.raw_bytes > body.len() * LZ4_RATIO_MAX => return None,
         CODEC_LZ4 => {
-            // The size the header names is believed only now that the checksum is, and only where lz4 could reach it.
-            if header.raw_bytes > body.len() * LZ4_RATIO_MAX {
-                return None;
-            }
             let mut raw = vec![0; header.raw_bytes];
             let written = lz4_flex::block::decompress_into(body, &mut raw).ok()?;
             (written == header.raw_bytes).then_some(raw)?
         }
+        CODEC_LZ4_BLOCKS => read_blocks(body, header.raw_bytes)?,
         _ => return None,
     };
     Some(Record { first, count: header.count, written_at: header.written_at, payload: payload.into() })
+}
+
+/// The payload that [`write_blocks`] wrote so.
+fn read_blocks(mut body: &[u8], raw_bytes: usize) -> Option<Vec<u8>> {
+    let mut raw = vec![0; raw_bytes];
+    let mut room = &mut raw[..];
+    while !body.is_empty() {
+        let (header, rest) = body.split_at_checked(block::HEADER_BYTES)?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (packed, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        body = rest;
+        room.split_off_mut(..header.len())?.copy_from_slice(header);
+        let events = room.split_off_mut(..block::body_bytes(header))?;
+        let written = lz4_flex::block::decompress_into(packed, events).ok()?;
+        (written == events.len()).then_some(())?;
+    }
+    room.is_empty().then_some(raw)
 }
 
 /// Makes the magic, the length and the checksum those of a whole record; of no use where there is no room for a header.
@@ -253,6 +309,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        event::{BlockBuilder, Draft, Stamp, Stamped},
+        journal::{Drafted, records},
+    };
 
     fn record(payload: Vec<u8>) -> Record {
         let written_at = Timestamp::from_nanos(123);
@@ -264,9 +324,72 @@ mod tests {
     fn the_best_compression_is_believed() {
         for bytes in [1_000, 300_000, 3_000_000] {
             let record = record(vec![b'x'; bytes]);
-            let stored = encode(&record, &mut Vec::new()).to_vec();
+            let stored = encode(&record, &[], &mut Vec::new()).to_vec();
             assert!(stored.len() < bytes / 10);
             assert_eq!(decode(record.first, &stored).unwrap().payload, record.payload);
+        }
+    }
+
+    const STAMP: Stamp = Stamp { first_id: uuid::Uuid::from_u128(1), ingested_at: Timestamp::from_nanos(3) };
+
+    /// Blocks of so many events of so many bytes each, as `Buffer` hands them over.
+    fn blocks(sizes: &[(usize, usize)]) -> Vec<Stamped> {
+        let stamped = |(index, (events, bytes)): (usize, &(usize, usize))| {
+            let mut builder = BlockBuilder::default();
+            for event in 0..*events {
+                let message = format!("{index} {event} {}", "a word or two ".repeat(bytes / 14));
+                let message = message.as_str();
+                builder.push(&Draft {
+                    event_id: None,
+                    timestamp: None,
+                    service: "s",
+                    message,
+                    metadata: None,
+                });
+            }
+            builder.finish().into_iter().map(|block| block.stamped(STAMP)).collect::<Vec<_>>()
+        };
+        sizes.iter().enumerate().flat_map(stamped).collect()
+    }
+
+    /// What was compressed on arrival is stored as it is, and comes back as the payload that sinks were shown; small blocks
+    /// are compressed together.
+    #[test]
+    fn blocks_are_stored_as_they_were_compressed() {
+        let blocks = blocks(&[(1, 100), (100, 1_000), (50, 1_000), (3, 10), (1, 40_000), (3_000, 100)]);
+        let drafted = records(&blocks, Position(7), Timestamp::from_nanos(5));
+        let packed: Vec<_> = drafted.iter().map(|drafted| drafted.packed.len()).collect();
+        assert_eq!(packed, [0, 2, 0, 1, 1, 1], "blocks compressed on arrival, record by record");
+        let mut payloads = Vec::new();
+        for Drafted { record, packed } in &drafted {
+            let stored = encode(record, packed, &mut Vec::new()).to_vec();
+            assert!(record.payload.len() < 1_000 || stored.len() < record.payload.len() / 10);
+            let back = decode(record.first, &stored).unwrap();
+            assert_eq!((back.count, &back.payload), (record.count, &record.payload));
+            payloads.extend_from_slice(&back.payload);
+        }
+        assert_eq!(payloads, blocks.iter().flat_map(|block| block.bytes().to_vec()).collect::<Vec<_>>());
+    }
+
+    /// Bytes under a right checksum that are no blocks are no record: whatever lengths they name, nothing is read past the end.
+    #[test]
+    fn blocks_of_wrong_lengths_are_no_record() {
+        let drafted = records(&blocks(&[(100, 1_000)]), Position(0), Timestamp::default());
+        let whole = encode(&drafted[0].record, &drafted[0].packed, &mut Vec::new()).to_vec();
+        assert!(decode(Position(0), &whole).is_some());
+        for at in HEADER_BYTES + 28..HEADER_BYTES + BLOCK_PREFIX_BYTES {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut stored = whole.clone();
+                stored[at] = value;
+                seal(&mut stored);
+                let back = decode(Position(0), &stored);
+                assert!(back.is_none() || stored == whole, "byte {at} is {value}");
+            }
+        }
+        for cut in [1, BLOCK_PREFIX_BYTES, whole.len() / 2] {
+            let mut stored = whole[..whole.len() - cut].to_vec();
+            seal(&mut stored);
+            assert!(decode(Position(0), &stored).is_none(), "{cut} bytes are missing");
         }
     }
 
@@ -275,7 +398,7 @@ mod tests {
         #[test]
         fn records_round_trip(payload in proptest::collection::vec(any::<u8>(), 0..3000), times in 1_usize..50) {
             let record = record(payload.repeat(times));
-            let back = decode(record.first, encode(&record, &mut Vec::new())).unwrap();
+            let back = decode(record.first, encode(&record, &[], &mut Vec::new())).unwrap();
             prop_assert_eq!(back.payload, record.payload);
             prop_assert_eq!((back.count, back.written_at), (record.count, record.written_at));
         }
@@ -283,7 +406,7 @@ mod tests {
         /// A flipped bit is found wherever it is.
         #[test]
         fn a_flipped_bit_is_found(at in 0_usize..10_000, bit in 0_u8..8) {
-            let mut stored = encode(&record(b"the same again and again".repeat(40)), &mut Vec::new()).to_vec();
+            let mut stored = encode(&record(b"the same again and again".repeat(40)), &[], &mut Vec::new()).to_vec();
             let at = at % stored.len();
             stored[at] ^= 1 << bit;
             prop_assert!(decode(Position(9), &stored).is_none());

@@ -6,7 +6,7 @@ use crate::record::{Position, Record};
 
 /// Header and body of a record.
 pub fn encode(record: &Record) -> Vec<u8> {
-    stored::encode(record, &mut Vec::new()).to_vec()
+    stored::encode(record, &[], &mut Vec::new()).to_vec()
 }
 
 /// The record at `first` again; `None` where the bytes are not what [`encode`] made.

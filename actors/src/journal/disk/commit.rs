@@ -15,10 +15,10 @@ use crate::{
     durable,
     event::Stamped,
     journal::{
-        Durability, Journal as _, JournalError,
+        Drafted, Durability, Journal as _, JournalError,
         generation::Generation,
         inspect::{Entry, WITNESS, witness},
-        records,
+        records, stored,
     },
     record::{Position, Record},
 };
@@ -29,7 +29,7 @@ pub(super) struct Writer {
     /// The position after the last event appended, which is not yet the head.
     appended: Position,
     stored_bytes: u64,
-    /// Where records are compressed.
+    /// Where records get their stored form.
     scratch: Vec<u8>,
 }
 
@@ -89,8 +89,9 @@ impl SledJournal {
     fn append(&self, writer: &mut Writer, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
         let records = records(blocks, writer.appended, self.clock.now());
         let mut appended = Vec::with_capacity(records.len());
-        for record in records {
-            writer.stored_bytes += writer.target.generation.append(&record, &mut writer.scratch)?;
+        for Drafted { record, packed } in records {
+            let stored = stored::encode(&record, &packed, &mut writer.scratch);
+            writer.stored_bytes += writer.target.generation.append(record.first, stored)?;
             writer.appended = record.end();
             appended.push(Arc::new(record));
         }
