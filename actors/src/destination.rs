@@ -7,7 +7,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::LocalBoxFuture};
 
-use crate::{examination::Examination, record::Batch};
+use crate::{
+    examination::Examination,
+    record::{Batch, Position},
+};
 
 /// Delivers batches to one place. One value lives on one arbiter thread, so its futures need not be `Send`;
 /// what blocks (a driver, a file) goes to `tokio::task::spawn_blocking`.
@@ -34,18 +37,32 @@ pub type Delivery = LocalBoxFuture<'static, Result<Receipt, DeliveryError>>;
 pub type DestinationFactory = Arc<dyn Fn() -> Result<Box<dyn Destination>, DeliveryError> + Send + Sync>;
 
 /// A destination's word that it has a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// Bytes sent, as they went over the wire or into the file.
     pub bytes: u64,
     /// Events of the batch that it refused although it took the batch, and that its protocol wants nobody to send again.
     pub refused: u64,
+    /// Events that it can never take, by name, in their order: they become dead letters, and no other event of the batch is sent
+    /// again for their sake.
+    pub rejected: Vec<Rejection>,
+}
+
+/// One event that a destination can never take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its place.
+    pub position: Position,
+    /// The destination's own words.
+    pub error: String,
+    /// The status it gave, where its protocol has one.
+    pub status: Option<u16>,
 }
 
 impl Receipt {
     /// For a batch that was taken whole, in so many bytes.
     pub const fn of(bytes: u64) -> Self {
-        Self { bytes, refused: 0 }
+        Self { bytes, refused: 0, rejected: Vec::new() }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::selection::Selection;
 use crate::{
-    event::{self, DecodeError, Event, Events, Timestamp},
+    event::{self, DecodeError, Event, Events, Stamp, Timestamp},
     otlp::Signal,
     projection::{Projected, Projection},
 };
@@ -164,6 +164,8 @@ pub enum Part<'a> {
         request: Bytes,
         /// From its first item to behind its last. Between them may be positions that the batch does not have.
         span: Span,
+        /// The id of the first item, and when all of them were accepted first; each further position has the next id.
+        stamp: Stamp,
     },
     /// An event that came as one.
     Event(Event<'a>),
@@ -199,14 +201,14 @@ impl BatchEvents<'_> {
                 let fields = self.batch.fields.as_deref();
                 return Some(Ok(Part::Event(projected(event, fields, &mut self.projected))));
             }
-            Ok(event::Part::Otlp { signal, request, passed, last }) => {
+            Ok(event::Part::Otlp { signal, request, passed, last, stamp }) => {
                 let span = Span { first, end: first.plus(u64::from(last)) };
                 self.at = first.plus(u64::from(passed));
                 let request = match request {
                     Cow::Borrowed(request) => payload.slice_ref(request),
                     Cow::Owned(request) => request.into(),
                 };
-                Part::Otlp { signal, request, span }
+                Part::Otlp { signal, request, span, stamp }
             }
         };
         Some(Ok(part))
@@ -324,6 +326,16 @@ impl Batch {
     /// Events in it; at least one.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Whether it has the event at this place of its span.
+    pub fn has(&self, position: Position) -> bool {
+        self.selected.as_ref().is_none_or(|selected| selected.contains(position))
+    }
+
+    /// The places of its events, in order.
+    pub fn positions(&self) -> impl Iterator<Item = Position> {
+        (self.span.first.0..self.span.end.0).map(Position).filter(|at| self.has(*at))
     }
 
     /// Bytes its records hold in memory. Records at the edges count whole, though they may be shared.

@@ -33,8 +33,9 @@ pub async fn redeliver(destination: &dyn Destination, batch: Batch) -> Result<Ou
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1, seed());
     while let Some(batch) = todo.pop_front() {
         match destination.deliver(Arc::new(batch.clone())).await {
-            Ok(_) => {
-                outcome.delivered += batch.count();
+            Ok(receipt) => {
+                outcome.delivered += batch.count().saturating_sub(receipt.rejected.len() as u64);
+                outcome.refused.extend(receipt.rejected.into_iter().map(|one| (one.position, one.error)));
                 backoff.reset();
             }
             Err(error) if error.verdict == Verdict::Reject => match batch.halves() {

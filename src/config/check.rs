@@ -154,6 +154,7 @@ impl Config {
                 }
                 SinkKind::Http(_)
                 | SinkKind::Otlp(_)
+                | SinkKind::Forebay(_)
                 | SinkKind::Postgres(_)
                 | SinkKind::Clickhouse(_)
                 | SinkKind::S3(_)

@@ -87,7 +87,7 @@ pub struct TokenConfig {
     pub name: String,
     /// What `forebay token hash` makes of it: `sha256:` and 64 hexadecimal digits.
     pub hash: TokenHash,
-    /// What it may do: ingest, query, metrics, admin.
+    /// What it may do: ingest, relay, query, metrics, admin.
     pub scopes: Vec<Scope>,
     /// Whose events it sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +106,8 @@ pub struct TokenConfig {
 pub enum Scope {
     /// Send events.
     Ingest,
+    /// Send events, and hand on those of others with the ids and the time of arrival that they have from another Forebay.
+    Relay,
     /// Ask for events, and read metrics.
     Query,
     /// Read metrics, and nothing else.
@@ -238,6 +240,7 @@ impl Scope {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
+            Self::Relay => "relay",
             Self::Query => "query",
             Self::Metrics => "metrics",
             Self::Admin => "admin",

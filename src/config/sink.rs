@@ -3,6 +3,7 @@
 mod clickhouse;
 mod concurrency;
 mod fields;
+mod forebay;
 mod otlp;
 mod postgres;
 mod s3;
@@ -20,6 +21,7 @@ pub use self::{
     clickhouse::{ClickhouseCompression, ClickhouseSink},
     concurrency::Concurrency,
     fields::{Fields, FieldsProblem},
+    forebay::{ForebayCompression, ForebaySink},
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
     s3::{KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
@@ -80,7 +82,8 @@ pub(super) const COMMON_KEYS: [&str; 9] =
     ["type", "when", "fields", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
 
 /// What `type` may be, for people.
-pub(super) const SINK_TYPES: &str = "store, http, otlp, postgres, clickhouse, s3, file, console or blackhole";
+pub(super) const SINK_TYPES: &str =
+    "store, http, otlp, forebay, postgres, clickhouse, s3, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -92,6 +95,8 @@ pub enum SinkKind {
     Http(HttpSink),
     /// OpenTelemetry, over gRPC or HTTP.
     Otlp(OtlpSink),
+    /// Another Forebay.
+    Forebay(ForebaySink),
     /// A table of PostgreSQL.
     Postgres(PostgresSink),
     /// A table of ClickHouse.
@@ -307,6 +312,7 @@ impl SinkKind {
             Self::Store(_) => "store",
             Self::Http(_) => "http",
             Self::Otlp(_) => "otlp",
+            Self::Forebay(_) => "forebay",
             Self::Postgres(_) => "postgres",
             Self::Clickhouse(_) => "clickhouse",
             Self::S3(_) => "s3",
@@ -348,6 +354,7 @@ enum SinkType {
     Store,
     Http,
     Otlp,
+    Forebay,
     Postgres,
     Clickhouse,
     S3,
@@ -376,6 +383,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
             SinkType::Store => SinkKind::Store(StoreSink::deserialize(own)?),
             SinkType::Http => SinkKind::Http(HttpSink::deserialize(own)?),
             SinkType::Otlp => SinkKind::Otlp(OtlpSink::deserialize(own)?),
+            SinkType::Forebay => SinkKind::Forebay(ForebaySink::deserialize(own)?),
             SinkType::Postgres => SinkKind::Postgres(PostgresSink::deserialize(own)?),
             SinkType::Clickhouse => SinkKind::Clickhouse(ClickhouseSink::deserialize(own)?),
             SinkType::S3 => SinkKind::S3(S3Sink::deserialize(own)?),

@@ -44,6 +44,10 @@ impl Config {
             match &mut sink.kind {
                 SinkKind::Http(http) => redact(&mut http.url, &mut http.headers),
                 SinkKind::Otlp(otlp) => redact(&mut otlp.endpoint, &mut otlp.headers),
+                SinkKind::Forebay(forebay) => {
+                    redact(&mut forebay.endpoint, &mut forebay.headers);
+                    forebay.token = forebay.token.take().map(|_| Secret::new(REDACTED));
+                }
                 SinkKind::Postgres(postgres) => redact_connection(&mut postgres.url),
                 SinkKind::Clickhouse(clickhouse) => {
                     redact_user(&mut clickhouse.url);

@@ -13,12 +13,14 @@ mod fault;
 mod rows;
 mod table;
 
-use std::{cell::RefCell, fmt, io::Write as _, rc::Rc, sync::Arc};
+use std::{cell::RefCell, fmt, io::Write as _, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
+    event::Timestamp,
+    examination::{ClockReading, Examination, Finding},
     record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
@@ -27,6 +29,7 @@ use reqwest::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
+use tokio::time::Instant;
 
 use self::{
     fault::failure,
@@ -154,6 +157,11 @@ impl Destination for ClickhouseDestination {
         }
         .boxed_local()
     }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        let server = self.server.clone();
+        async move { server.examine().await }.boxed_local()
+    }
 }
 
 // === impl Server ===
@@ -211,6 +219,42 @@ impl Server {
                 Err(DeliveryError::transient(Cause::Refused, message))
             }
         }
+    }
+
+    async fn examine(&self) -> Examination {
+        let clock = match self.clock().await {
+            Ok(clock) => clock,
+            Err(error) => return Examination::failed(&error),
+        };
+        let found = match self.look(false).await {
+            Ok(None) if !self.options.manage_schema => Examination::unfit(self.missing().message),
+            Ok(None) => Examination {
+                schema: Finding::Fit,
+                note: Some(format!("{}: the table is not there yet; it will be made", self.place)),
+                ..Examination::fit()
+            },
+            Ok(Some(_)) => Examination { schema: Finding::Fit, ..Examination::fit() },
+            // Columns that do not fit are for the operator to mend, as a user without rights is; only the latter is in the
+            // server's words, with its status.
+            Err(error) if error.cause == Cause::Refused && error.status.is_none() => {
+                Examination::unfit(error.message)
+            }
+            Err(error) => Examination::failed(&error),
+        };
+        found.with_clock(clock)
+    }
+
+    /// What the server's clock says; in whole seconds, which is what servers of every age know.
+    async fn clock(&self) -> Result<Option<ClockReading>, DeliveryError> {
+        let asked = Instant::now();
+        let answer = self.query("SELECT toUnixTimestamp(now()) FORMAT TabSeparated").await?;
+        let said = answer.trim().parse::<i64>().ok().map(|said| said.saturating_mul(1_000_000_000));
+        Ok(said.map(|said| ClockReading {
+            said: Timestamp::from_nanos(said),
+            resolution: Duration::from_secs(1),
+            asked,
+            answered: Instant::now(),
+        }))
     }
 
     fn missing(&self) -> DeliveryError {

@@ -26,6 +26,8 @@ use bytes::Bytes;
 use flate2::write::GzEncoder;
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt, Verdict},
+    event::Timestamp,
+    examination::{ClockReading, Examination, Finding},
     record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
@@ -35,6 +37,7 @@ use reqwest::{
     redirect::Policy,
 };
 use rustls::RootCertStore;
+use tokio::time::Instant;
 
 use super::{Framing, chain, encode_batch_into, encoded_bytes, encoding, tls, unbuildable, write_batch};
 use crate::config::{Compression, HttpEncoding, HttpSink};
@@ -58,6 +61,9 @@ pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Bytes of JSON handed to the compressor at a time.
 const GZIP_CHUNK_BYTES: usize = 64 * 1024;
+
+/// The finest that `Date` says.
+const DATE_RESOLUTION: Duration = Duration::from_secs(1);
 
 const BATCH_ID: HeaderName = HeaderName::from_static("x-forebay-batch-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -169,7 +175,12 @@ impl Destination for HttpDestination {
     /// that say something about every request count as failures.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let endpoint = self.endpoint.clone();
-        async move { endpoint.head().await }.boxed_local()
+        async move { endpoint.head().await.map(drop) }.boxed_local()
+    }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        let endpoint = self.endpoint.clone();
+        async move { endpoint.examine().await }.boxed_local()
     }
 }
 
@@ -202,15 +213,35 @@ impl Endpoint {
         if status.is_success() { Ok(Receipt::of(bytes)) } else { Err(self.refusal(status, &headers, &quote)) }
     }
 
-    async fn head(&self) -> Result<(), DeliveryError> {
+    /// Asks with HEAD: what was answered, and the server's clock.
+    ///
+    /// # Errors
+    /// What the answer says about every request.
+    async fn head(&self) -> Result<(StatusCode, Option<ClockReading>), DeliveryError> {
+        let asked = Instant::now();
         let request = self.client.head(self.url.clone()).headers(self.headers.clone());
         let answer = request.send().await.map_err(|e| unanswered(&self.shown, e))?;
         match answer.status().as_u16() {
             401 | 407 | 408 | 429 | 500 | 502..=599 => {
                 Err(self.refusal(answer.status(), answer.headers(), ""))
             }
-            _ => Ok(()),
+            _ => Ok((answer.status(), clock_of(answer.headers(), asked))),
         }
+    }
+
+    async fn examine(&self) -> Examination {
+        let (status, clock) = match self.head().await {
+            Ok(answered) => answered,
+            Err(error) => return Examination::failed(&error),
+        };
+        let mut found = Examination::fit().with_clock(clock);
+        if !status.is_success() {
+            found.authorised = Finding::Unknown(format!(
+                "{} answers HEAD with {status}, which says nothing of POST",
+                self.shown
+            ));
+        }
+        found
     }
 
     /// What an answer other than 2xx means.
@@ -397,6 +428,13 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         until.duration_since(date(headers)?).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// What the server's clock said in an answer to what was `asked` then.
+pub(super) fn clock_of(headers: &HeaderMap, asked: Instant) -> Option<ClockReading> {
+    let since_1970 = date(headers)?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let said = Timestamp::from_nanos(i64::try_from(since_1970.as_nanos()).ok()?);
+    Some(ClockReading { said, resolution: DATE_RESOLUTION, asked, answered: Instant::now() })
 }
 
 fn date(headers: &HeaderMap) -> Option<SystemTime> {

@@ -29,8 +29,11 @@ pub mod blackhole;
 pub mod clickhouse;
 pub mod console;
 pub mod file;
+pub mod forebay;
+mod grpc;
 pub mod http;
 pub mod otlp;
+mod pieces;
 pub mod postgres;
 pub mod projected;
 pub mod s3;
@@ -62,6 +65,7 @@ pub fn build(
         SinkKind::Store(_) => Box::new(SqliteDestination::new(store)),
         SinkKind::Http(options) => Box::new(self::http::HttpDestination::new(options)?.of_stream(stream)),
         SinkKind::Otlp(options) => Box::new(otlp::OtlpDestination::new(options)?),
+        SinkKind::Forebay(options) => Box::new(forebay::ForebayDestination::new(options)?.of_stream(stream)),
         SinkKind::Postgres(options) => Box::new(postgres::PostgresDestination::new(options)?),
         SinkKind::Clickhouse(options) => {
             Box::new(clickhouse::ClickhouseDestination::new(options)?.of_stream(stream))

@@ -26,15 +26,18 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
+    event::Timestamp,
+    examination::{ClockReading, Examination, Finding},
     record::Batch,
 };
 use futures::{FutureExt as _, SinkExt as _, future::LocalBoxFuture};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_postgres::{Client, Config, Statement, config::Host};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -132,7 +135,16 @@ impl Destination for PostgresDestination {
     /// Connects, and looks whether the table is fit and may be written to. Makes nothing.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let server = self.server.clone();
-        async move { server.within_time(server.look()).await }.boxed_local()
+        async move { server.within_time(server.look()).await.map(drop) }.boxed_local()
+    }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        let server = self.server.clone();
+        async move {
+            let examined = server.within_time(async { Ok(server.examine().await) }).await;
+            examined.unwrap_or_else(|late| Examination::failed(&late))
+        }
+        .boxed_local()
     }
 }
 
@@ -175,11 +187,31 @@ impl Server {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let client = &connection.client;
-        let checked = schema::check(client, &self.table, &self.options, self.options.manage_schema).await;
-        checked.map_err(|error| self.unfit(error))?;
+        self.check(&connection.client).await.map_err(|error| self.unfit(error))?;
         self.idle.borrow_mut().push(connection);
         Ok(())
+    }
+
+    async fn check(&self, client: &Client) -> Result<(), SchemaError> {
+        schema::check(client, &self.table, &self.options, self.options.manage_schema).await
+    }
+
+    async fn examine(&self) -> Examination {
+        let connection = match self.connect().await {
+            Ok(connection) => connection,
+            Err(error) => return Examination::failed(&error),
+        };
+        let clock = match clock(&connection.client).await {
+            Ok(clock) => clock,
+            Err(error) => return Examination::failed(&self.failed(&error)),
+        };
+        let found = match self.check(&connection.client).await {
+            Ok(()) => Examination { schema: Finding::Fit, ..Examination::fit() },
+            Err(SchemaError::Server(error)) => Examination::failed(&self.failed(&error)),
+            Err(SchemaError::Forbidden(what)) => Examination::unauthorised(format!("{}: {what}", self.place)),
+            Err(SchemaError::Unfit(what)) => Examination::unfit(format!("{}: {what}", self.place)),
+        };
+        found.with_clock(Some(clock))
     }
 
     /// One of the connections that wait, if one of them still stands.
@@ -275,11 +307,21 @@ impl Server {
     fn unfit(&self, error: SchemaError) -> DeliveryError {
         match error {
             SchemaError::Server(error) => self.failed(&error),
-            SchemaError::Unfit(what) => {
+            SchemaError::Unfit(what) | SchemaError::Forbidden(what) => {
                 DeliveryError::transient(Cause::Refused, format!("{}: {what}", self.place))
             }
         }
     }
+}
+
+/// What the server's clock says.
+async fn clock(client: &Client) -> Result<ClockReading, tokio_postgres::Error> {
+    let asked = Instant::now();
+    // Not now(), which is when the transaction began.
+    let row =
+        client.query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", &[]).await?;
+    let said = Timestamp::from_nanos(row.get::<_, i64>(0).saturating_mul(1_000));
+    Ok(ClockReading { said, resolution: Duration::from_micros(1), asked, answered: Instant::now() })
 }
 
 /// Sends the rows and waits until the server has them all.

@@ -15,10 +15,16 @@ mod columns;
 mod fault;
 mod objects;
 
-use std::{fmt, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
+    examination::{ClockReading, Examination},
     record::Batch,
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::LocalBoxFuture, stream};
@@ -26,15 +32,16 @@ use object_store::{
     Attribute, AttributeValue, Attributes, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, PutMode,
     PutMultipartOptions, PutOptions, RetryConfig, WriteMultipart,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    client::{HttpClient, HttpConnector},
+    client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService},
     local::LocalFileSystem,
     path::Path,
 };
+use tokio::time::Instant;
 
 use self::objects::{Object, Recipe};
 use super::{
     blocking, chain,
-    http::{IDLE_MAX, endpoint_url, is_loopback, without_secrets},
+    http::{IDLE_MAX, clock_of, endpoint_url, is_loopback, without_secrets},
     tls, unbuildable,
 };
 use crate::config::{S3Encryption, S3Format, S3Place, S3Sink};
@@ -63,7 +70,7 @@ const CREDENTIALS: [&str; 9] = [
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 ];
 const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
-/// What a probe asks for: nothing of this name is ever written.
+/// The key of the upload that a probe begins: nothing of this name is ever written.
 const PROBE: &str = ".forebay-probe";
 
 /// Writes batches as objects.
@@ -78,6 +85,8 @@ struct Store {
     recipe: Arc<Recipe>,
     options: S3Sink,
     is_directory: bool,
+    /// What the store's clock last said.
+    date: LastDate,
 }
 
 // === impl S3Destination ===
@@ -90,6 +99,7 @@ impl S3Destination {
     pub fn new(options: &S3Sink) -> Result<Self, DeliveryError> {
         let template = options.key.parse().map_err(|why| unbuildable(format!("the key {why}")))?;
         let place = options.place().map_err(|why| unbuildable(format!("the url {why}")))?;
+        let date = LastDate::default();
         let (objects, shown, prefix): (Arc<dyn ObjectStore>, _, _) = match &place {
             S3Place::Directory(path) => {
                 let failed = |error: &dyn fmt::Display| unbuildable(format!("{}: {error}", path.display()));
@@ -103,7 +113,7 @@ impl S3Destination {
                     Some(endpoint) => format!("{}{bucket}", without_secrets(endpoint)),
                     None => format!("s3://{bucket}"),
                 };
-                (Arc::new(bucket_store(options, bucket)?), shown, prefix.clone())
+                (Arc::new(bucket_store(options, bucket, date.clone())?), shown, prefix.clone())
             }
         };
         let recipe = Recipe { template, prefix, format: options.format, stream: String::new() };
@@ -113,6 +123,7 @@ impl S3Destination {
             recipe: Arc::new(recipe),
             options: options.clone(),
             is_directory: matches!(place, S3Place::Directory(_)),
+            date,
         };
         Ok(Self { store: Rc::new(store) })
     }
@@ -130,10 +141,14 @@ impl S3Destination {
 }
 
 /// The client of a bucket. It tries everything once: trying again is the sink's.
-fn bucket_store(options: &S3Sink, bucket: &str) -> Result<impl ObjectStore, DeliveryError> {
+fn bucket_store(
+    options: &S3Sink,
+    bucket: &str,
+    date: LastDate,
+) -> Result<impl ObjectStore + use<>, DeliveryError> {
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
-        .with_http_connector(Connector::new(options)?)
+        .with_http_connector(Connector::new(options, date)?)
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
     let variable = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let region = options.region.clone().or_else(|| REGIONS.iter().find_map(variable));
@@ -174,13 +189,28 @@ fn encrypted(builder: AmazonS3Builder, how: &str) -> Result<AmazonS3Builder, Del
 }
 
 /// Gives the store's client the HTTP client of all destinations: its TLS, its roots, no redirects.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Connector {
     client: reqwest::Client,
+    date: LastDate,
+}
+
+/// What the store's clock said in its last answer.
+#[derive(Debug, Clone, Default)]
+struct LastDate(Arc<Mutex<Option<ClockReading>>>);
+
+impl LastDate {
+    fn get(&self) -> Option<ClockReading> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, reading: Option<ClockReading>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+    }
 }
 
 impl Connector {
-    fn new(options: &S3Sink) -> Result<Self, DeliveryError> {
+    fn new(options: &S3Sink, date: LastDate) -> Result<Self, DeliveryError> {
         let mut client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::client_with(&options.tls)?)
             .timeout(options.timeout)
@@ -193,13 +223,23 @@ impl Connector {
         }
         let client = client.build();
         let failed = |e: reqwest::Error| unbuildable(format!("no HTTP client can be set up: {}", chain(&e)));
-        Ok(Self { client: client.map_err(failed)? })
+        Ok(Self { client: client.map_err(failed)?, date })
     }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.client.clone()))
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpService for Connector {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let asked = Instant::now();
+        let answer = self.client.call(request).await?;
+        self.date.set(clock_of(answer.headers(), asked));
+        Ok(answer)
     }
 }
 
@@ -216,11 +256,16 @@ impl Destination for S3Destination {
         async move { store.write(batch).await }.boxed_local()
     }
 
-    /// Asks for an object that is not there. A store tells by its answer whether it knows the bucket and the credentials;
-    /// whether they may write only shows with the first object.
+    /// Begins an upload in parts and gives it up. That takes the right to write, and neither makes an object nor removes one:
+    /// nobody is told of it, versions and locks of the bucket stay out of it.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let store = self.store.clone();
-        async move { store.look().await }.boxed_local()
+        async move { store.look().await.map(drop) }.boxed_local()
+    }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        let store = self.store.clone();
+        async move { store.examine().await }.boxed_local()
     }
 }
 
@@ -292,13 +337,30 @@ impl Store {
         attributes
     }
 
-    async fn look(&self) -> Result<(), DeliveryError> {
-        let nothing = self.recipe.within([PROBE.to_owned()]);
-        match self.objects.get(&nothing).await {
-            Ok(_) => Ok(()),
-            Err(error) if fault::is_no_such_object(&error) => Ok(()),
-            Err(error) => Err(self.failed(&error)),
-        }
+    /// Whether an object could be written; what to know besides.
+    async fn look(&self) -> Result<Option<String>, DeliveryError> {
+        let key = self.recipe.within([PROBE.to_owned()]);
+        let options = PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
+        let upload = self.objects.put_multipart_opts(&key, options).await;
+        let given_up = upload.map_err(|error| self.failed(&error))?.abort().await;
+        Ok(given_up.err().map(|error| {
+            let words = fault::words(&error);
+            format!(
+                "{}: an upload that was begun to see whether that may be could not be given up ({words}); it holds no bytes",
+                self.place
+            )
+        }))
+    }
+
+    async fn examine(&self) -> Examination {
+        let looked = self.look().await;
+        let clock = self.date.get().filter(|_| !self.is_directory);
+        let found = match looked {
+            Ok(note) => Examination { note, ..Examination::fit() },
+            Err(error) if error.message.contains("NoSuchBucket") => Examination::unfit(error.message),
+            Err(error) => Examination::failed(&error),
+        };
+        found.with_clock(clock)
     }
 
     fn failed(&self, error: &Error) -> DeliveryError {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::error::{ApiError, Challenge},
-    config::{AuthConfig, Network, PublicRoute, RefusalLimit, Secret},
+    config::{AuthConfig, Network, PublicRoute, RefusalLimit, Scope, Secret},
     ingress::limits::{FORGET_EVERY, network, too_many},
 };
 
@@ -102,6 +102,24 @@ impl Caller {
     /// Whose events he sends, where his token says so.
     pub fn tenant(&self) -> Option<&Arc<Tenant>> {
         self.token.as_ref()?.1.tenant.as_ref()
+    }
+
+    /// Whether he may say of events when they arrived, and which ids they have: where nobody is asked who he is, anybody may.
+    ///
+    /// # Errors
+    /// 403 where his token may only send.
+    pub fn check_relay(&self) -> Result<(), ApiError> {
+        let Some((gate, known)) = self.token.as_ref().filter(|(_, known)| !known.may(Scope::Relay)) else {
+            return Ok(());
+        };
+        let message = format!(
+            "the token {:?} may not hand on events with the time at which another accepted them (ingested_at), nor \
+             requests of OpenTelemetry in a batch; the scope relay may",
+            known.name
+        );
+        let error = ApiError::new(StatusCode::FORBIDDEN, "forbidden", message);
+        let error = error.with_challenge(Challenge::Scope);
+        Err(gate.refuse(&gate.rules(), None, Cause::Scope, Some(known), error))
     }
 
     /// Counts a further message of a call that was let in.

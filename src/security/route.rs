@@ -69,7 +69,7 @@ impl Route {
     /// The scopes of which a token needs one; any token will do where there is none.
     pub(super) fn scopes(self) -> &'static [Scope] {
         match self {
-            Self::Ingest => &[Scope::Ingest],
+            Self::Ingest => &[Scope::Ingest, Scope::Relay],
             Self::Query => &[Scope::Query],
             Self::Admin => &[Scope::Admin],
             Self::Metrics => &[Scope::Metrics, Scope::Query],

@@ -8,6 +8,7 @@ mod chaos;
 mod cli;
 mod client;
 mod clients;
+mod edge;
 mod fuzz;
 mod http_api;
 mod ingest;

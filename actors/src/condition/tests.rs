@@ -294,7 +294,7 @@ fn read_parts(batch: &Batch) -> Vec<String> {
     while let Some(part) = parts.next_part() {
         match part.unwrap() {
             crate::record::Part::Event(event) => found.push(event.message.to_owned()),
-            crate::record::Part::Otlp { signal, request, span } => {
+            crate::record::Part::Otlp { signal, request, span, .. } => {
                 let mut rows = crate::otlp::Rows::of(&request, signal);
                 let before = found.len() as u64;
                 while let Some(row) = rows.next_row() {

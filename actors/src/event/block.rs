@@ -1,15 +1,15 @@
 //! The codec: a block is the events of one request, encoded once and never again.
 //!
 //! ```text
-//! block  = header (event*count | 0xc1 signal request)
+//! block  = header (event*count | 0xc1 signal request | 0xc1 (signal + 16) first_id ingested_at request)
 //! header = first_id: 16 bytes, ingested_at: i64 ns, count: u32, bytes of what follows: u32   (big-endian)
 //! event  = [event_id: str|nil, timestamp: i64 ns|nil, service: str, message: str, metadata: str|nil, (ingested_at: i64 ns)?]
 //! signal = logs 1, metrics 2, traces 3; request = an OpenTelemetry request, in protobuf, of `count` items
 //! ```
 //! An event is MessagePack, an array in field order. `nil` as an id means "the first id plus my index", as
 //! a timestamp "when the block was ingested": so the ingress can encode before anyone has stamped. An event with a time of its
-//! arrival is one that a relay handed on, and that time counts, not the block's. 0xc1 is the one byte with which no MessagePack
-//! begins.
+//! arrival is one that a relay handed on, and that time counts, not the block's; a request that a relay handed on has its
+//! own first id and time behind the signal, and these count. 0xc1 is the one byte with which no MessagePack begins.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,9 @@ pub(crate) fn body_bytes(header: &[u8]) -> usize {
 /// The byte with which the request of OpenTelemetry begins.
 pub(super) const OTLP: u8 = 0xc1;
 
+/// Set in the byte of the signal where a relay handed the request on.
+pub(super) const RELAYED: u8 = 0x10;
+
 // === impl Block ===
 
 impl Block {
@@ -148,6 +151,18 @@ impl Block {
             packed.into()
         });
         Self { count, first_id: None, bytes, packed }
+    }
+
+    /// The same of a request that a relay handed on: its items keep the ids and the time that they have from there, whatever
+    /// the block is stamped with.
+    pub fn relayed_otlp(signal: Signal, request: &[u8], count: u32, stamp: Stamp) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + 26 + request.len());
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend_from_slice(&[OTLP, signal as u8 | RELAYED]);
+        bytes.extend_from_slice(stamp.first_id.as_bytes());
+        bytes.extend_from_slice(&stamp.ingested_at.nanos().to_be_bytes());
+        bytes.extend_from_slice(request);
+        Self::of(count, bytes)
     }
 
     /// One event alone.

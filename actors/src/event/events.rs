@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Event, EventId, Timestamp,
-    block::{Block, DecodeError, OTLP, Relayed, Stamp},
+    block::{Block, DecodeError, OTLP, RELAYED, Relayed, Stamp},
 };
 use crate::otlp::{self, Row, Rows, Signal};
 
@@ -37,6 +37,8 @@ pub enum Part<'a, 'r> {
         passed: u32,
         /// Of these, how many there are up to the last that is in the request.
         last: u32,
+        /// The id of the first item, and when all of them were accepted first.
+        stamp: Stamp,
     },
     /// An event that came as one.
     Event(Event<'r>),
@@ -81,11 +83,18 @@ impl<'a> Events<'a> {
             return Some(self.read().map(Part::Event));
         };
         let (signal, request, first) = (*signal, *request, self.index - 1);
+        let stamp = Stamp { first_id: self.stamp.id_at(first), ..self.stamp };
         let passed =
             u32::try_from(most.max(1)).map_or(self.count - first, |most| most.min(self.count - first));
         self.index = first + passed;
         if passed == self.count && (0..passed).all(&wanted) {
-            return Some(Ok(Part::Otlp { signal, request: Cow::Borrowed(request), passed, last: passed }));
+            return Some(Ok(Part::Otlp {
+                signal,
+                request: Cow::Borrowed(request),
+                passed,
+                last: passed,
+                stamp,
+            }));
         }
         let (mut found, mut last) = (0, 0);
         let part = otlp::select(request, signal, |item| {
@@ -100,7 +109,7 @@ impl<'a> Events<'a> {
             self.end();
             return Some(Err(DecodeError::Otlp));
         }
-        Some(Ok(Part::Otlp { signal, request: Cow::Owned(part), passed, last }))
+        Some(Ok(Part::Otlp { signal, request: Cow::Owned(part), passed, last, stamp }))
     }
 
     /// The next event as [`Events::next_event`] has it, and what it is an item of where it came by OpenTelemetry.
@@ -264,10 +273,14 @@ impl<'a> Events<'a> {
     }
 
     fn next_block(&mut self) -> Result<(), DecodeError> {
-        let (stamp, count, body) = split_block(&mut self.rest)?;
+        let (mut stamp, count, body) = split_block(&mut self.rest)?;
         self.body = match body {
-            [OTLP, signal, request @ ..] => {
-                let signal = Signal::from_u8(*signal).ok_or(DecodeError::Otlp)?;
+            [OTLP, signal, rest @ ..] => {
+                let mut request = rest;
+                if signal & RELAYED != 0 {
+                    stamp = split_stamp(&mut request)?;
+                }
+                let signal = Signal::from_u8(signal & !RELAYED).ok_or(DecodeError::Otlp)?;
                 Body::Otlp { signal, request, rows: Box::new(Rows::of(request, signal)) }
             }
             events => Body::Events(Decoder::from_read_ref(events)),
@@ -301,14 +314,19 @@ pub fn stamps(payload: &[u8]) -> impl Iterator<Item = (Stamp, u32)> {
 
 /// Takes the block that stands first; its stamp, its events and its body.
 fn split_block<'a>(rest: &mut &'a [u8]) -> Result<(Stamp, u32, &'a [u8]), DecodeError> {
-    let first_id = Uuid::from_bytes(take(rest)?);
-    let ingested_at = Timestamp::from_nanos(i64::from_be_bytes(take(rest)?));
+    let stamp = split_stamp(rest)?;
     let count = u32::from_be_bytes(take(rest)?);
     let wanted = u32::from_be_bytes(take(rest)?) as usize;
     let left = rest.len();
     let (body, behind) = rest.split_at_checked(wanted).ok_or(DecodeError::Truncated { wanted, left })?;
     *rest = behind;
-    Ok((Stamp { first_id, ingested_at }, count, body))
+    Ok((stamp, count, body))
+}
+
+fn split_stamp(rest: &mut &[u8]) -> Result<Stamp, DecodeError> {
+    let first_id = Uuid::from_bytes(take(rest)?);
+    let ingested_at = Timestamp::from_nanos(i64::from_be_bytes(take(rest)?));
+    Ok(Stamp { first_id, ingested_at })
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], DecodeError> {
@@ -335,7 +353,7 @@ mod tests {
                 Part::Event(event) => {
                     found.push((event.message.to_owned(), event.metadata.map(str::to_owned)))
                 }
-                Part::Otlp { signal, request, passed, last } => {
+                Part::Otlp { signal, request, passed, last, .. } => {
                     assert!(passed > 0 && u64::from(passed) <= most && last == passed);
                     let block = Block::otlp(signal, &request, passed).stamped(stamp());
                     found.extend(read(block.bytes()).into_iter().map(|event| {
@@ -455,6 +473,38 @@ mod tests {
         let event = alone.next_event().unwrap().unwrap();
         assert_eq!((event.message, event.ingested_at.nanos()), ("relayed", 5));
         assert_eq!(event.event_id.to_string(), id(8));
+    }
+
+    /// Scenario: a request of OpenTelemetry that a relay accepted before, in a block of another time and with another id.
+    /// Guarantee: its items have the ids and the time that they had there: read as events, as parts from the middle on, and
+    /// alone. The stamps of the block stay the block's.
+    #[test]
+    fn a_relayed_request_keeps_its_ids_and_its_time() {
+        let mixed = mixed();
+        let mut events = Events::new(&mixed);
+        events.skip(2);
+        let part = events.next_part(9, |_| true);
+        let Some(Ok(Part::Otlp { signal, request, passed: 2, .. })) = part else { panic!() };
+        let first = Stamp { first_id: Uuid::from_u128(70), ingested_at: Timestamp::from_nanos(5) };
+        let payload = payload(vec![Block::relayed_otlp(signal, &request, 2, first)]);
+        let mut events = Events::new(&payload);
+        for id in [70, 71] {
+            let event = events.next_event().unwrap().unwrap();
+            assert_eq!((event.event_id.to_string(), event.ingested_at.nanos()), (self::id(id), 5));
+        }
+        assert_eq!(stamps(&payload).collect::<Vec<_>>(), [(stamp(), 2)]);
+        let mut events = Events::new(&payload);
+        events.skip(1);
+        let part = events.next_part(9, |_| true);
+        let Some(Ok(Part::Otlp { passed: 1, stamp, .. })) = part else { panic!() };
+        assert_eq!((stamp.first_id, stamp.ingested_at), (Uuid::from_u128(71), first.ingested_at));
+        let mut events = Events::new(&payload);
+        events.skip(1);
+        let single = events.next_single().unwrap().unwrap();
+        let mut alone = Events::new(&single);
+        let event = alone.next_event().unwrap().unwrap();
+        assert_eq!((event.event_id.to_string(), event.ingested_at.nanos()), (id(71), 5));
+        assert_eq!(event.message, "fourth");
     }
 
     /// Every event alone is what it was among the others.

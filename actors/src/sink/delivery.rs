@@ -9,7 +9,7 @@ use tokio::{task::spawn_blocking, time::Instant};
 use super::{BreakerState, Sink};
 use crate::{
     condition::Condition,
-    destination::{Cause, DeliveryError, Receipt, Verdict},
+    destination::{Cause, DeliveryError, Receipt, Rejection, Verdict},
     event::Timestamp,
     record::{Batch, Span},
     runtime::{metrics::observe, supervisor::panic_text},
@@ -48,6 +48,8 @@ struct Burial {
     error: String,
     status: Option<u16>,
     attempts: u32,
+    /// Where only these are not delivered: all others of the batch are.
+    only: Option<Arc<[Rejection]>>,
 }
 
 // === impl Work ===
@@ -69,7 +71,15 @@ impl Work {
     pub(super) fn gone(span: Span, reason: Reason) -> Self {
         let how = if reason == Reason::Damaged { "damaged in" } else { "no longer in" };
         let error = format!("{} positions are {how} the journal", span.count());
-        Self::new(Task::Bury(Burial { span, batch: None, reason, error, status: None, attempts: 0 }))
+        Self::new(Task::Bury(Burial {
+            span,
+            batch: None,
+            reason,
+            error,
+            status: None,
+            attempts: 0,
+            only: None,
+        }))
     }
 
     fn new(task: Task) -> Self {
@@ -89,12 +99,20 @@ impl Work {
 impl Burial {
     fn of(batch: Arc<Batch>, reason: Reason, error: &DeliveryError, attempts: u32) -> Self {
         let (span, status) = (batch.span(), error.status);
-        Self { span, batch: Some(batch), reason, error: error.message.clone(), status, attempts }
+        Self { span, batch: Some(batch), reason, error: error.message.clone(), status, attempts, only: None }
+    }
+
+    /// Of some events of a batch that was taken without them; there is at least one.
+    fn some(batch: Arc<Batch>, rejected: Vec<Rejection>, attempts: u32) -> Self {
+        let error = rejected.first().map(|first| first.error.clone()).unwrap_or_default();
+        let (span, only) = (batch.span(), Some(rejected.into()));
+        Self { span, batch: Some(batch), reason: Reason::Rejected, error, status: None, attempts, only }
     }
 
     /// Events that are given up on.
     fn events(&self) -> u64 {
-        self.batch.as_ref().map_or(self.span.count(), |batch| batch.count())
+        let all = || self.batch.as_ref().map_or(self.span.count(), |batch| batch.count());
+        self.only.as_ref().map_or_else(all, |only| only.len() as u64)
     }
 
     /// One letter an event; one for all of them where they cannot be read.
@@ -112,7 +130,15 @@ impl Burial {
         while let Some(position) = events.position() {
             match events.next_single() {
                 Some(Ok(event)) => {
-                    letters.push(note(DeadLetter::of_event(sink, position, event, self.reason, at)));
+                    let letter = note(DeadLetter::of_event(sink, position, event, self.reason, at));
+                    match self.only.as_ref().map(|only| only.iter().find(|one| one.position == position)) {
+                        None => letters.push(letter),
+                        Some(Some(Rejection { error, status, .. })) => {
+                            letters.push(DeadLetter { error: error.clone(), status: *status, ..letter });
+                        }
+                        // It was taken.
+                        Some(None) => {}
+                    }
                 }
                 // Its record is damaged, or has fewer events than it says.
                 Some(Err(_)) | None => {
@@ -217,14 +243,23 @@ impl Sink {
                 let now = self.spec.clock.now();
                 let probe = &self.spec.probe;
                 observe(&probe.deliver_seconds, began.elapsed());
-                probe.sent_events.inc_by(batch.count().saturating_sub(receipt.refused));
+                let not_taken = receipt.refused + receipt.rejected.len() as u64;
+                probe.sent_events.inc_by(batch.count().saturating_sub(not_taken));
                 probe.refused_events.inc_by(receipt.refused);
                 probe.sent_bytes.inc_by(receipt.bytes);
                 probe.update(|report| {
                     report.last_successful_send = Some(now);
                     report.error = None;
                 });
-                self.finished(batch.span());
+                if receipt.rejected.is_empty() {
+                    self.finished(batch.span());
+                } else {
+                    // The cursor stays before the batch until its letters are kept: after a crash in between, it comes again
+                    // as it was, and whoever knows batches by their ids says the same of it again.
+                    self.spec.probe.failed(Cause::Rejected);
+                    let burial = Burial::some(batch, receipt.rejected, work.attempts);
+                    self.ready.push_front(Work { task: Task::Bury(burial), ..work });
+                }
             }
             Err(error) if error.verdict == Verdict::Reject => {
                 self.spec.probe.failed(error.cause);

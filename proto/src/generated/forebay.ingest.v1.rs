@@ -19,6 +19,28 @@ pub struct EventBatchRequest {
     /// on the wire is said by `grpc-encoding`.
     #[prost(enumeration = "CompressionHint", tag = "4")]
     pub compression_hint: i32,
+    /// Requests of OpenTelemetry that a relay hands on. Their items are taken as events of the batch: behind one another and
+    /// between `events` in the order in which the encoded message has them, and counted with them. Only for relays, as
+    /// `Event.ingested_at` is.
+    #[prost(message, repeated, tag = "5")]
+    pub otlp: ::prost::alloc::vec::Vec<OtlpRequest>,
+}
+/// A request of OpenTelemetry, on its way from one Forebay to another.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OtlpRequest {
+    /// Of what.
+    #[prost(enumeration = "OtlpSignal", tag = "1")]
+    pub signal: i32,
+    /// The ExportLogsServiceRequest, ExportMetricsServiceRequest or ExportTraceServiceRequest, in protobuf, as it came.
+    #[prost(bytes = "vec", tag = "2")]
+    pub request: ::prost::alloc::vec::Vec<u8>,
+    /// The id of its first item, 16 bytes; each further item (log record, data point, span) has the next one. Given together
+    /// with `ingested_at`, or left out with it: then items get ids and a time as events do.
+    #[prost(bytes = "vec", tag = "3")]
+    pub first_id: ::prost::alloc::vec::Vec<u8>,
+    /// When the first Forebay on its way accepted it.
+    #[prost(message, optional, tag = "4")]
+    pub ingested_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// One event.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -37,7 +59,8 @@ pub struct Event {
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
     /// When the first Forebay on its way accepted it. For relays, which hand an event on with the time it already has; everybody
-    /// else leaves it unset, and it becomes the time of arrival.
+    /// else leaves it unset, and it becomes the time of arrival. Where Forebay asks for tokens, the batch needs one of the scope
+    /// `relay`: nobody else says when something arrived.
     #[prost(message, optional, tag = "7")]
     pub ingested_at: ::core::option::Option<::prost_types::Timestamp>,
     /// What else is known about it: an object.
@@ -86,11 +109,17 @@ pub struct EventBatchResponse {
     /// on a stream; a single call says it by its status.
     #[prost(uint32, tag = "8")]
     pub retry_after_ms: u32,
+    /// The places of the invalid events that `rejected` has no room for.
+    #[prost(uint32, repeated, tag = "9")]
+    pub rejected_further: ::prost::alloc::vec::Vec<u32>,
+    /// Whether a duplicate has other events than the batch that was accepted before: those of this one were not taken.
+    #[prost(bool, tag = "10")]
+    pub other_events: bool,
 }
 /// An event that was not accepted: sent again as it is, it will be rejected again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RejectedEvent {
-    /// Its place in the batch, from 0.
+    /// Its place in the batch, from 0; items of `otlp` have places, too.
     #[prost(uint32, tag = "1")]
     pub index: u32,
     /// Its id, where it has one that could be read.
@@ -118,6 +147,43 @@ pub struct HealthCheckResponse {
     /// The version of Forebay.
     #[prost(string, tag = "3")]
     pub version: ::prost::alloc::string::String,
+}
+/// The signals of OpenTelemetry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OtlpSignal {
+    /// Not known: the batch is none of this contract.
+    Unspecified = 0,
+    /// Log records.
+    Logs = 1,
+    /// Data points of metrics.
+    Metrics = 2,
+    /// Spans.
+    Traces = 3,
+}
+impl OtlpSignal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OTLP_SIGNAL_UNSPECIFIED",
+            Self::Logs => "OTLP_SIGNAL_LOGS",
+            Self::Metrics => "OTLP_SIGNAL_METRICS",
+            Self::Traces => "OTLP_SIGNAL_TRACES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OTLP_SIGNAL_UNSPECIFIED" => Some(Self::Unspecified),
+            "OTLP_SIGNAL_LOGS" => Some(Self::Logs),
+            "OTLP_SIGNAL_METRICS" => Some(Self::Metrics),
+            "OTLP_SIGNAL_TRACES" => Some(Self::Traces),
+            _ => None,
+        }
+    }
 }
 /// See EventBatchRequest.compression_hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, Concurrency, Fields, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink,
-    PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
+    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol,
+    OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient,
+    When,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -50,6 +51,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
     match &sink.kind {
         SinkKind::Http(http) => http_values(name, http, found),
         SinkKind::Otlp(otlp) => otlp_values(name, otlp, found),
+        SinkKind::Forebay(forebay) => forebay_values(name, forebay, found),
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
         SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
         SinkKind::S3(s3) => s3_values(name, s3, found),
@@ -91,7 +93,7 @@ fn http_values(name: &str, sink: &HttpSink, found: &mut Found) {
 
 fn otlp_values(name: &str, sink: &OtlpSink, found: &mut Found) {
     let endpoint = ["sinks", name, "endpoint"];
-    let path = http::Uri::from_str(&sink.endpoint).map(|uri| uri.path().to_owned()).unwrap_or_default();
+    let path = path_of(&sink.endpoint);
     if !is_url(&sink.endpoint) {
         found.add(&endpoint, "is not a URL; like `http://collector:4317`");
     } else if sink.endpoint.contains('@') {
@@ -109,9 +111,41 @@ fn otlp_values(name: &str, sink: &OtlpSink, found: &mut Found) {
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
     found.zero_count(&["sinks", name, "max_request_bytes"], sink.max_request_bytes);
     headers(name, &sink.headers, found);
-    tls_client(name, &sink.tls, found);
-    if sink.tls != TlsClient::default() && !sink.endpoint.starts_with("https://") {
-        found.add(&endpoint, "is not encrypted, so tls would not be used; begin it with https://");
+    tls_of_endpoint(name, &sink.endpoint, &sink.tls, found);
+}
+
+fn forebay_values(name: &str, sink: &ForebaySink, found: &mut Found) {
+    let endpoint = ["sinks", name, "endpoint"];
+    let path = path_of(&sink.endpoint);
+    if !is_url(&sink.endpoint) {
+        found.add(&endpoint, "is not a URL; like `https://gateway.example.com:50051`");
+    } else if sink.endpoint.contains('@') {
+        found.add(&endpoint, "has a user or a password in it; Forebay lets in by token");
+    } else if path != "/" {
+        found.add(&endpoint, format!("has the path {path}, and gRPC has none; leave it away"));
+    }
+    if sink.token.as_ref().is_some_and(|token| !token.reveal().bytes().all(|byte| byte.is_ascii_graphic())) {
+        found.add(&["sinks", name, "token"], "has characters that a header cannot carry");
+    }
+    if sink.token.is_some() && sink.headers.keys().any(|header| header.eq_ignore_ascii_case("authorization"))
+    {
+        found.add(&["sinks", name, "token"], "and headers.authorization are the same header; leave one away");
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    found.zero_count(&["sinks", name, "max_request_bytes"], sink.max_request_bytes);
+    headers(name, &sink.headers, found);
+    tls_of_endpoint(name, &sink.endpoint, &sink.tls, found);
+}
+
+fn path_of(url: &str) -> String {
+    http::Uri::from_str(url).map(|uri| uri.path().to_owned()).unwrap_or_default()
+}
+
+fn tls_of_endpoint(name: &str, endpoint: &str, tls: &TlsClient, found: &mut Found) {
+    tls_client(name, tls, found);
+    if *tls != TlsClient::default() && !endpoint.starts_with("https://") {
+        let message = "is not encrypted, so tls would not be used; begin it with https://";
+        found.add(&["sinks", name, "endpoint"], message);
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) fn calls(
         // A record that holds fewer events than it says must not pass as delivered.
         let part = parts.next_part().ok_or_else(|| unreadable(batch, &format!("there is none at {at}")))?;
         match part.map_err(|error| unreadable(batch, &error.to_string()))? {
-            Part::Otlp { signal, request, span } => {
+            Part::Otlp { signal, request, span, .. } => {
                 sorter.push_events();
                 // What was taken was taken with all of the request that the batch has.
                 if !is_taken(span.first) {

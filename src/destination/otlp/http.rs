@@ -6,16 +6,17 @@ use forebay_actors::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{Body, Client, Response, Url, redirect::Policy};
+use tokio::time::Instant;
 
 use super::{
-    ANSWER_BYTES_MAX, Message, OtlpSink,
-    answer::{Partial, Refusal, quoted, retry_info, status_message},
-    pieces::Pieces,
+    ANSWER_BYTES_MAX, Message, OtlpSink, Taken,
+    answer::{Partial, Refusal},
 };
-pub(super) use crate::destination::http::retry_after;
 use crate::destination::{
     chain,
-    http::{ANSWER_TIME_MAX, IDLE_MAX, is_loopback, unanswered, without_secrets},
+    grpc::status::{quoted, retry_info, status_message},
+    http::{ANSWER_TIME_MAX, IDLE_MAX, clock_of, is_loopback, retry_after, unanswered, without_secrets},
+    pieces::Pieces,
     tls, unbuildable,
 };
 
@@ -61,7 +62,8 @@ impl Http {
     ///
     /// # Errors
     /// Where it was not taken, or nobody answered.
-    pub(super) async fn export(&self, message: Message) -> Result<Partial, Refusal> {
+    pub(super) async fn export(&self, message: Message) -> Result<Taken, Refusal> {
+        let asked = Instant::now();
         let Message { signal, pieces, is_packed } = message;
         let mut request = self.client.post(self.url_of(signal)).headers(self.headers.clone());
         if is_packed {
@@ -74,10 +76,11 @@ impl Http {
         if !status.is_success() {
             return Err(self.refusal(status, headers, &body));
         }
-        Ok(match is_protobuf(headers) {
+        let partial = match is_protobuf(headers) {
             true => Partial::of_protobuf(&body),
             false => Partial::of_json(&body),
-        })
+        };
+        Ok(Taken { partial, clock: clock_of(headers, asked) })
     }
 
     fn url_of(&self, signal: Signal) -> Url {

@@ -24,9 +24,7 @@
 mod answer;
 mod calls;
 mod event;
-mod grpc;
 mod http;
-mod pieces;
 
 use std::{
     fmt,
@@ -40,6 +38,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use forebay_actors::{
     destination::{Delivery, DeliveryError, Destination, Receipt},
+    examination::{ClockReading, Examination},
     otlp::Signal,
     record::{Batch, Position, Span},
 };
@@ -49,7 +48,11 @@ use self::{
     answer::{Partial, Refusal},
     calls::{Call, calls},
 };
-use super::{INLINE_BYTES_MAX, blocking, unbuildable};
+use super::{
+    INLINE_BYTES_MAX, blocking,
+    grpc::{self, Failure, Grpc},
+    pieces, unbuildable,
+};
 use crate::config::{Compression, OtlpProtocol, OtlpSink};
 
 /// Bytes of an answer that are read.
@@ -77,7 +80,7 @@ struct Exporter {
 }
 
 enum Transport {
-    Grpc(grpc::Grpc),
+    Grpc(Grpc),
     Http(http::Http),
 }
 
@@ -89,6 +92,15 @@ struct Message {
     is_packed: bool,
 }
 
+/// What a request that was taken was answered with.
+struct Taken {
+    partial: Partial,
+    clock: Option<ClockReading>,
+}
+
+/// A request without records, which succeeds by the protocol wherever one with records would be looked at.
+const NOTHING: Message = Message { signal: Signal::Logs, pieces: Vec::new(), is_packed: false };
+
 // === impl OtlpDestination ===
 
 impl OtlpDestination {
@@ -99,7 +111,15 @@ impl OtlpDestination {
     pub fn new(options: &OtlpSink) -> Result<Self, DeliveryError> {
         let headers = headers(options)?;
         let transport = match options.protocol {
-            OtlpProtocol::Grpc => Transport::Grpc(grpc::Grpc::new(options, headers)?),
+            OtlpProtocol::Grpc => Transport::Grpc(Grpc::new(grpc::Options {
+                endpoint: &options.endpoint,
+                example: "http://collector:4317",
+                hint: "is `protocol: http` meant, or another port?",
+                timeout: options.timeout,
+                tls: &options.tls,
+                answer_bytes_max: ANSWER_BYTES_MAX,
+                headers,
+            })?),
             OtlpProtocol::Http => Transport::Http(http::Http::new(options, headers)?),
         };
         let call_bytes_max = AtomicUsize::new(options.max_request_bytes);
@@ -111,7 +131,7 @@ impl OtlpDestination {
 impl fmt::Debug for OtlpDestination {
     /// Only what has no secret in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Transport::Grpc(grpc::Grpc { shown, .. }) | Transport::Http(http::Http { shown, .. })) =
+        let (Transport::Grpc(Grpc { shown, .. }) | Transport::Http(http::Http { shown, .. })) =
             &self.exporter.transport;
         f.debug_tuple("OtlpDestination").field(shown).finish()
     }
@@ -126,8 +146,18 @@ impl Destination for OtlpDestination {
     /// Sends a request without records, which succeeds by the protocol wherever one with records would be looked at.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let exporter = self.exporter.clone();
-        let nothing = Message { signal: Signal::Logs, pieces: Vec::new(), is_packed: false };
-        async move { exporter.send(nothing).await.map(drop).map_err(DeliveryError::from) }.boxed_local()
+        async move { exporter.send(NOTHING).await.map(drop).map_err(DeliveryError::from) }.boxed_local()
+    }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        let exporter = self.exporter.clone();
+        async move {
+            match exporter.send(NOTHING).await {
+                Ok(Taken { clock, .. }) => Examination::fit().with_clock(clock),
+                Err(refusal) => Examination::failed(&refusal.error),
+            }
+        }
+        .boxed_local()
     }
 }
 
@@ -144,7 +174,7 @@ impl Exporter {
             let message = self.packed(signal, pieces, call_bytes).await?;
             bytes += message.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
             match self.send(message).await {
-                Ok(partial) => refused += partial.rejected,
+                Ok(taken) => refused += taken.partial.rejected,
                 Err(refusal) => {
                     if refusal.is_too_large {
                         self.call_bytes_max.fetch_min((call_bytes / 2).max(1), Ordering::Relaxed);
@@ -157,7 +187,7 @@ impl Exporter {
             }
         }
         self.forget(batch.span());
-        Ok(Receipt { bytes, refused: refused.min(batch.count()) })
+        Ok(Receipt { refused: refused.min(batch.count()), ..Receipt::of(bytes) })
     }
 
     async fn packed(
@@ -178,18 +208,19 @@ impl Exporter {
     }
 
     /// One call. What is left out of a partial success is said here.
-    async fn send(&self, message: Message) -> Result<Partial, Refusal> {
+    async fn send(&self, message: Message) -> Result<Taken, Refusal> {
         let signal = message.signal;
-        let (partial, shown) = match &self.transport {
-            Transport::Grpc(grpc) => (grpc.export(message).await?, &grpc.shown),
+        let (taken, shown) = match &self.transport {
+            Transport::Grpc(grpc) => (export(grpc, message).await?, &grpc.shown),
             Transport::Http(http) => (http.export(message).await?, &http.shown),
         };
+        let partial = &taken.partial;
         if partial.rejected > 0 {
             tracing::warn!(endpoint = %shown, signal = signal.as_str(), rejected = partial.rejected, said = %partial.message, "records were refused out of a request that was taken; by the protocol they are not sent again");
         } else if !partial.message.is_empty() {
             tracing::warn!(endpoint = %shown, signal = signal.as_str(), said = %partial.message, "the destination warns");
         }
-        Ok(partial)
+        Ok(taken)
     }
 
     fn is_taken(&self, position: Position) -> bool {
@@ -217,6 +248,22 @@ impl Exporter {
 
     fn taken(&self) -> MutexGuard<'_, Vec<Span>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call over gRPC.
+async fn export(grpc: &Grpc, message: Message) -> Result<Taken, Refusal> {
+    let service = match message.signal {
+        Signal::Logs => "logs.v1.LogsService",
+        Signal::Metrics => "metrics.v1.MetricsService",
+        Signal::Traces => "trace.v1.TraceService",
+    };
+    let path = format!("/opentelemetry.proto.collector.{service}/Export");
+    let packing = message.is_packed.then_some("gzip");
+    match grpc.call(&path, grpc::Message { pieces: message.pieces, packing }).await {
+        Ok(answer) => Ok(Taken { partial: Partial::of_protobuf(&answer.message), clock: answer.clock }),
+        Err(Failure::Refused(status)) => Err(status.refusal(&grpc.shown)),
+        Err(Failure::Unanswered(error)) => Err(error.into()),
     }
 }
 

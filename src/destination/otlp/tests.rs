@@ -13,7 +13,8 @@ use forebay_actors::{
     record::{Record, Selection},
 };
 
-use super::{answer::GrpcStatus, *};
+use super::*;
+use crate::destination::grpc::status::GrpcStatus;
 
 /// A request of so many records (or spans, which look the same so far), each a text.
 fn request(texts: &[&str]) -> Vec<u8> {

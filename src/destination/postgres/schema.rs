@@ -38,6 +38,9 @@ pub(super) enum SchemaError {
     /// It is not as it has to be.
     #[error("{0}")]
     Unfit(String),
+    /// This user lacks a right.
+    #[error("{0}")]
+    Forbidden(String),
 }
 
 /// Makes the table where it is missing, and the columns of it that are.
@@ -89,7 +92,7 @@ pub(super) async fn check(
     for right in rights {
         let sql = "SELECT has_table_privilege($1::text::regclass, $2)";
         if !client.query_one(sql, &[&name, right]).await?.get::<_, bool>(0) {
-            return Err(SchemaError::Unfit(format!("this user has no right to {right} on {table}")));
+            return Err(SchemaError::Forbidden(format!("this user has no right to {right} on {table}")));
         }
     }
     if options.idempotent {
@@ -126,7 +129,7 @@ async fn check_makeable(client: &Client, table: &Table) -> Result<(), SchemaErro
         return Ok(());
     }
     let remedy = "GRANT CREATE ON SCHEMA gives it; or make the table, with manage_schema: false";
-    Err(SchemaError::Unfit(format!(
+    Err(SchemaError::Forbidden(format!(
         "the table {table} is not there, and this user may not make it; {remedy}"
     )))
 }

@@ -8,6 +8,7 @@
 mod messages;
 mod read;
 mod recall;
+mod relay;
 pub mod seen;
 mod stream;
 mod tree;
@@ -102,7 +103,7 @@ impl Own {
         let (window, max) = (config.dedupe_window, config.dedupe_batches_max);
         Self {
             seen: Seen::new(window, max),
-            recalled: Recalled::from(&*view.journal, view.clock.now().minus(window), max),
+            recalled: Recalled::from(&*view.journal, window, max),
             recalled_until: Instant::now() + window,
             streams: Arc::new(Semaphore::new(config.max_streams)),
             duplicates,
@@ -158,6 +159,9 @@ impl BatchIngress {
                 tokio::task::spawn_blocking(move || read::read(&bytes, max_event_bytes, of.as_deref()));
             reading.await.map_err(|_| ApiError::internal("the batch could not be read"))??
         };
+        if batch.is_relayed {
+            caller.check_relay()?;
+        }
         // A client that goes must not take the answer with it: whoever sends the batch again needs it.
         let settled = tokio::spawn(self.settle(tenant, batch, reserved)).await;
         settled.map_err(|_| ApiError::internal("the batch could not be settled"))?
@@ -197,7 +201,7 @@ impl BatchIngress {
 
     /// Of a batch that is durable as far as its events are right.
     fn answer(&self, batch: Batch) -> EventBatchResponse {
-        let Batch { batch_id, accepted, rejected, rejected_count, .. } = batch;
+        let Batch { batch_id, accepted, rejected, rejected_further, rejected_count, .. } = batch;
         if rejected_count > 0 {
             self.received.rejected.with_label_values(&["invalid_event"]).inc_by(rejected_count.into());
         }
@@ -213,6 +217,7 @@ impl BatchIngress {
             batch_id,
             received_count: accepted,
             rejected,
+            rejected_further,
             rejected_count,
             ..EventBatchResponse::default()
         }
@@ -241,8 +246,10 @@ impl BatchIngress {
             batch_id: batch.batch_id,
             received_count: taken.accepted,
             rejected: if same { batch.rejected } else { Vec::new() },
+            rejected_further: if same { batch.rejected_further } else { Vec::new() },
             rejected_count: taken.rejected,
             duplicate: true,
+            other_events: !same,
             ..EventBatchResponse::default()
         }
     }

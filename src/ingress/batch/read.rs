@@ -12,7 +12,7 @@ use forebay_actors::{
 use forebay_proto::ingest::v1::RejectedEvent;
 use prost::Message as _;
 
-use super::tree;
+use super::{relay, tree};
 use crate::{
     api::error::ApiError,
     ingress::{
@@ -39,8 +39,12 @@ pub(super) struct Batch {
     pub(super) accepted: u32,
     /// The events that are not, at most [`REJECTIONS_MAX`] of them.
     pub(super) rejected: Vec<RejectedEvent>,
+    /// The places of those for which there is no room there.
+    pub(super) rejected_further: Vec<u32>,
     /// How many these are.
     pub(super) rejected_count: u32,
+    /// Whether it hands on what another accepted, with the ids and times from there.
+    pub(super) is_relayed: bool,
 }
 
 /// Reads a batch of this tenant, and encodes the events that are right, each with his name.
@@ -54,36 +58,75 @@ pub(super) fn read(
 ) -> Result<Batch, ApiError> {
     let (mut batch_id, mut source) = ("", "");
     let mut builder = BlockBuilder::with_capacity(message.len());
-    let (mut rejected, mut rejected_count, mut index) = (Vec::new(), 0, 0);
+    let (mut blocks, mut rejections, mut index, mut is_relayed) =
+        (Vec::new(), Rejections::default(), 0, false);
     for entry in wire::Fields::of(message) {
         let entry = entry.map_err(undecodable)?;
         match (entry.number, entry.value) {
             (1, Value::Bytes(text)) => batch_id = name("batch_id", text)?,
             (2, Value::Bytes(text)) => source = name("source", text)?,
             (3, Value::Bytes(event)) => {
-                if let Err((event_id, fields)) = take(event, max_event_bytes, tenant, &mut builder) {
-                    rejected_count += 1;
-                    if rejected.len() < REJECTIONS_MAX {
-                        rejected.push(rejection(index, event_id, &fields));
+                match take(event, max_event_bytes, tenant, &mut builder) {
+                    Ok(has_time) => is_relayed |= has_time,
+                    Err((event_id, fields)) => {
+                        rejections.add(index, || rejection(index, event_id, &fields));
                     }
                 }
                 index += 1;
             }
-            (1..=3, _) => return Err(undecodable(another_kind(entry.end))),
+            (5, Value::Bytes(request)) => {
+                is_relayed = true;
+                let request = relay::read(request, max_event_bytes, tenant)?;
+                // What stands before it stays before it.
+                let before = std::mem::replace(&mut builder, BlockBuilder::with_capacity(message.len()));
+                blocks.extend(before.finish());
+                blocks.extend(request.blocks);
+                for (item, reason) in request.rejected {
+                    rejections.add(index + item, || RejectedEvent {
+                        index: index + item,
+                        reason: shortened(reason),
+                        ..RejectedEvent::default()
+                    });
+                }
+                index += request.count;
+            }
+            (1..=3 | 5, _) => return Err(undecodable(another_kind(entry.end))),
             // A hint that is not acted on, and what a later contract may have.
             _ => {}
         }
     }
-    let accepted = index - rejected_count;
-    let blocks = builder.finish();
+    blocks.extend(builder.finish());
+    let Rejections { listed: rejected, further: rejected_further, count: rejected_count } = rejections;
     Ok(Batch {
         batch_id: batch_id.to_owned(),
         source: source.to_owned(),
         blocks,
-        accepted,
+        accepted: index - rejected_count,
         rejected,
+        rejected_further,
         rejected_count,
+        is_relayed,
     })
+}
+
+/// The events of a batch that are invalid.
+#[derive(Default)]
+struct Rejections {
+    listed: Vec<RejectedEvent>,
+    /// Places only, behind those that are listed.
+    further: Vec<u32>,
+    count: u32,
+}
+
+impl Rejections {
+    fn add(&mut self, index: u32, rejection: impl FnOnce() -> RejectedEvent) {
+        self.count += 1;
+        if self.listed.len() < REJECTIONS_MAX {
+            self.listed.push(rejection());
+        } else {
+            self.further.push(index);
+        }
+    }
 }
 
 /// The `batch_id` of a message of which perhaps only the beginning is there; empty where it cannot be read.
@@ -96,22 +139,28 @@ pub(super) fn batch_id(message: &[u8]) -> String {
     ids.last().filter(|id| id.chars().count() <= NAME_CHARS_MAX).unwrap_or_default().to_owned()
 }
 
-fn undecodable(error: WireError) -> ApiError {
+pub(super) fn undecodable(error: WireError) -> ApiError {
     let message = format!("the message is no forebay.ingest.v1.EventBatchRequest: {error}");
     ApiError::bad_request("undecodable", message)
 }
 
-fn another_kind(offset: usize) -> WireError {
+pub(super) fn another_kind(offset: usize) -> WireError {
     WireError { offset, reason: "a field is of another type than the contract says" }
+}
+
+/// A batch that is none, because of what stands at this key.
+pub(super) fn bad_batch(key: &str, what: &str) -> ApiError {
+    ApiError::bad_request("bad_batch", format!("{key}: {what}"))
 }
 
 /// One of the batch's own names.
 fn name<'a>(key: &str, text: &'a [u8]) -> Result<&'a str, ApiError> {
-    let bad = |what: String| ApiError::bad_request("bad_batch", format!("{key}: {what}"));
-    let text = std::str::from_utf8(text).map_err(|error| bad(not_utf8(error)))?;
+    let text = std::str::from_utf8(text).map_err(|error| bad_batch(key, &not_utf8(error)))?;
     match text.chars().count() {
         0..=NAME_CHARS_MAX => Ok(text),
-        chars => Err(bad(format!("it has {chars} characters; up to {NAME_CHARS_MAX} are allowed"))),
+        chars => {
+            Err(bad_batch(key, &format!("it has {chars} characters; up to {NAME_CHARS_MAX} are allowed")))
+        }
     }
 }
 
@@ -120,25 +169,31 @@ fn not_utf8(error: std::str::Utf8Error) -> String {
 }
 
 fn rejection(index: u32, event_id: &str, fields: &[FieldError]) -> RejectedEvent {
-    let mut reason = match fields {
+    let reason = match fields {
         [only] => only.error.clone(),
         several => several.iter().map(|e| format!("{}: {}", e.field, e.error)).collect::<Vec<_>>().join("; "),
     };
-    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS_MAX) {
-        reason.truncate(end);
-        reason.push('…');
-    }
+    let reason = shortened(reason);
     let field = fields.first().map(|first| first.field.clone()).unwrap_or_default();
     RejectedEvent { index, event_id: event_id.to_owned(), field, reason }
 }
 
-/// Encodes one event; or its id, where it has one, and what is wrong with it.
+fn shortened(mut reason: String) -> String {
+    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS_MAX) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
+}
+
+/// Encodes one event, and says whether it has a time of arrival from elsewhere; or its id, where it has one, and what is
+/// wrong with it.
 fn take<'a>(
     event: &'a [u8],
     max_event_bytes: usize,
     tenant: Option<&Tenant>,
     builder: &mut BlockBuilder,
-) -> Result<(), (&'a str, Vec<FieldError>)> {
+) -> Result<bool, (&'a str, Vec<FieldError>)> {
     let mut sent = Sent::default();
     if let Err(error) = sent.read(event) {
         return Err((sent.parts.event_id, vec![field("", format!("it is no event: {error}"))]));
@@ -148,7 +203,7 @@ fn take<'a>(
     match Fields::of_parts(Parts { metadata, ..parts }, max_event_bytes) {
         Ok(fields) if errors.is_empty() => {
             fields.with_draft(tenant, |draft| builder.push_relayed(draft, ingested_at));
-            return Ok(());
+            return Ok(ingested_at.is_some());
         }
         Ok(_) => {}
         // What could not be read is not also missing.
@@ -206,15 +261,22 @@ impl<'a> Sent<'a> {
     }
 
     fn time(&mut self, name: &str, bytes: &[u8]) -> Option<Timestamp> {
-        let time = prost_types::Timestamp::decode(bytes)
-            .map_err(|error| format!("it is no google.protobuf.Timestamp: {error}"))
-            .and_then(instant);
-        time.map_err(|error| self.wrong(name, error)).ok()
+        time_of(bytes).map_err(|error| self.wrong(name, error)).ok()
     }
 
     fn tree(&mut self, bytes: &[u8]) -> Option<String> {
         tree::json(bytes).map_err(|error| self.wrong("metadata", error)).ok()
     }
+}
+
+/// The instant of an encoded `Timestamp`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn time_of(bytes: &[u8]) -> Result<Timestamp, String> {
+    prost_types::Timestamp::decode(bytes)
+        .map_err(|error| format!("it is no google.protobuf.Timestamp: {error}"))
+        .and_then(instant)
 }
 
 fn instant(time: prost_types::Timestamp) -> Result<Timestamp, String> {

@@ -5,7 +5,10 @@
 //! to be answered when the process died, which is what its sender will send again. That costs no write, only the reading of a
 //! few records at the start.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use forebay_actors::{
     event::{Timestamp, stamps},
@@ -27,14 +30,15 @@ const READ_BYTES: usize = 1024 * 1024;
 pub(super) struct Recalled(HashMap<u128, u32>);
 
 impl Recalled {
-    /// Looks at the end of the journal, for batches that came after `since`; at most so many.
-    pub(super) fn from(journal: &dyn Journal, since: Timestamp, max: usize) -> Self {
+    /// Looks at the end of the journal, for batches of the last `window` before its last one; at most so many, the newest. It is
+    /// the life before that counts, not how long nobody lived: whoever was left without an answer then asks again now.
+    pub(super) fn from(journal: &dyn Journal, window: Duration, max: usize) -> Self {
         let (span, stored_bytes) = (journal.span(), journal.usage().stored_bytes.max(1));
         // Where its last bytes begin is known only by the mean.
         let events = u128::from(span.count()) * u128::from(RECALL_BYTES) / u128::from(stored_bytes);
         let events = u64::try_from(events).unwrap_or(u64::MAX).min(span.count());
         let mut at = span.first.plus(span.count() - events);
-        let mut found = HashMap::new();
+        let (mut found, mut order) = (HashMap::new(), VecDeque::new());
         while at < span.end {
             let pieces = match journal.read(at, READ_BYTES) {
                 Ok(pieces) if !pieces.is_empty() => pieces,
@@ -49,16 +53,18 @@ impl Recalled {
                 let Piece::Record(record) = piece else { continue };
                 for (stamp, count) in stamps(&record.payload) {
                     let first = stamp.first_id;
-                    if first.get_version_num() != 8 || stamp.ingested_at < since {
+                    if first.get_version_num() != 8 {
                         continue;
                     }
                     let (batch, before) = (batch_of(first), index_of(first));
-                    if found.len() < max || found.contains_key(&batch) {
-                        let whole: &mut u32 = found.entry(batch).or_default();
-                        if before <= *whole {
-                            *whole = (*whole).max(before.saturating_add(count));
-                        }
+                    let whole: &mut u32 = found.entry(batch).or_insert_with(|| {
+                        order.push_back((stamp.ingested_at, batch));
+                        0
+                    });
+                    if before <= *whole {
+                        *whole = (*whole).max(before.saturating_add(count));
                     }
+                    forget(&mut found, &mut order, stamp.ingested_at.minus(window), max);
                 }
             }
         }
@@ -68,6 +74,21 @@ impl Recalled {
     /// Whether all events of a batch are there, by the id of its first.
     pub(super) fn has(&self, first: Uuid, events: u32) -> bool {
         self.0.get(&batch_of(first)).is_some_and(|found| *found >= events)
+    }
+}
+
+/// Forgets what came before `since`, and the oldest of what is more than `max`.
+fn forget(
+    found: &mut HashMap<u128, u32>,
+    order: &mut VecDeque<(Timestamp, u128)>,
+    since: Timestamp,
+    max: usize,
+) {
+    while let Some((at, batch)) = order.front()
+        && (*at < since || order.len() > max)
+    {
+        found.remove(batch);
+        order.pop_front();
     }
 }
 
@@ -116,22 +137,24 @@ mod tests {
     }
 
     /// Scenario: a batch that is there whole; one that is torn, twice at the same place; one torn and then whole; one of which only
-    /// the end is there; one that is too old.
-    /// Guarantee: those that are there whole are found, and no other: that one was never acknowledged, or its time is over.
+    /// the end is there; before them all one that is too old.
+    /// Guarantee: those that are there whole are found, and no other: that one was never acknowledged, or its time was over. How
+    /// long ago the last of them came does not matter.
     #[test]
     fn only_what_is_there_whole_is_found() {
         let journal = MemoryJournal::new(Clock::system(), Position(0));
+        put(&journal, 5, 0..2, 3);
         put(&journal, 1, 0..2, 9);
         put(&journal, 2, 0..1, 9);
         put(&journal, 2, 0..1, 9);
         put(&journal, 3, 0..1, 9);
         put(&journal, 3, 0..2, 9);
         put(&journal, 4, 1..2, 9);
-        put(&journal, 5, 0..2, 4);
-        let found = Recalled::from(&journal, Timestamp::from_nanos(5), 100);
+        let found = Recalled::from(&journal, Duration::from_nanos(5), 100);
         let has: Vec<_> = (1..=5).filter(|batch| found.has(first(*batch), 10)).collect();
         assert_eq!(has, [1, 3]);
         assert!(found.has(first(2), 5) && !found.has(first(9), 1));
-        assert_eq!(Recalled::from(&journal, Timestamp::from_nanos(0), 2).0.len(), 2);
+        let newest = Recalled::from(&journal, Duration::from_secs(1), 2);
+        assert_eq!((newest.0.len(), newest.has(first(3), 10)), (2, true));
     }
 }

@@ -154,19 +154,29 @@ fn shape(
 }
 
 fn cut(signal: Signal, request: &[u8], count: u32) -> Vec<Block> {
+    cut_into(signal, request, count, |part, count| Block::otlp(signal, part, count))
+}
+
+/// Cuts a request of so many items into what `block` makes of its parts.
+pub(in crate::ingress) fn cut_into(
+    signal: Signal,
+    request: &[u8],
+    count: u32,
+    mut block: impl FnMut(&[u8], u32) -> Block,
+) -> Vec<Block> {
     if count == 0 {
         return Vec::new();
     }
     if request.len() <= BLOCK_BYTES {
-        return vec![Block::otlp(signal, request, count)];
+        return vec![block(request, count)];
     }
     // What stands around the items comes on top, in every block.
     let parts = otlp::cut(request, signal, BLOCK_BYTES / 8 * 7);
-    parts.map(|(part, count)| Block::otlp(signal, &part, count)).collect()
+    parts.map(|(part, count)| block(&part, count)).collect()
 }
 
 /// What makes an item unusable on its own.
-fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<String> {
+pub(in crate::ingress) fn invalid(signal: Signal, item: &Item<'_>, max_event_bytes: usize) -> Option<String> {
     let bytes = item.bytes.len();
     if bytes > max_event_bytes {
         return Some(format!(

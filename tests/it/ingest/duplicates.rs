@@ -31,6 +31,7 @@ fn a_batch_that_comes_again_is_accepted_once() {
     let other = send(&forebay, "one", "b", &["c"]);
     assert!(other.success && other.duplicate && other.received_count == 2, "{other:?}");
     assert!(other.message.contains("with other events"), "{other:?}");
+    assert!(other.other_events && !again.other_events);
     assert_eq!(send(&forebay, "two", "b", &["a", "b"]), taken("b", 2));
     for _ in 0..2 {
         assert_eq!(send(&forebay, "nameless", "", &["a"]), taken("", 1));

@@ -3,6 +3,7 @@
 mod calls;
 mod duplicates;
 mod kinds;
+mod relays;
 mod streams;
 
 use std::{future::Future, net::SocketAddr};

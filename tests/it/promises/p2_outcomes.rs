@@ -77,6 +77,45 @@ fn p2_a_poison_record_is_isolated_by_halving() {
     });
 }
 
+/// Scenario: a destination takes a batch but for three of its events, which it names.
+/// Guarantee: these are dead letters, each with the words about it; the others are delivered, and nothing is sent again.
+#[test]
+fn p2_events_that_a_destination_names_become_dead_letters_alone() {
+    run(async {
+        let bed = TestBed::start(&config(&["a"])).await;
+        bed.fake("a").order(|orders| orders.name = Some("unwanted"));
+        let mut messages = vec!["a good one"; 500];
+        let wrong = [("unwanted 0", 0), ("unwanted 7", 7), ("unwanted 499", 499)];
+        wrong.iter().for_each(|(message, index)| messages[*index] = *message);
+        let mut ids = bed.post(&messages).await;
+        bed.settled("a").await;
+        bed.assert_outcomes("a");
+        let letters = bed.dead_letters("a");
+        let found: Vec<_> =
+            letters.iter().map(|letter| (event_id(letter).unwrap(), &*letter.error)).collect();
+        let words: Vec<_> =
+            wrong.iter().map(|(message, _)| format!("the destination names {message}")).collect();
+        let expected: Vec<_> =
+            wrong.iter().zip(&words).map(|((_, index), words)| (ids[*index].clone(), &**words)).collect();
+        assert_eq!(found, expected);
+        assert!(
+            letters.iter().all(|letter| {
+                (letter.reason, letter.status) == (Reason::Rejected, Some(REJECTED_STATUS))
+            })
+        );
+        for (_, index) in wrong.iter().rev() {
+            ids.remove(*index);
+        }
+        let seen = bed.fake("a").seen();
+        assert_eq!((seen.events(), seen.asked.len()), (ids.iter().map(String::as_str).collect(), 1));
+        let labels = [("sink", "a")];
+        assert_eq!(bed.metric("forebay_sink_sent_events_total", &labels), 497.0);
+        let labels = [("sink", "a"), ("reason", "rejected")];
+        assert_eq!(bed.metric("forebay_sink_dead_letters_total", &labels), 3.0);
+        bed.end().await;
+    });
+}
+
 /// Scenario: a destination fails for longer than `retry.max_age`.
 /// Guarantee: its events are dead letters with the reason `expired`, and delivery goes on when it is back.
 #[test]

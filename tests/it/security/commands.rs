@@ -69,7 +69,7 @@ fn what_is_no_token_is_refused() {
     let new = |arguments: &[&str]| Finished::of(command().args(["token", "new"]).args(arguments));
     assert!(new(&["--name", "a b"]).failed(1).contains("is not usable as a name"));
     assert!(new(&["--expires", "tomorrow"]).failed(1).contains("--expires"));
-    assert!(new(&["--scope", "everything"]).failed(2).contains("ingest, query, metrics, admin"));
+    assert!(new(&["--scope", "everything"]).failed(2).contains("ingest, relay, query, metrics, admin"));
 }
 
 /// `validate` and the start say which file is wrong, by its key, and a process that cannot be protected does not start.

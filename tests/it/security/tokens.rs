@@ -63,7 +63,10 @@ fn every_listener_asks_for_tokens() {
     assert_eq!(refused.header("content-type"), Some("application/x-protobuf"));
     let refused = ask(forebay.address, "POST", "/events", &reader, EVENT).error(403, "forbidden");
     assert!(
-        refused["message"].as_str().unwrap().contains("\"reader\" may not do this; the scope ingest may")
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("\"reader\" may not do this; the scope ingest or relay may")
     );
 
     let get = |target: &str, token: &str| ask(forebay.address, "GET", target, token, b"").status;

@@ -275,3 +275,28 @@ fn many_partitions_are_halved() {
     clickhouse.wait_for(240);
     assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
 }
+
+/// `forebay validate` says what of the server is as it should be, row by row, and makes nothing.
+#[test]
+fn validate_says_what_of_clickhouse_is_wrong() {
+    let Some(clickhouse) = Clickhouse::start("validate_says_what_of_clickhouse_is_wrong") else { return };
+    let validate = |keys: &str| {
+        let place = Place::empty().sink("db", &clickhouse.sink(keys));
+        place.write();
+        let run = place.run(&["validate"]);
+        run.stdout + &run.stderr
+    };
+    let row = |cells: &str| format!("sink db      clickhouse  {cells}");
+    let said = validate("");
+    assert!(said.contains(&row("yes        yes         yes     same")), "{said}");
+    assert!(said.contains("the table is not there yet; it will be made"), "{said}");
+    assert_eq!(clickhouse.sql("EXISTS TABLE events").trim(), "0", "it makes nothing");
+    let said = validate(", manage_schema: false");
+    assert!(said.contains(&row("yes        yes         NO      same")), "{said}");
+    let said = validate(", user: nobody, password: wrong");
+    assert!(said.contains(&row("yes        NO          ?       -")), "{said}");
+    clickhouse.sql("CREATE TABLE events (event_id String, timestamp Date, service String) ENGINE = Memory");
+    let said = validate("");
+    assert!(said.contains(&row("yes        yes         NO      same")), "{said}");
+    assert!(said.contains("message is missing"), "{said}");
+}

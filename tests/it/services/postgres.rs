@@ -372,7 +372,7 @@ fn validate_reaches_the_server() {
     let place = Place::empty().sink("db", &postgres.sink(""));
     place.write();
     let said = place.run(&["validate"]).ok();
-    assert!(said.contains("sink db"), "{said}");
+    assert!(said.contains("ok    sink db      postgres  yes        yes         yes     same"), "{said}");
     assert_eq!(postgres.sql("SELECT to_regclass('events') IS NULL"), "t", "it makes nothing");
     postgres.0.down("stop");
     let said = eventually("it fails", || {
@@ -380,6 +380,7 @@ fn validate_reaches_the_server() {
         (run.code != Some(0)).then(|| run.stdout + &run.stderr)
     });
     assert!(said.contains("Connection refused"), "{said}");
+    assert!(said.contains("FAIL  sink db      postgres  NO         ?           ?       -"), "{said}");
 }
 
 /// `manage_schema` made every fault of the table pass for one that Forebay would mend at its start. It makes tables and adds
@@ -392,24 +393,26 @@ fn r0504_validate_passed_a_table_that_cannot_be_written() {
     postgres.sql("CREATE ROLE guarded LOGIN PASSWORD 'secret-1'");
     let place = Place::empty().sink("db", &postgres.sink_as("guarded:secret-1", ""));
     place.write();
-    let says = |words: &str| {
+    let says = |words: &str, row: &str| {
         let run = place.run(&["validate"]);
         assert!(run.code != Some(0) && run.stdout.contains(words), "{words:?} in {run:?}");
+        assert!(run.stdout.contains(&format!("FAIL  sink db      postgres  {row}")), "{row:?} in {run:?}");
     };
-    says("is not there, and this user may not make it");
+    let (right, schema) = ("yes        NO          ?", "yes        yes         NO");
+    says("is not there, and this user may not make it", right);
     postgres.sql("GRANT CREATE ON SCHEMA public TO guarded");
     place.run(&["validate"]).ok();
     let columns = "event_id text, timestamp timestamptz, service text, message text, metadata";
     postgres.sql(&format!("CREATE TABLE events ({columns} text, ingested_at timestamptz)"));
-    says("metadata is text, jsonb is needed");
+    says("metadata is text, jsonb is needed", schema);
     postgres.sql(&format!("DROP TABLE events; CREATE TABLE events ({columns} jsonb)"));
-    says("no right to INSERT");
+    says("no right to INSERT", right);
     postgres.sql("GRANT INSERT, SELECT ON events TO guarded");
-    says("has no unique key (event_id)");
+    says("has no unique key (event_id)", schema);
     // Neither of these tells the server that a row is there already.
     postgres.sql("CREATE UNIQUE INDEX ON events (event_id) WHERE service = 'a'");
     postgres.sql("CREATE UNIQUE INDEX ON events (event_id, service)");
-    says("has no unique key (event_id)");
+    says("has no unique key (event_id)", schema);
     postgres.sql("CREATE UNIQUE INDEX ON events (event_id) INCLUDE (service)");
     place.run(&["validate"]).ok();
 }

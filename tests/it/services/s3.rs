@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::Path,
     sync::{
         Arc,
@@ -421,4 +421,68 @@ fn what_a_store_is_asked_for_is_in_the_headers() {
     ] {
         assert!(head.contains(expected), "{expected} in {head}");
     }
+}
+
+/// A store that answers each request by its method, with a status and a code, and a clock that stands still.
+fn answering(of: impl Fn(&str) -> (&'static str, &'static str) + Send + Clone + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (Ok(stream), of) = (stream, of.clone()) else { return };
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream);
+                let (mut head, mut line) = (String::new(), String::new());
+                while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 2) {
+                    head.push_str(&line);
+                    line.clear();
+                }
+                let (status, code) = of(head.split(' ').next().unwrap_or_default());
+                let body = match code {
+                    "" => {
+                        "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key><UploadId>u</UploadId>\
+                           </InitiateMultipartUploadResult>"
+                            .to_owned()
+                    }
+                    code => format!("<Error><Code>{code}</Code><Message>no</Message></Error>"),
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nDate: Sun, 31 May 2015 08:00:00 GMT\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                // Whoever asked may have gone.
+                let _ = reader.get_mut().write_all(answer.as_bytes());
+            });
+        }
+    });
+    address
+}
+
+/// Scenario: a store lets read and not write; then it lets write, and not give up what was begun.
+/// Guarantee: `validate` sees the first, which a look at what is there does not, and passes the second, and says so. It says that
+/// the store's clock is off.
+#[test]
+fn r0511_validate_passed_a_bucket_that_cannot_be_written() {
+    let says = |address: SocketAddr| {
+        let sink = format!(
+            "{{ type: s3, url: \"s3://archive\", endpoint: \"http://{address}/\", access_key_id: me, secret_access_key: secret-123 }}"
+        );
+        let place = Place::empty().sink("archive", &sink);
+        place.write();
+        place.run(&["validate"])
+    };
+    let said = says(answering(|method| match method {
+        "POST" => ("403 Forbidden", "AccessDenied"),
+        _ => ("404 Not Found", "NoSuchKey"),
+    }));
+    let said = said.failed(1);
+    assert!(said.contains("FAIL  sink archive  s3    yes        NO          ?       "), "{said}");
+    assert!(said.contains("403 AccessDenied") && said.contains("s behind"), "{said}");
+    let said = says(answering(|method| match method {
+        "POST" => ("200 OK", ""),
+        _ => ("403 Forbidden", "AccessDenied"),
+    }));
+    let said = said.ok();
+    assert!(said.contains("warn  sink archive  s3    yes        yes"), "{said}");
+    assert!(said.contains("could not be given up") && said.contains("s behind"), "{said}");
 }

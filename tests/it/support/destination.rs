@@ -7,7 +7,7 @@ use std::{
 };
 
 use forebay_actors::{
-    destination::{Cause, Delivery, DeliveryError, Destination, DestinationFactory, Receipt},
+    destination::{Cause, Delivery, DeliveryError, Destination, DestinationFactory, Receipt, Rejection},
     record::Batch,
 };
 use futures::future::LocalBoxFuture;
@@ -45,6 +45,8 @@ pub struct Orders {
     pub panic: u64,
     /// Refuse batches that hold an event whose message contains this.
     pub reject: Option<&'static str>,
+    /// Take batches without the events whose message contains this, and name those.
+    pub name: Option<&'static str>,
     /// Panic on batches that hold an event whose message contains this.
     pub panic_on: Option<&'static str>,
     /// The same in the call itself, before there is a future: as an encoder does.
@@ -166,7 +168,8 @@ impl Fake {
             return Err(DeliveryError::transient(Cause::Connect, "the destination was told to fail"));
         }
         let orders = self.state().0.clone();
-        let (mut ids, mut bytes) = (Vec::new(), 0);
+        let (mut ids, mut bytes, mut rejected, mut position) =
+            (Vec::new(), 0, Vec::new(), batch.span().first);
         let mut events = batch.events();
         while let Some(event) = events.next_event() {
             let event = event.map_err(|e| DeliveryError::rejected(e.to_string()))?;
@@ -176,11 +179,17 @@ impl Fake {
                 let error = DeliveryError::rejected("the destination does not like this event");
                 return Err(DeliveryError { status: Some(REJECTED_STATUS), ..error });
             }
-            ids.push(event.event_id.to_string());
-            bytes += event.message.len() as u64;
+            if has(orders.name) {
+                let error = format!("the destination names {}", event.message);
+                rejected.push(Rejection { position, error, status: Some(REJECTED_STATUS) });
+            } else {
+                ids.push(event.event_id.to_string());
+                bytes += event.message.len() as u64;
+            }
+            position = position.plus(1);
         }
         self.change(|_, seen| seen.taken.push((id, ids)));
-        Ok(Receipt::of(bytes))
+        Ok(Receipt { rejected, ..Receipt::of(bytes) })
     }
 }
 

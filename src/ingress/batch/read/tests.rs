@@ -11,8 +11,14 @@ fn good(message: &str) -> Event {
 }
 
 fn batch(events: Vec<Event>) -> Vec<u8> {
-    EventBatchRequest { batch_id: "b".into(), source: "here".into(), events, compression_hint: 7 }
-        .encode_to_vec()
+    EventBatchRequest {
+        batch_id: "b".into(),
+        source: "here".into(),
+        events,
+        compression_hint: 7,
+        otlp: Vec::new(),
+    }
+    .encode_to_vec()
 }
 
 fn number(number: f64) -> Value {
