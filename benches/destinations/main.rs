@@ -1,10 +1,12 @@
 //! Destinations against the real servers, each beside the server's own bulk load of the same rows in the same run.
 //!
-//! `cargo bench --bench destinations -- [ROWS]`, 300,000 by default. A server that is not installed is left out, by name.
+//! `cargo bench --bench destinations -- [ROWS] [NAME...]`, 300,000 rows and all servers by default. One that is not installed
+//! is left out, by name.
 
 #[path = "../shared/batches.rs"]
 mod batches;
 mod clickhouse;
+mod nats;
 mod postgres;
 mod service;
 
@@ -36,13 +38,22 @@ trait Target {
 }
 
 fn main() -> ExitCode {
-    let rows = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(300_000_u64);
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let rows = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(300_000_u64);
+    let mut names = arguments.iter().filter(|argument| argument.parse::<u64>().is_err()).peekable();
+    let is_all = names.peek().is_none();
+    let names: Vec<_> = names.collect();
+    let is_wanted = |name: &str| is_all || names.iter().any(|wanted| *wanted == name);
     let batches: Vec<_> =
         (0..rows).step_by(BATCH_ROWS as usize).map(|first| Arc::new(batch(first, BATCH_ROWS))).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let postgres = runtime.block_on(postgres::measure(&batches));
-    let clickhouse = runtime.block_on(clickhouse::measure(&batches));
-    if postgres && clickhouse { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let reached = runtime.block_on(async {
+        let postgres = !is_wanted("postgres") || postgres::measure(&batches).await;
+        let clickhouse = !is_wanted("clickhouse") || clickhouse::measure(&batches).await;
+        let nats = !is_wanted("nats") || nats::measure(&batches).await;
+        postgres && clickhouse && nats
+    });
+    if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Whether the median of the sink's rate is at least this part of the median of the client's.

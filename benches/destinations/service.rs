@@ -18,6 +18,11 @@ pub struct Service {
 impl Service {
     /// Starts it with so many ports; `None`, and a word about it, where it is not installed.
     pub fn start(name: &str, ports: usize) -> Option<Self> {
+        Self::start_with(name, ports, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_with(name: &str, ports: usize, variables: &[(&str, &str)]) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(name);
         if !Command::new(&script).arg("version").output().is_ok_and(|output| output.status.success()) {
             println!("{name} is left out: `tests/services/{name} version` fails");
@@ -33,6 +38,7 @@ impl Service {
             listeners.iter().map(|listener| listener.local_addr().expect("it is bound").port()).collect();
         drop(listeners);
         let mut start = Command::new(&script);
+        start.envs(variables.iter().copied());
         start.arg("start").arg(dir.path()).args(ports.iter().map(u16::to_string));
         assert!(start.output().is_ok_and(|started| started.status.success()), "{name} starts");
         Some(Self { script, dir, ports })

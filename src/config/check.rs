@@ -158,6 +158,7 @@ impl Config {
                 | SinkKind::Postgres(_)
                 | SinkKind::Clickhouse(_)
                 | SinkKind::S3(_)
+                | SinkKind::Nats(_)
                 | SinkKind::Console(_)
                 | SinkKind::Blackhole(_) => (),
             }

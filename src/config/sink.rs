@@ -4,6 +4,7 @@ mod clickhouse;
 mod concurrency;
 mod fields;
 mod forebay;
+mod nats;
 mod otlp;
 mod postgres;
 mod s3;
@@ -22,6 +23,7 @@ pub use self::{
     concurrency::Concurrency,
     fields::{Fields, FieldsProblem},
     forebay::{ForebayCompression, ForebaySink},
+    nats::{NatsEncoding, NatsSink, SubjectTemplate},
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
     s3::{KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
@@ -83,7 +85,7 @@ pub(super) const COMMON_KEYS: [&str; 9] =
 
 /// What `type` may be, for people.
 pub(super) const SINK_TYPES: &str =
-    "store, http, otlp, forebay, postgres, clickhouse, s3, file, console or blackhole";
+    "store, http, otlp, forebay, postgres, clickhouse, s3, nats, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -103,6 +105,8 @@ pub enum SinkKind {
     Clickhouse(ClickhouseSink),
     /// Objects in S3, or in a directory.
     S3(S3Sink),
+    /// Messages in a stream of NATS JetStream.
+    Nats(NatsSink),
     /// NDJSON files.
     File(FileSink),
     /// NDJSON on standard output.
@@ -316,6 +320,7 @@ impl SinkKind {
             Self::Postgres(_) => "postgres",
             Self::Clickhouse(_) => "clickhouse",
             Self::S3(_) => "s3",
+            Self::Nats(_) => "nats",
             Self::File(_) => "file",
             Self::Console(_) => "console",
             Self::Blackhole(_) => "blackhole",
@@ -358,6 +363,7 @@ enum SinkType {
     Postgres,
     Clickhouse,
     S3,
+    Nats,
     File,
     Console,
     Blackhole,
@@ -387,6 +393,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
             SinkType::Postgres => SinkKind::Postgres(PostgresSink::deserialize(own)?),
             SinkType::Clickhouse => SinkKind::Clickhouse(ClickhouseSink::deserialize(own)?),
             SinkType::S3 => SinkKind::S3(S3Sink::deserialize(own)?),
+            SinkType::Nats => SinkKind::Nats(NatsSink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
             SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
             SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),

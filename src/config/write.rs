@@ -61,6 +61,12 @@ impl Config {
                         redact_user(endpoint);
                     });
                 }
+                // Its URL has no place for secrets.
+                SinkKind::Nats(nats) => {
+                    for secret in [&mut nats.password, &mut nats.token, &mut nats.nkey] {
+                        *secret = secret.take().map(|_| Secret::new(REDACTED));
+                    }
+                }
                 SinkKind::Store(_) | SinkKind::File(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
             }
         }

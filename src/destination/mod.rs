@@ -32,11 +32,13 @@ pub mod file;
 pub mod forebay;
 mod grpc;
 pub mod http;
+pub mod nats;
 pub mod otlp;
 mod pieces;
 pub mod postgres;
 pub mod projected;
 pub mod s3;
+mod taken;
 mod tls;
 
 use std::{error::Error, io, path::Path, sync::Arc};
@@ -70,6 +72,7 @@ pub fn build(
         SinkKind::Clickhouse(options) => {
             Box::new(clickhouse::ClickhouseDestination::new(options)?.of_stream(stream))
         }
+        SinkKind::Nats(options) => Box::new(nats::NatsDestination::new(options)?.of_stream(stream)),
         SinkKind::S3(options) => Box::new(s3::S3Destination::new(options)?.of_stream(stream)),
         SinkKind::File(options) => {
             let clock = clock.clone();

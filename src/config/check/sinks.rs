@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol,
-    OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient,
-    When,
+    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When, NatsSink,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -55,6 +53,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
         SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
         SinkKind::S3(s3) => s3_values(name, s3, found),
+        SinkKind::Nats(nats) => nats_values(name, nats, found),
         SinkKind::File(file) => {
             if file.path.file_name().is_none() {
                 found.add(&["sinks", name, "path"], "is not a file's name; like `./out/events.ndjson`");
@@ -196,6 +195,61 @@ fn s3_values(name: &str, sink: &S3Sink, found: &mut Found) {
             found.add(&["sinks", name, key], "means nothing in a directory; leave it away");
         }
     }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    tls_client(name, &sink.tls, found);
+}
+
+fn nats_values(name: &str, sink: &NatsSink, found: &mut Found) {
+    if let Err(why) = sink.servers() {
+        found.add(&["sinks", name, "url"], why);
+    }
+    if let Err(why) = sink.subject() {
+        found.add(&["sinks", name, "subject"], why);
+    }
+    let is_name = |stream: &str| {
+        !stream.is_empty()
+            && stream.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '.' | '*' | '>' | '/' | '\\'))
+    };
+    match &sink.stream {
+        Some(stream) if !is_name(stream) => {
+            found.add(
+                &["sinks", name, "stream"],
+                "is not the name of a stream; letters, digits, `_` and `-` are",
+            );
+        }
+        None if sink.manage_stream => {
+            found.add(&["sinks", name, "stream"], "is missing; manage_stream needs a name, like `events`");
+        }
+        _ => {}
+    }
+    let (window, age) = (sink.stream_duplicate_window, sink.stream_max_age);
+    if age.is_some_and(|age| window > age) {
+        let message = "is longer than stream_max_age; what is forgotten cannot be known";
+        found.add(&["sinks", name, "stream_duplicate_window"], message);
+    }
+    found.zero_count(&["sinks", name, "stream_replicas"], sink.stream_replicas);
+    found.zero_size(&["sinks", name, "stream_max_bytes"], sink.stream_max_bytes.unwrap_or(1));
+    found.zero_duration_option(&["sinks", name, "stream_max_age"], age);
+    found.zero_duration(&["sinks", name, "stream_duplicate_window"], window);
+    let (missing, other) = match (&sink.user, &sink.password) {
+        (None, Some(_)) => (Some("user"), "password"),
+        (Some(_), None) => (Some("password"), "user"),
+        _ => (None, ""),
+    };
+    if let Some(missing) = missing {
+        found.add(&["sinks", name, missing], format!("is missing; {other} needs it"));
+    }
+    let given = [
+        ("user", sink.user.is_some()),
+        ("token", sink.token.is_some()),
+        ("nkey", sink.nkey.is_some()),
+        ("credentials_file", sink.credentials_file.is_some()),
+    ];
+    let mut given = given.iter().filter(|(_, is_given)| *is_given);
+    if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+        found.add(&["sinks", name, second], format!("stands beside {first}; one of them says who writes"));
+    }
+    found.zero_count(&["sinks", name, "pending_max"], sink.pending_max);
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
     tls_client(name, &sink.tls, found);
 }

@@ -13,13 +13,13 @@ use crate::destination::unreadable;
 
 /// One call.
 #[derive(Debug)]
-pub(super) struct Call {
-    pub(super) signal: Signal,
+pub(in crate::destination) struct Call {
+    pub(in crate::destination) signal: Signal,
     /// Requests which together are one.
-    pub(super) pieces: Vec<Bytes>,
-    pub(super) bytes: usize,
+    pub(in crate::destination) pieces: Vec<Bytes>,
+    pub(in crate::destination) bytes: usize,
     /// What of the batch is in it.
-    pub(super) spans: Vec<Span>,
+    pub(in crate::destination) spans: Vec<Span>,
 }
 
 /// Puts the parts of a batch into calls.
@@ -37,7 +37,7 @@ struct Sorter {
 ///
 /// # Errors
 /// Where a record is damaged.
-pub(super) fn calls(
+pub(in crate::destination) fn calls(
     batch: &Batch,
     bytes_max: usize,
     is_taken: impl Fn(Position) -> bool,

@@ -22,14 +22,14 @@
 //! A call holds no copy of what it passes on, unless it is compressed. Over gRPC no proxy is used.
 
 mod answer;
-mod calls;
+pub(super) mod calls;
 mod event;
 mod http;
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -40,7 +40,7 @@ use forebay_actors::{
     destination::{Delivery, DeliveryError, Destination, Receipt},
     examination::{ClockReading, Examination},
     otlp::Signal,
-    record::{Batch, Position, Span},
+    record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
 
@@ -51,16 +51,14 @@ use self::{
 use super::{
     INLINE_BYTES_MAX, blocking,
     grpc::{self, Failure, Grpc},
-    pieces, unbuildable,
+    pieces,
+    taken::Taken,
+    unbuildable,
 };
 use crate::config::{Compression, OtlpProtocol, OtlpSink};
 
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// Spans that are remembered as taken while the rest of their batch is not. There are as many as calls of batches on their
-/// way; more are of batches that were given up.
-const TAKEN_MAX: usize = 1024;
 
 /// Headers that follow from what is sent, so that no configured value could be right.
 const OWN_HEADERS: [&str; 7] =
@@ -76,7 +74,7 @@ struct Exporter {
     compression: Compression,
     /// Bytes of a call: as configured, or less where the server has said that it is too much.
     call_bytes_max: AtomicUsize,
-    taken: Mutex<Vec<Span>>,
+    taken: Taken,
 }
 
 enum Transport {
@@ -93,7 +91,7 @@ struct Message {
 }
 
 /// What a request that was taken was answered with.
-struct Taken {
+struct Answered {
     partial: Partial,
     clock: Option<ClockReading>,
 }
@@ -123,7 +121,7 @@ impl OtlpDestination {
             OtlpProtocol::Http => Transport::Http(http::Http::new(options, headers)?),
         };
         let call_bytes_max = AtomicUsize::new(options.max_request_bytes);
-        let (compression, taken) = (options.compression, Mutex::default());
+        let (compression, taken) = (options.compression, Taken::default());
         Ok(Self { exporter: Arc::new(Exporter { transport, compression, call_bytes_max, taken }) })
     }
 }
@@ -153,7 +151,7 @@ impl Destination for OtlpDestination {
         let exporter = self.exporter.clone();
         async move {
             match exporter.send(NOTHING).await {
-                Ok(Taken { clock, .. }) => Examination::fit().with_clock(clock),
+                Ok(Answered { clock, .. }) => Examination::fit().with_clock(clock),
                 Err(refusal) => Examination::failed(&refusal.error),
             }
         }
@@ -165,7 +163,7 @@ impl Destination for OtlpDestination {
 
 impl Exporter {
     async fn deliver(&self, batch: &Batch) -> Result<Receipt, DeliveryError> {
-        let is_taken = |position| self.is_taken(position);
+        let is_taken = |position| self.taken.has(position);
         let calls = calls(batch, self.call_bytes_max.load(Ordering::Relaxed), is_taken)?;
         let (mut bytes, mut refused) = (0, 0);
         let last = calls.len().saturating_sub(1);
@@ -183,10 +181,10 @@ impl Exporter {
                 }
             }
             if index < last {
-                self.take(spans);
+                self.taken.add(spans);
             }
         }
-        self.forget(batch.span());
+        self.taken.forget(batch.span());
         Ok(Receipt { refused: refused.min(batch.count()), ..Receipt::of(bytes) })
     }
 
@@ -208,7 +206,7 @@ impl Exporter {
     }
 
     /// One call. What is left out of a partial success is said here.
-    async fn send(&self, message: Message) -> Result<Taken, Refusal> {
+    async fn send(&self, message: Message) -> Result<Answered, Refusal> {
         let signal = message.signal;
         let (taken, shown) = match &self.transport {
             Transport::Grpc(grpc) => (export(grpc, message).await?, &grpc.shown),
@@ -222,37 +220,10 @@ impl Exporter {
         }
         Ok(taken)
     }
-
-    fn is_taken(&self, position: Position) -> bool {
-        self.taken().iter().any(|span| span.first <= position && position < span.end)
-    }
-
-    /// Remembers what was taken of a batch of which something is still to be sent.
-    fn take(&self, spans: Vec<Span>) {
-        let mut taken = self.taken();
-        taken.extend(spans);
-        let surplus = taken.len().saturating_sub(TAKEN_MAX);
-        taken.drain(..surplus);
-    }
-
-    /// The whole span has its outcome.
-    fn forget(&self, done: Span) {
-        let mut taken = self.taken();
-        let rest = taken.iter().flat_map(|span| {
-            let before = Span { first: span.first, end: span.end.min(done.first) };
-            let behind = Span { first: span.first.max(done.end), end: span.end };
-            [before, behind]
-        });
-        *taken = rest.filter(|span| span.count() > 0).collect();
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Vec<Span>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A call over gRPC.
-async fn export(grpc: &Grpc, message: Message) -> Result<Taken, Refusal> {
+async fn export(grpc: &Grpc, message: Message) -> Result<Answered, Refusal> {
     let service = match message.signal {
         Signal::Logs => "logs.v1.LogsService",
         Signal::Metrics => "metrics.v1.MetricsService",
@@ -261,7 +232,7 @@ async fn export(grpc: &Grpc, message: Message) -> Result<Taken, Refusal> {
     let path = format!("/opentelemetry.proto.collector.{service}/Export");
     let packing = message.is_packed.then_some("gzip");
     match grpc.call(&path, grpc::Message { pieces: message.pieces, packing }).await {
-        Ok(answer) => Ok(Taken { partial: Partial::of_protobuf(&answer.message), clock: answer.clock }),
+        Ok(answer) => Ok(Answered { partial: Partial::of_protobuf(&answer.message), clock: answer.clock }),
         Err(Failure::Refused(status)) => Err(status.refusal(&grpc.shown)),
         Err(Failure::Unanswered(error)) => Err(error.into()),
     }

@@ -10,7 +10,7 @@ use forebay_actors::{
         Items,
         wire::{put_bytes, put_varint},
     },
-    record::{Record, Selection},
+    record::{Position, Record, Selection, Span},
 };
 
 use super::*;
@@ -168,9 +168,9 @@ fn what_was_taken_is_not_sent_again() {
     let exporter = &destination.exporter;
     let batch = mixed();
     let logs = calls(&batch, usize::MAX, |_| false).unwrap().remove(0);
-    exporter.take(logs.spans);
+    exporter.taken.add(logs.spans);
     let left = |batch: &Batch| -> Vec<_> {
-        calls(batch, usize::MAX, |at| exporter.is_taken(at))
+        calls(batch, usize::MAX, |at| exporter.taken.has(at))
             .unwrap()
             .iter()
             .map(|call| seen(call).1)
@@ -179,7 +179,7 @@ fn what_was_taken_is_not_sent_again() {
     assert_eq!(left(&batch), [strings(&["t", "u", "v"])]);
     let (first, second) = batch.halves().unwrap();
     assert_eq!((left(&first), left(&second)), (vec![strings(&["t"])], vec![strings(&["u", "v"])]));
-    exporter.forget(second.span());
+    exporter.taken.forget(second.span());
     assert_eq!(left(&second), [strings(&["d", "e"]), strings(&["u", "v"])]);
     assert_eq!(left(&first), [strings(&["t"])]);
 }

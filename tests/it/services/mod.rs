@@ -2,6 +2,7 @@
 //! and on loopback; where it is not installed, its tests are skipped by name, and fail in CI.
 
 mod clickhouse;
+mod nats;
 mod postgres;
 mod s3;
 
