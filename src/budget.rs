@@ -89,6 +89,8 @@ impl MemoryBudget {
                         u64::from(store::WRITER_CACHE_KIB) + readers * u64::from(store::READER_CACHE_KIB);
                     caches * 1024 + store::READERS_MAX as u64 * store::PAGE_BYTES_MAX as u64
                 }
+                // The latest values, and what a batch makes of them while it is pushed.
+                SinkKind::Pushgateway(ref push) => 2 * push.state_bytes as u64,
                 _ => 0,
             };
             let patterns = sink.when.as_ref().map_or(0, When::memory_bytes);

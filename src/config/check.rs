@@ -159,6 +159,7 @@ impl Config {
                 | SinkKind::Clickhouse(_)
                 | SinkKind::S3(_)
                 | SinkKind::Nats(_)
+                | SinkKind::Pushgateway(_)
                 | SinkKind::Console(_)
                 | SinkKind::Blackhole(_) => (),
             }

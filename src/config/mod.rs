@@ -40,7 +40,7 @@ pub use security::{
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, ClickhouseCompression, ClickhouseSink, Compression,
-    Concurrency, ConsoleSink, FieldTests, Fields, FieldsProblem, FileSink, ForebayCompression, ForebaySink, HttpEncoding, HttpSink, KeyParts, KeyTemplate, Literal, OtlpProtocol, OtlpSink, Partitions, PostgresSink, PostgresTable, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind, StoreSink, Tests, TlsClient, When, WhenFull, WhenProblem, WhenSignal, NatsEncoding, NatsSink, SubjectTemplate,
+    Concurrency, ConsoleSink, FieldTests, Fields, FieldsProblem, FileSink, ForebayCompression, ForebaySink, HttpEncoding, HttpSink, KeyParts, KeyTemplate, Literal, OtlpProtocol, OtlpSink, Partitions, PostgresSink, PostgresTable, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind, StoreSink, Tests, TlsClient, When, WhenFull, WhenProblem, WhenSignal, NatsEncoding, NatsSink, SubjectTemplate, PushMethod, PushgatewaySink,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

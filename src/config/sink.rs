@@ -7,6 +7,7 @@ mod forebay;
 mod nats;
 mod otlp;
 mod postgres;
+mod pushgateway;
 mod s3;
 mod when;
 
@@ -26,6 +27,7 @@ pub use self::{
     nats::{NatsEncoding, NatsSink, SubjectTemplate},
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
+    pushgateway::{PushMethod, PushgatewaySink},
     s3::{KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
     when::{FieldTests, Literal, Tests, When, WhenProblem, WhenSignal},
 };
@@ -85,7 +87,7 @@ pub(super) const COMMON_KEYS: [&str; 9] =
 
 /// What `type` may be, for people.
 pub(super) const SINK_TYPES: &str =
-    "store, http, otlp, forebay, postgres, clickhouse, s3, nats, file, console or blackhole";
+    "store, http, otlp, forebay, postgres, clickhouse, s3, nats, pushgateway, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -107,6 +109,8 @@ pub enum SinkKind {
     S3(S3Sink),
     /// Messages in a stream of NATS JetStream.
     Nats(NatsSink),
+    /// The latest values of metrics, in a Prometheus Pushgateway.
+    Pushgateway(PushgatewaySink),
     /// NDJSON files.
     File(FileSink),
     /// NDJSON on standard output.
@@ -321,6 +325,7 @@ impl SinkKind {
             Self::Clickhouse(_) => "clickhouse",
             Self::S3(_) => "s3",
             Self::Nats(_) => "nats",
+            Self::Pushgateway(_) => "pushgateway",
             Self::File(_) => "file",
             Self::Console(_) => "console",
             Self::Blackhole(_) => "blackhole",
@@ -364,6 +369,7 @@ enum SinkType {
     Clickhouse,
     S3,
     Nats,
+    Pushgateway,
     File,
     Console,
     Blackhole,
@@ -394,6 +400,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
             SinkType::Clickhouse => SinkKind::Clickhouse(ClickhouseSink::deserialize(own)?),
             SinkType::S3 => SinkKind::S3(S3Sink::deserialize(own)?),
             SinkType::Nats => SinkKind::Nats(NatsSink::deserialize(own)?),
+            SinkType::Pushgateway => SinkKind::Pushgateway(PushgatewaySink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
             SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
             SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),

@@ -61,6 +61,7 @@ impl Config {
                         redact_user(endpoint);
                     });
                 }
+                SinkKind::Pushgateway(push) => redact(&mut push.url, &mut push.headers),
                 // Its URL has no place for secrets.
                 SinkKind::Nats(nats) => {
                     for secret in [&mut nats.password, &mut nats.token, &mut nats.nkey] {

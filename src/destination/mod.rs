@@ -37,6 +37,7 @@ pub mod otlp;
 mod pieces;
 pub mod postgres;
 pub mod projected;
+pub mod pushgateway;
 pub mod s3;
 mod taken;
 mod tls;
@@ -73,6 +74,7 @@ pub fn build(
             Box::new(clickhouse::ClickhouseDestination::new(options)?.of_stream(stream))
         }
         SinkKind::Nats(options) => Box::new(nats::NatsDestination::new(options)?.of_stream(stream)),
+        SinkKind::Pushgateway(options) => Box::new(pushgateway::PushgatewayDestination::new(options)?),
         SinkKind::S3(options) => Box::new(s3::S3Destination::new(options)?.of_stream(stream)),
         SinkKind::File(options) => {
             let clock = clock.clone();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When, NatsSink,
+    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When, NatsSink, PushgatewaySink,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -53,6 +53,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
         SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
         SinkKind::S3(s3) => s3_values(name, s3, found),
+        SinkKind::Pushgateway(push) => pushgateway_values(name, push, found),
         SinkKind::Nats(nats) => nats_values(name, nats, found),
         SinkKind::File(file) => {
             if file.path.file_name().is_none() {
@@ -251,6 +252,32 @@ fn nats_values(name: &str, sink: &NatsSink, found: &mut Found) {
     }
     found.zero_count(&["sinks", name, "pending_max"], sink.pending_max);
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    tls_client(name, &sink.tls, found);
+}
+
+fn pushgateway_values(name: &str, sink: &PushgatewaySink, found: &mut Found) {
+    if !is_url(&sink.url) {
+        found.add(&["sinks", name, "url"], "is not a URL; like `http://pushgateway:9091`");
+    } else if sink.url.trim_end_matches('/').ends_with("/metrics") {
+        found.add(&["sinks", name, "url"], "ends with /metrics, which is appended; leave it away");
+    }
+    if sink.job.as_ref().is_some_and(String::is_empty) {
+        found.add(&["sinks", name, "job"], "is empty; like `nightly`");
+    }
+    for label in sink.grouping.keys() {
+        let is_name = label.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && !label.starts_with("__")
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let path = ["sinks", name, "grouping", label];
+        if label == "job" {
+            found.add(&path, "has a key of its own: job");
+        } else if !is_name {
+            found.add(&path, "is not the name of a label; letters, digits and `_` are, and no digit first");
+        }
+    }
+    found.zero_size(&["sinks", name, "state_bytes"], sink.state_bytes as u64);
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    headers(name, &sink.headers, found);
     tls_client(name, &sink.tls, found);
 }
 

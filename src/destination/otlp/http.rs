@@ -9,7 +9,7 @@ use reqwest::{Body, Client, Response, Url, redirect::Policy};
 use tokio::time::Instant;
 
 use super::{
-    ANSWER_BYTES_MAX, Message, OtlpSink, Taken,
+    ANSWER_BYTES_MAX, Message, OtlpSink, Answered,
     answer::{Partial, Refusal},
 };
 use crate::destination::{
@@ -62,7 +62,7 @@ impl Http {
     ///
     /// # Errors
     /// Where it was not taken, or nobody answered.
-    pub(super) async fn export(&self, message: Message) -> Result<Taken, Refusal> {
+    pub(super) async fn export(&self, message: Message) -> Result<Answered, Refusal> {
         let asked = Instant::now();
         let Message { signal, pieces, is_packed } = message;
         let mut request = self.client.post(self.url_of(signal)).headers(self.headers.clone());
@@ -80,7 +80,7 @@ impl Http {
             true => Partial::of_protobuf(&body),
             false => Partial::of_json(&body),
         };
-        Ok(Taken { partial, clock: clock_of(headers, asked) })
+        Ok(Answered { partial, clock: clock_of(headers, asked) })
     }
 
     fn url_of(&self, signal: Signal) -> Url {

@@ -4,6 +4,7 @@
 mod clickhouse;
 mod nats;
 mod postgres;
+mod pushgateway;
 mod s3;
 
 use std::{

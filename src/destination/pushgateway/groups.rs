@@ -1,0 +1,435 @@
+//! The latest values of all series, by the group that they are pushed to.
+//!
+//! | of OpenTelemetry | in the group |
+//! |---|---|
+//! | gauge; sum that is not monotonic | gauge |
+//! | monotonic sum | counter |
+//! | histogram with bounds | histogram |
+//! | summary | summary |
+//! | delta temporality | added up, from the first that came in this process' life |
+//! | a point without a recorded value | the series ends |
+//! | attributes of the resource, other than those that tell groups apart | labels of `target_info` |
+//! | name and version of the scope | labels `otel_scope_name`, `otel_scope_version` |
+//!
+//! A point that is older than the one that is there does nothing: it has been superseded. An exponential histogram has no form
+//! in the text that a gateway takes, and a name cannot be of two types in one group; such points are refused.
+
+use std::{collections::BTreeMap, fmt::Write as _, rc::Rc};
+
+use super::{
+    names::{labels, metric_name, text, written},
+    request::{
+        Attribute, HistogramPoint, Number, NumberPoint, Points, ResourceMetrics, ScopeMetrics, Sum,
+        SummaryPoint,
+    },
+};
+
+/// Of `flags`: the series has ended, or has nothing to say.
+const NO_VALUE: u32 = 1;
+/// Of aggregation temporalities, the one that is not cumulative.
+const DELTA: i32 = 1;
+/// What a series takes beside its labels and buckets, with the nodes of the maps that hold it.
+const SERIES_BYTES: usize = 160;
+/// Attributes that say who a resource is: they are `job`, and what grouping labels are made of.
+const NAMESPACE: &str = "service.namespace";
+const SERVICE: &str = "service.name";
+const INSTANCE: &str = "service.instance.id";
+/// As OpenTelemetry names a resource that does not say who it is.
+const UNKNOWN: &str = "unknown_service";
+
+/// How resources become groups.
+#[derive(Debug)]
+pub(super) struct Grouping {
+    pub(super) job: Option<String>,
+    /// A text, or an attribute in braces.
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+/// The labels of a group, `job` first.
+pub(super) type GroupKey = Vec<Label>;
+/// Its name and its value.
+pub(super) type Label = (String, String);
+
+/// A group as it stands, or as a batch would have it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Group {
+    families: BTreeMap<String, Rc<Family>>,
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Family {
+    kind: Kind,
+    help: String,
+    /// By their labels, as they stand in braces.
+    series: BTreeMap<String, Series>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+}
+
+#[derive(Debug, Clone)]
+struct Series {
+    at_nanos: u64,
+    value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    Number(f64),
+    Histogram { bounds: Vec<f64>, counts: Vec<u64>, sum: Option<f64>, count: u64 },
+    Summary { quantiles: Vec<(f64, f64)>, sum: f64, count: u64 },
+}
+
+/// Points that a batch had, and those of them that no group can have.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) exponential: u64,
+    pub(super) other_type: u64,
+    pub(super) no_room: u64,
+}
+
+/// What points of one metric have in common.
+struct Of<'a> {
+    name: &'a str,
+    kind: Kind,
+    help: &'a str,
+    is_delta: bool,
+    /// Of the scope.
+    labels: &'a BTreeMap<String, String>,
+    key: &'a [Label],
+    bytes_max: usize,
+}
+
+// === impl Refused ===
+
+impl Refused {
+    pub(super) fn add(&mut self, more: Self) {
+        self.exponential += more.exponential;
+        self.other_type += more.other_type;
+        self.no_room += more.no_room;
+    }
+}
+
+// === impl Grouping ===
+
+impl Grouping {
+    /// The group of a resource.
+    pub(super) fn key(&self, resource: &[Attribute]) -> GroupKey {
+        let of = |key: &str| {
+            let found = resource.iter().find(|attribute| attribute.key == key);
+            found.map(|attribute| text(attribute.value.as_ref())).filter(|text| !text.is_empty())
+        };
+        let job = self.job.clone().unwrap_or_else(|| {
+            let service = of(SERVICE).unwrap_or_else(|| UNKNOWN.to_owned());
+            of(NAMESPACE).map_or(service.clone(), |namespace| format!("{namespace}/{service}"))
+        });
+        let label = |(name, value): (&String, &String)| {
+            let attribute = value.strip_prefix('{').and_then(|value| value.strip_suffix('}'));
+            let value = attribute.map_or_else(|| Some(value.clone()), of)?;
+            Some((name.clone(), value))
+        };
+        std::iter::once(("job".to_owned(), job)).chain(self.labels.iter().filter_map(label)).collect()
+    }
+
+    /// Whether the attribute stands in the grouping labels already.
+    fn has(&self, attribute: &str) -> bool {
+        let in_job = self.job.is_none() && matches!(attribute, SERVICE | NAMESPACE);
+        in_job
+            || attribute == INSTANCE
+            || self.labels.values().any(|value| *value == format!("{{{attribute}}}"))
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Takes in what a request has of the group's resource.
+    pub(super) fn apply(
+        &mut self,
+        metrics: &ResourceMetrics,
+        grouping: &Grouping,
+        key: &[Label],
+        bytes_max: usize,
+    ) -> Refused {
+        let mut refused = Refused::default();
+        for scope in &metrics.scope_metrics {
+            self.apply_scope(scope, key, bytes_max, &mut refused);
+        }
+        let resource =
+            metrics.resource.as_ref().map(|resource| resource.attributes.as_slice()).unwrap_or_default();
+        let others = labels(resource.iter().filter(|attribute| !grouping.has(&attribute.key)));
+        if !others.is_empty() && metrics.scope_metrics.iter().any(|scope| !scope.metrics.is_empty()) {
+            let none = BTreeMap::new();
+            let of = Of {
+                name: "target_info",
+                kind: Kind::Gauge,
+                help: "",
+                is_delta: false,
+                labels: &none,
+                key,
+                bytes_max,
+            };
+            // One line for each resource: an older one of the same group is not told apart from it.
+            self.remove("target_info");
+            self.set(&of, &others, 0, Value::Number(1.0), &mut Refused::default());
+        }
+        refused
+    }
+
+    fn apply_scope(&mut self, scope: &ScopeMetrics, key: &[Label], bytes_max: usize, refused: &mut Refused) {
+        let mut of_scope = BTreeMap::new();
+        if let Some(scope) = &scope.scope {
+            of_scope.insert("otel_scope_name".to_owned(), scope.name.clone());
+            of_scope.insert("otel_scope_version".to_owned(), scope.version.clone());
+        }
+        for metric in &scope.metrics {
+            let (kind, is_delta) = match &metric.points {
+                Some(Points::Sum(Sum { is_monotonic: true, temporality, .. })) => {
+                    (Kind::Counter, *temporality == DELTA)
+                }
+                Some(Points::Sum(sum)) => (Kind::Gauge, sum.temporality == DELTA),
+                Some(Points::Histogram(histogram)) => (Kind::Histogram, histogram.temporality == DELTA),
+                Some(Points::Summary(_)) => (Kind::Summary, false),
+                Some(Points::Exponential(exponential)) => {
+                    refused.exponential += exponential.points.len() as u64;
+                    continue;
+                }
+                Some(Points::Gauge(_)) => (Kind::Gauge, false),
+                None => continue,
+            };
+            // Only what is no sum may be a ratio.
+            let is_gauge = matches!(metric.points, Some(Points::Gauge(_)));
+            let name = metric_name(&metric.name, &metric.unit, kind == Kind::Counter, is_gauge);
+            let of = Of {
+                name: &name,
+                kind,
+                help: &metric.description,
+                is_delta,
+                labels: &of_scope,
+                key,
+                bytes_max,
+            };
+            match &metric.points {
+                Some(Points::Gauge(gauge)) => self.numbers(&of, &gauge.points, refused),
+                Some(Points::Sum(sum)) => self.numbers(&of, &sum.points, refused),
+                Some(Points::Histogram(histogram)) => self.histograms(&of, &histogram.points, refused),
+                Some(Points::Summary(summary)) => self.summaries(&of, &summary.points, refused),
+                Some(Points::Exponential(_)) | None => {}
+            }
+        }
+    }
+
+    fn numbers(&mut self, of: &Of<'_>, points: &[NumberPoint], refused: &mut Refused) {
+        for point in points {
+            let value = match point.value {
+                Some(Number::Double(value)) if point.flags & NO_VALUE == 0 => value,
+                Some(Number::Int(value)) if point.flags & NO_VALUE == 0 => value as f64,
+                _ => {
+                    self.end(of, &point.attributes);
+                    continue;
+                }
+            };
+            self.set(of, &labels(&point.attributes), point.at_nanos, Value::Number(value), refused);
+        }
+    }
+
+    fn histograms(&mut self, of: &Of<'_>, points: &[HistogramPoint], refused: &mut Refused) {
+        for point in points {
+            if point.flags & NO_VALUE != 0 {
+                self.end(of, &point.attributes);
+                continue;
+            }
+            let value = Value::Histogram {
+                bounds: point.bounds.clone(),
+                counts: point.bucket_counts.clone(),
+                sum: point.sum,
+                count: point.count,
+            };
+            self.set(of, &labels(&point.attributes), point.at_nanos, value, refused);
+        }
+    }
+
+    fn summaries(&mut self, of: &Of<'_>, points: &[SummaryPoint], refused: &mut Refused) {
+        for point in points {
+            if point.flags & NO_VALUE != 0 {
+                self.end(of, &point.attributes);
+                continue;
+            }
+            let quantiles =
+                point.quantiles.iter().map(|quantile| (quantile.quantile, quantile.value)).collect();
+            let value = Value::Summary { quantiles, sum: point.sum, count: point.count };
+            self.set(of, &labels(&point.attributes), point.at_nanos, value, refused);
+        }
+    }
+
+    /// A series has this value now, if it has no later one.
+    fn set(
+        &mut self,
+        of: &Of<'_>,
+        own: &BTreeMap<String, String>,
+        at_nanos: u64,
+        value: Value,
+        refused: &mut Refused,
+    ) {
+        let labels = written(&series_labels(of, own));
+        let room = of.bytes_max.saturating_sub(self.bytes);
+        let family = self.families.entry(of.name.to_owned()).or_insert_with(|| {
+            Rc::new(Family { kind: of.kind, help: of.help.to_owned(), series: BTreeMap::new() })
+        });
+        if family.kind != of.kind {
+            refused.other_type += 1;
+            return;
+        }
+        let bytes = SERIES_BYTES + labels.len() + value.bytes();
+        // What other batches see stays as it is until this one is pushed.
+        let series = &mut Rc::make_mut(family).series;
+        match series.get_mut(&labels) {
+            Some(before) if of.is_delta => {
+                before.value.add(value);
+                before.at_nanos = before.at_nanos.max(at_nanos);
+            }
+            Some(before) if before.at_nanos > at_nanos => {}
+            Some(before) => {
+                self.bytes = (self.bytes + value.bytes()).saturating_sub(before.value.bytes());
+                *before = Series { at_nanos, value };
+            }
+            None if bytes > room => refused.no_room += 1,
+            None => {
+                series.insert(labels, Series { at_nanos, value });
+                self.bytes += bytes;
+            }
+        }
+    }
+
+    /// A series has ended.
+    fn end(&mut self, of: &Of<'_>, attributes: &[Attribute]) {
+        let labels = written(&series_labels(of, &labels(attributes)));
+        if let Some(family) = self.families.get_mut(of.name)
+            && let Some(series) = Rc::make_mut(family).series.remove(&labels)
+        {
+            self.bytes = self.bytes.saturating_sub(SERIES_BYTES + labels.len() + series.value.bytes());
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(family) = self.families.remove(name) else { return };
+        let bytes = |(labels, series): (&String, &Series)| SERIES_BYTES + labels.len() + series.value.bytes();
+        self.bytes = self.bytes.saturating_sub(family.series.iter().map(bytes).sum());
+    }
+
+    /// In the text format of Prometheus.
+    pub(super) fn text(&self) -> String {
+        let mut out = String::with_capacity(self.bytes);
+        for (name, family) in self.families.iter().filter(|(_, family)| !family.series.is_empty()) {
+            family.write(name, &mut out).expect("a String takes every text");
+        }
+        out
+    }
+}
+
+/// Labels of a series: the point's own, and its scope's. Those that the group has get another name, as Prometheus does it.
+fn series_labels(of: &Of<'_>, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_taken =
+        |name: &str| of.key.iter().any(|(label, _)| label == name) || matches!(name, "le" | "quantile");
+    let renamed = own.iter().map(|(name, value)| {
+        let name = if is_taken(name) { format!("exported_{name}") } else { name.clone() };
+        (name, value.clone())
+    });
+    renamed.chain(of.labels.clone()).collect()
+}
+
+// === impl Value ===
+
+impl Value {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Number(_) => 0,
+            Self::Histogram { counts, bounds, .. } => (counts.len() + bounds.len()) * 8,
+            Self::Summary { quantiles, .. } => quantiles.len() * 16,
+        }
+    }
+
+    /// Adds what came since. A histogram with other bounds begins anew.
+    fn add(&mut self, delta: Self) {
+        match (self, delta) {
+            (Self::Number(value), Self::Number(more)) => *value += more,
+            (
+                Self::Histogram { bounds, counts, sum, count },
+                Self::Histogram { bounds: theirs, counts: more, sum: sum_more, count: count_more },
+            ) if *bounds == theirs && counts.len() == more.len() => {
+                counts.iter_mut().zip(more).for_each(|(count, more)| *count = count.saturating_add(more));
+                *sum = sum.zip(sum_more).map(|(sum, more)| sum + more);
+                *count = count.saturating_add(count_more);
+            }
+            (value, delta) => *value = delta,
+        }
+    }
+}
+
+// === impl Family ===
+
+impl Family {
+    fn write(&self, name: &str, out: &mut String) -> std::fmt::Result {
+        if !self.help.is_empty() {
+            writeln!(out, "# HELP {name} {}", self.help.replace('\\', "\\\\").replace('\n', "\\n"))?;
+        }
+        let kind = match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+            Kind::Summary => "summary",
+        };
+        writeln!(out, "# TYPE {name} {kind}")?;
+        for (labels, series) in &self.series {
+            let line = |out: &mut String, suffix: &str, more: &str, value: &str| {
+                let comma = if labels.is_empty() || more.is_empty() { "" } else { "," };
+                match labels.is_empty() && more.is_empty() {
+                    true => writeln!(out, "{name}{suffix} {value}"),
+                    false => writeln!(out, "{name}{suffix}{{{labels}{comma}{more}}} {value}"),
+                }
+            };
+            match &series.value {
+                Value::Number(value) => line(out, "", "", &float(*value))?,
+                Value::Histogram { bounds, counts, sum, count } => {
+                    let mut below = 0_u64;
+                    for (bound, count) in bounds.iter().zip(counts) {
+                        below = below.saturating_add(*count);
+                        line(out, "_bucket", &format!("le=\"{}\"", float(*bound)), &below.to_string())?;
+                    }
+                    line(out, "_bucket", "le=\"+Inf\"", &count.to_string())?;
+                    if let Some(sum) = sum {
+                        line(out, "_sum", "", &float(*sum))?;
+                    }
+                    line(out, "_count", "", &count.to_string())?;
+                }
+                Value::Summary { quantiles, sum, count } => {
+                    for (quantile, value) in quantiles {
+                        line(out, "", &format!("quantile=\"{}\"", float(*quantile)), &float(*value))?;
+                    }
+                    line(out, "_sum", "", &float(*sum))?;
+                    line(out, "_count", "", &count.to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number as Prometheus reads it.
+fn float(value: f64) -> String {
+    match value {
+        f64::INFINITY => "+Inf".to_owned(),
+        f64::NEG_INFINITY => "-Inf".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[path = "groups_tests.rs"]
+mod tests;

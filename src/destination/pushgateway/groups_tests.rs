@@ -1,0 +1,169 @@
+use super::{
+    super::request::{
+        Any, AnyValue, Exponential, Gauge, Histogram, Metric, Nothing, Quantile, Resource, Scope, Summary,
+    },
+    *,
+};
+
+const ROOM: usize = 1 << 20;
+
+fn attributes(pairs: &[(&str, &str)]) -> Vec<Attribute> {
+    let attribute = |(key, value): &(&str, &str)| Attribute {
+        key: (*key).to_owned(),
+        value: Some(AnyValue { value: Some(Any::Text((*value).to_owned())) }),
+    };
+    pairs.iter().map(attribute).collect()
+}
+
+fn number(at_nanos: u64, value: f64, labels: &[(&str, &str)]) -> NumberPoint {
+    NumberPoint { attributes: attributes(labels), at_nanos, value: Some(Number::Double(value)), flags: 0 }
+}
+
+fn metric(name: &str, unit: &str, points: Points) -> Metric {
+    Metric { name: name.to_owned(), description: String::new(), unit: unit.to_owned(), points: Some(points) }
+}
+
+fn sum(temporality: i32, is_monotonic: bool, points: Vec<NumberPoint>) -> Points {
+    Points::Sum(Sum { points, temporality, is_monotonic })
+}
+
+fn of(metrics: Vec<Metric>) -> ResourceMetrics {
+    let scope_metrics = vec![ScopeMetrics { scope: None, metrics }];
+    ResourceMetrics { resource: None, scope_metrics }
+}
+
+fn grouping() -> Grouping {
+    Grouping {
+        job: None,
+        labels: BTreeMap::from([("instance".to_owned(), "{service.instance.id}".to_owned())]),
+    }
+}
+
+fn apply(group: &mut Group, metrics: &ResourceMetrics) -> Refused {
+    let grouping = grouping();
+    let resource = metrics.resource.as_ref().map(|resource| resource.attributes.clone()).unwrap_or_default();
+    group.apply(metrics, &grouping, &grouping.key(&resource), ROOM)
+}
+
+/// Every kind of metric as the text format has it, with help, units, labels that the group has already, and the resource's
+/// other attributes.
+#[test]
+fn every_kind_has_its_text() {
+    let resource = attributes(&[
+        ("service.name", "api"),
+        ("service.namespace", "shop"),
+        ("service.instance.id", "1"),
+        ("os.type", "linux"),
+    ]);
+    let histogram = HistogramPoint {
+        attributes: attributes(&[("le", "x")]),
+        at_nanos: 1,
+        count: 6,
+        sum: Some(2.5),
+        bucket_counts: vec![1, 2, 3],
+        bounds: vec![0.1, 1.0],
+        flags: 0,
+    };
+    let quantiles = vec![Quantile { quantile: 0.5, value: f64::NAN }];
+    let summary =
+        SummaryPoint { attributes: Vec::new(), at_nanos: 1, count: 2, sum: 3.0, quantiles, flags: 0 };
+    let mut requests =
+        metric("http.requests", "{request}", sum(2, true, vec![number(1, 3.0, &[("job", "x")])]));
+    requests.description = "all\nof \\ them".to_owned();
+    let metrics = vec![
+        requests,
+        metric("queue", "1", sum(2, false, vec![number(1, -1.0, &[])])),
+        metric("temp", "Cel", Points::Gauge(Gauge { points: vec![number(1, f64::INFINITY, &[])] })),
+        metric("took", "s", Points::Histogram(Histogram { points: vec![histogram], temporality: 2 })),
+        metric("old", "", Points::Summary(Summary { points: vec![summary] })),
+    ];
+    let scope = Some(Scope { name: "lib".to_owned(), version: String::new() });
+    let request = ResourceMetrics {
+        resource: Some(Resource { attributes: resource.clone() }),
+        scope_metrics: vec![ScopeMetrics { scope, metrics }],
+    };
+    let mut group = Group::default();
+    assert_eq!(apply(&mut group, &request), Refused::default());
+    assert_eq!(
+        grouping().key(&resource),
+        [("job".to_owned(), "shop/api".to_owned()), ("instance".to_owned(), "1".to_owned())]
+    );
+    assert_eq!(
+        group.text(),
+        "# HELP http_requests_total all\\nof \\\\ them\n# TYPE http_requests_total counter\n\
+         http_requests_total{exported_job=\"x\",otel_scope_name=\"lib\"} 3\n\
+         # TYPE old summary\nold{otel_scope_name=\"lib\",quantile=\"0.5\"} NaN\nold_sum{otel_scope_name=\"lib\"} 3\n\
+         old_count{otel_scope_name=\"lib\"} 2\n\
+         # TYPE queue gauge\nqueue{otel_scope_name=\"lib\"} -1\n\
+         # TYPE target_info gauge\ntarget_info{os_type=\"linux\"} 1\n\
+         # TYPE temp_celsius gauge\ntemp_celsius{otel_scope_name=\"lib\"} +Inf\n\
+         # TYPE took_seconds histogram\n\
+         took_seconds_bucket{exported_le=\"x\",otel_scope_name=\"lib\",le=\"0.1\"} 1\n\
+         took_seconds_bucket{exported_le=\"x\",otel_scope_name=\"lib\",le=\"1\"} 3\n\
+         took_seconds_bucket{exported_le=\"x\",otel_scope_name=\"lib\",le=\"+Inf\"} 6\n\
+         took_seconds_sum{exported_le=\"x\",otel_scope_name=\"lib\"} 2.5\n\
+         took_seconds_count{exported_le=\"x\",otel_scope_name=\"lib\"} 6\n"
+    );
+}
+
+/// The latest value of a series wins, whatever order they come in; deltas add up; a series that has ended is gone.
+#[test]
+fn the_latest_value_wins() {
+    let mut group = Group::default();
+    let gauge =
+        |at, value| of(vec![metric("g", "", Points::Gauge(Gauge { points: vec![number(at, value, &[])] }))]);
+    for (at, value) in [(5, 1.0), (7, 2.0), (6, 3.0)] {
+        apply(&mut group, &gauge(at, value));
+    }
+    assert_eq!(group.text(), "# TYPE g gauge\ng 2\n");
+    let delta = |at| of(vec![metric("c", "", sum(DELTA, true, vec![number(at, 2.5, &[])]))]);
+    for at in [2, 1] {
+        apply(&mut group, &delta(at));
+    }
+    assert!(group.text().contains("c_total 5\n"), "{}", group.text());
+    let ended = NumberPoint { flags: NO_VALUE, ..number(9, 0.0, &[]) };
+    apply(&mut group, &of(vec![metric("g", "", Points::Gauge(Gauge { points: vec![ended] }))]));
+    assert_eq!(group.text(), "# TYPE c_total counter\nc_total 5\n");
+}
+
+/// A delta histogram adds up while its bounds stay, and begins anew with others.
+#[test]
+fn delta_histograms_add_up() {
+    let mut group = Group::default();
+    let delta = |bound: f64| {
+        let point = HistogramPoint {
+            attributes: Vec::new(),
+            at_nanos: 1,
+            count: 3,
+            sum: Some(1.5),
+            bucket_counts: vec![1, 2],
+            bounds: vec![bound],
+            flags: 0,
+        };
+        of(vec![metric("h", "", Points::Histogram(Histogram { points: vec![point], temporality: DELTA }))])
+    };
+    apply(&mut group, &delta(1.0));
+    apply(&mut group, &delta(1.0));
+    assert!(
+        group.text().contains("h_bucket{le=\"1\"} 2\nh_bucket{le=\"+Inf\"} 6\nh_sum 3\nh_count 6\n"),
+        "{}",
+        group.text()
+    );
+    apply(&mut group, &delta(2.0));
+    assert!(group.text().contains("h_bucket{le=\"2\"} 1\nh_bucket{le=\"+Inf\"} 3\n"), "{}", group.text());
+}
+
+/// What no group can have is counted by its reason, and the rest is taken.
+#[test]
+fn what_cannot_be_pushed_is_counted() {
+    let mut group = Group::default();
+    let gauge = |name: &str| metric(name, "", Points::Gauge(Gauge { points: vec![number(1, 1.0, &[])] }));
+    let exponential = Points::Exponential(Exponential { points: vec![Nothing {}, Nothing {}] });
+    let twice = metric("a", "", Points::Summary(Summary { points: vec![SummaryPoint::default()] }));
+    let refused = apply(&mut group, &of(vec![metric("e", "", exponential), gauge("a"), twice]));
+    assert_eq!(refused, Refused { exponential: 2, other_type: 1, no_room: 0 });
+    let (grouping, metrics) = (grouping(), of(vec![gauge("b"), gauge("c")]));
+    let refused = group.apply(&metrics, &grouping, &grouping.key(&[]), group.bytes + SERIES_BYTES);
+    assert_eq!(refused.no_room, 1);
+    assert_eq!(group.text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 1\n");
+}
