@@ -117,6 +117,13 @@ pub struct BatchId {
     replay: Option<u64>,
 }
 
+impl BatchId {
+    /// What marks a replay; `None` for the first time that the events go their way.
+    pub const fn replay(self) -> Option<u64> {
+        self.replay
+    }
+}
+
 impl fmt::Display for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.span.first, self.span.end)?;

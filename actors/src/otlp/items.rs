@@ -10,8 +10,12 @@ use super::{
 pub struct Item<'a> {
     /// The bytes of its `Resource`; empty where there is none.
     pub resource: &'a [u8],
+    /// The URL of the resource's schema.
+    pub resource_schema: &'a [u8],
     /// The bytes of its `InstrumentationScope`; empty where there is none.
     pub scope: &'a [u8],
+    /// The URL of the scope's schema.
+    pub scope_schema: &'a [u8],
     /// Of a data point, the bytes of its `Metric`, with all its points.
     pub metric: &'a [u8],
     /// Of a data point, the number of the field that says of which kind the metric is.
@@ -39,8 +43,8 @@ impl<'a> Items<'a> {
 
     fn enter(&mut self, number: u32, bytes: &'a [u8]) {
         match self.path.len() {
-            1 => self.around.resource = member(bytes, 1),
-            2 => self.around.scope = member(bytes, 1),
+            1 => [self.around.resource, self.around.resource_schema] = members(bytes, [1, 3]),
+            2 => [self.around.scope, self.around.scope_schema] = members(bytes, [1, 3]),
             3 => self.around.metric = bytes,
             _ => self.around.metric_kind = number,
         }
@@ -74,10 +78,18 @@ impl<'a> Iterator for Items<'a> {
 
 /// The bytes of a message's member; the last one counts, as protobuf wants it.
 pub(super) fn member(message: &[u8], number: u32) -> &[u8] {
-    let mut found: &[u8] = &[];
+    let [found] = members(message, [number]);
+    found
+}
+
+/// The bytes of several members, in one walk.
+fn members<const N: usize>(message: &[u8], numbers: [u32; N]) -> [&[u8]; N] {
+    let mut found: [&[u8]; N] = [&[]; N];
     for entry in Fields::of(message).map_while(Result::ok) {
-        if let (true, Value::Bytes(bytes)) = (entry.number == number, entry.value) {
-            found = bytes;
+        if let (Some(index), Value::Bytes(bytes)) =
+            (numbers.iter().position(|number| *number == entry.number), entry.value)
+        {
+            found[index] = bytes;
         }
     }
     found

@@ -4,5 +4,5 @@ mod read;
 mod write;
 
 pub use read::RequestSeed;
-pub use write::{Style, write};
-pub(super) use write::{any_value, write_members};
+pub use write::{Style, write, write_text, write_value};
+pub(super) use write::{any_value, unpacked, write_members};

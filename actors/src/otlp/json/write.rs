@@ -134,6 +134,33 @@ fn says_something(field: &Field, value: &Value<'_>) -> bool {
         }
 }
 
+/// Appends the value that a field of a message has, in the natural style; `false`, and nothing, where the message says
+/// nothing by it. Which one of a choice counts is the caller's to know.
+pub fn write_value(message: &[u8], field: &'static Field, out: &mut Vec<u8>) -> bool {
+    let mut entries = Fields::of(message).map_while(Result::ok).filter(|entry| entry.number == field.number);
+    if field.rule == Rule::Repeated {
+        let Some(first) = entries.next() else { return false };
+        list(field, std::iter::once(first).chain(entries), Style::Natural, out);
+        return true;
+    }
+    let Some(entry) = entries.last().filter(|entry| says_something(field, &entry.value)) else {
+        return false;
+    };
+    value(field, entry.value, Style::Natural, out);
+    true
+}
+
+/// Appends an `AnyValue` as a text: one that is a text as it is, nothing where there is none, all else as JSON.
+pub fn write_text(any_value: &[u8], out: &mut Vec<u8>) {
+    match schema::ANY_VALUE.chosen(any_value) {
+        Some(1) => out.extend_from_slice(member(any_value, 1)),
+        // Bytes are the text of their base64, without the quotes.
+        Some(7) => out.extend_from_slice(STANDARD.encode(member(any_value, 7)).as_bytes()),
+        Some(_) => self::any_value(any_value, out),
+        None => {}
+    }
+}
+
 fn name(field: &Field, out: &mut Vec<u8>) {
     // No name in the table has anything to escape.
     out.extend_from_slice(if out.ends_with(b"{") { b"\"" } else { b",\"" });
@@ -176,7 +203,7 @@ fn list<'a>(field: &Field, entries: impl Iterator<Item = Entry<'a>>, style: Styl
 }
 
 /// The numbers of a list that stand together.
-fn unpacked(kind: Kind, packed: &[u8]) -> Vec<Value<'_>> {
+pub(in crate::otlp) fn unpacked(kind: Kind, packed: &[u8]) -> Vec<Value<'static>> {
     if matches!(kind, Kind::Fixed64 | Kind::Sfixed64 | Kind::Double) {
         let (numbers, _) = packed.as_chunks::<8>();
         return numbers.iter().map(|bytes| Value::Fixed64(u64::from_le_bytes(*bytes))).collect();
