@@ -21,7 +21,7 @@ use super::super::http::retry_after;
 pub(super) fn failure(place: &str, status: StatusCode, headers: &HeaderMap, text: &str) -> DeliveryError {
     let code = code(text);
     let retry = Verdict::Retry { after: retry_after(headers) };
-    let too_wide = code == Some(252) && text.contains("artitions");
+    let too_wide = code == Some(252) && text.contains("Too many partitions");
     let (cause, verdict) = match code {
         _ if too_wide => (Cause::Rejected, Verdict::Reject),
         Some(469) => (Cause::Rejected, Verdict::Reject),
@@ -76,6 +76,12 @@ mod tests {
             ),
             ("Code: 252. DB::Exception: Too many partitions for single INSERT block", Cause::Rejected, true),
             ("Code: 252. DB::Exception: Too many parts (300). Merges are slower", Cause::Throttled, false),
+            // r0530: taken for too many partitions, it cost the events.
+            (
+                "Code: 252. DB::Exception: Too many parts (100000) in all partitions in total in table 'events'.",
+                Cause::Throttled,
+                false,
+            ),
             ("Code: 516. DB::Exception: default: Authentication failed", Cause::Refused, false),
             ("Code: 241. DB::Exception: Memory limit (total) exceeded", Cause::Throttled, false),
             ("Code: 1000. DB::Exception: what nobody knows", Cause::Server, false),
