@@ -13,10 +13,11 @@ mod service;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use batches::batch;
+use forebay::config::{BatchConfig, ClickhouseSink};
 use forebay_actors::{destination::Destination, record::Batch};
 use tokio::time::Instant;
 
-/// As a sink has them by default.
+/// As most sinks have them by default.
 const BATCH_ROWS: u64 = 5000;
 
 /// Medians are taken over as many.
@@ -44,13 +45,15 @@ fn main() -> ExitCode {
     let is_all = names.peek().is_none();
     let names: Vec<_> = names.collect();
     let is_wanted = |name: &str| is_all || names.iter().any(|wanted| *wanted == name);
-    let batches: Vec<_> =
-        (0..rows).step_by(BATCH_ROWS as usize).map(|first| Arc::new(batch(first, BATCH_ROWS))).collect();
+    let batches = |each: u64| -> Vec<_> {
+        (0..rows).step_by(each as usize).map(|first| Arc::new(batch(first, each.min(rows - first)))).collect()
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let reached = runtime.block_on(async {
-        let postgres = !is_wanted("postgres") || postgres::measure(&batches).await;
-        let clickhouse = !is_wanted("clickhouse") || clickhouse::measure(&batches).await;
-        let nats = !is_wanted("nats") || nats::measure(&batches).await;
+        let large = ClickhouseSink::batch_default(&BatchConfig::default()).max_events as u64;
+        let postgres = !is_wanted("postgres") || postgres::measure(&batches(BATCH_ROWS)).await;
+        let clickhouse = !is_wanted("clickhouse") || clickhouse::measure(&batches(large)).await;
+        let nats = !is_wanted("nats") || nats::measure(&batches(BATCH_ROWS)).await;
         postgres && clickhouse && nats
     });
     if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }

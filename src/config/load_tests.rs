@@ -331,6 +331,31 @@ sinks:
     assert_eq!(load(&config.to_yaml()).unwrap(), config);
 }
 
+/// What tables of OpenTelemetry in ClickHouse do not go with.
+#[test]
+fn tables_of_clickhouse_are_looked_at() {
+    let error = load(
+        r#"
+sinks:
+  a:
+    type: clickhouse
+    url: "http://x:8123"
+    table: otel_logs
+    ttl: 10ms
+    fields: { drop: [metadata.x] }
+  b: { type: clickhouse, url: "http://x:8123", table: otel_logs, otel: events, ttl: 30d, fields: { drop: [metadata.x] } }
+"#,
+    )
+    .unwrap_err();
+    let lines = [
+        "f.yaml:6: sinks.a.table: may be one of OpenTelemetry's; call it otherwise, like `events`",
+        "f.yaml:7: sinks.a.ttl: is less than a second; leave it away to keep rows for ever",
+        "f.yaml:8: sinks.a.fields: cannot be used with otel: tables, which have all of an item; set otel: events, whose \
+         rows are chosen from, or leave it away",
+    ];
+    assert_eq!(error.lines().collect::<Vec<_>>(), lines);
+}
+
 /// Concurrency is a number or bounds, and is written as it was said.
 #[test]
 fn concurrency_is_a_number_or_bounds() {

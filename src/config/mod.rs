@@ -39,8 +39,7 @@ pub use security::{
     TokenLimits,
 };
 pub use sink::{
-    BatchOverride, BlackholeSink, BreakerConfig, ClickhouseCompression, ClickhouseSink, Compression,
-    Concurrency, ConsoleSink, FieldTests, Fields, FieldsProblem, FileSink, ForebayCompression, ForebaySink, HttpEncoding, HttpSink, KeyParts, KeyTemplate, Literal, OtlpProtocol, OtlpSink, Partitions, PostgresSink, PostgresTable, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind, StoreSink, Tests, TlsClient, When, WhenFull, WhenProblem, WhenSignal, NatsEncoding, NatsSink, SubjectTemplate, PushMethod, PushgatewaySink,
+    BatchOverride, BlackholeSink, BreakerConfig, ClickhouseCompression, ClickhouseSink, Compression, Concurrency, ConsoleSink, FieldTests, Fields, FieldsProblem, FileSink, ForebayCompression, ForebaySink, HttpEncoding, HttpSink, KeyParts, KeyTemplate, Literal, OtlpProtocol, OtlpSink, Partitions, PostgresSink, PostgresTable, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind, StoreSink, Tests, TlsClient, When, WhenFull, WhenProblem, WhenSignal, NatsEncoding, NatsSink, SubjectTemplate, PushMethod, PushgatewaySink, ClickhouseOtel,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

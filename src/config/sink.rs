@@ -20,7 +20,7 @@ use serde::{
 };
 
 pub use self::{
-    clickhouse::{ClickhouseCompression, ClickhouseSink},
+    clickhouse::{ClickhouseCompression, ClickhouseOtel, ClickhouseSink},
     concurrency::Concurrency,
     fields::{Fields, FieldsProblem},
     forebay::{ForebayCompression, ForebaySink},
@@ -103,7 +103,7 @@ pub enum SinkKind {
     Forebay(ForebaySink),
     /// A table of PostgreSQL.
     Postgres(PostgresSink),
-    /// A table of ClickHouse.
+    /// Tables of ClickHouse.
     Clickhouse(ClickhouseSink),
     /// Objects in S3, or in a directory.
     S3(S3Sink),
@@ -295,8 +295,11 @@ impl SinkConfig {
     /// The limits of this sink's batches: its own, and where it has none those of its type or of `all`.
     pub fn batch(&self, all: &BatchConfig) -> BatchConfig {
         let own = self.batch.unwrap_or_default();
-        let objects = S3Sink::batch_default();
-        let all = if matches!(self.kind, SinkKind::S3(_)) { &objects } else { all };
+        let all = &match self.kind {
+            SinkKind::S3(_) => S3Sink::batch_default(),
+            SinkKind::Clickhouse(_) => ClickhouseSink::batch_default(all),
+            _ => *all,
+        };
         BatchConfig {
             max_events: own.max_events.unwrap_or(all.max_events),
             max_bytes: own.max_bytes.unwrap_or(all.max_bytes),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When, NatsSink, PushgatewaySink,
+    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When, NatsSink, PushgatewaySink, ClickhouseOtel,
 };
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
@@ -157,6 +157,15 @@ fn clickhouse_values(name: &str, sink: &ClickhouseSink, found: &mut Found) {
         if value.is_empty() {
             found.add(&["sinks", name, key], "is empty; like `events`");
         }
+    }
+    if sink.otel == ClickhouseOtel::Tables && sink.table.starts_with("otel_") {
+        found.add(
+            &["sinks", name, "table"],
+            "may be one of OpenTelemetry's; call it otherwise, like `events`",
+        );
+    }
+    if sink.ttl.is_some_and(|ttl| ttl.as_secs() == 0) {
+        found.add(&["sinks", name, "ttl"], "is less than a second; leave it away to keep rows for ever");
     }
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
     tls_client(name, &sink.tls, found);

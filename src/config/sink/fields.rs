@@ -9,7 +9,7 @@ use forebay_actors::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::SinkKind;
+use super::{ClickhouseOtel, SinkKind};
 
 /// Which keys of an event's metadata go out, and under which name. The other fields always do.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -71,6 +71,10 @@ impl SinkKind {
             Self::Otlp(_) => Some(
                 "cannot be used here: requests of OpenTelemetry are passed on in the bytes in which they came; leave it \
                  away, and take out what must not go there by a processor of the destination",
+            ),
+            Self::Clickhouse(sink) if sink.otel == ClickhouseOtel::Tables => Some(
+                "cannot be used with otel: tables, which have all of an item; set otel: events, whose rows are chosen from, \
+                 or leave it away",
             ),
             _ => None,
         }

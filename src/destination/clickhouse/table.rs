@@ -20,14 +20,18 @@ pub(super) struct Abilities {
     pub(super) remembers: bool,
     /// A table can sync what is inserted before the answer (`fsync_after_insert`).
     pub(super) syncs: bool,
+    /// Attributes have a type, `Map`.
+    pub(super) maps: bool,
+    /// Rows can expire by parts (`ttl_only_drop_parts`).
+    pub(super) expires: bool,
 }
 
 /// Asks for [`Abilities`], as rows of what there is of these.
 pub(super) const ABILITIES: &str = "
-    SELECT name FROM system.data_type_families WHERE name = 'DateTime64'
+    SELECT name FROM system.data_type_families WHERE name IN ('DateTime64', 'Map')
     UNION ALL SELECT name FROM system.settings WHERE name = 'insert_deduplication_token'
     UNION ALL SELECT name FROM system.merge_tree_settings
-        WHERE name IN ('non_replicated_deduplication_window', 'fsync_after_insert')
+        WHERE name IN ('non_replicated_deduplication_window', 'fsync_after_insert', 'ttl_only_drop_parts')
     FORMAT TabSeparated";
 
 impl Abilities {
@@ -39,64 +43,91 @@ impl Abilities {
             tokens: has("insert_deduplication_token"),
             remembers: has("non_replicated_deduplication_window"),
             syncs: has("fsync_after_insert"),
+            maps: has("Map"),
+            expires: has("ttl_only_drop_parts"),
         }
+    }
+
+    /// What a table is made with, so that it keeps what it was given, once.
+    pub(super) fn settings(self) -> Vec<String> {
+        let mut settings = Vec::new();
+        if self.remembers {
+            settings.push(format!("non_replicated_deduplication_window = {REMEMBERED_INSERTS}"));
+        }
+        if self.syncs {
+            settings.push("fsync_after_insert = 1, fsync_part_directory = 1".to_owned());
+        }
+        settings
     }
 }
 
 /// The table as Forebay makes it. An event is known by its service, time and id: what comes twice in spite of tokens is one
 /// row after the next merge, and at once with `FINAL`.
-pub(super) fn definition(table: &str, can: Abilities) -> String {
+pub(super) fn definition(table: &str, can: Abilities, ttl_seconds: Option<u64>) -> String {
     let (time, more) = if can.fine_times {
         ("DateTime64(9, 'UTC')", "")
     } else {
         ("DateTime('UTC')", ", timestamp_nanos Int64, ingested_at_nanos Int64")
     };
-    let mut settings = Vec::new();
-    if can.remembers {
-        settings.push(format!("non_replicated_deduplication_window = {REMEMBERED_INSERTS}"));
-    }
-    if can.syncs {
-        settings.push("fsync_after_insert = 1, fsync_part_directory = 1".to_owned());
-    }
+    let mut settings = can.settings();
+    let ttl = match ttl_seconds {
+        Some(seconds) => {
+            settings.push("ttl_only_drop_parts = 1".to_owned());
+            format!(" TTL toDateTime(timestamp) + toIntervalSecond({seconds})")
+        }
+        None => String::new(),
+    };
     let settings =
         if settings.is_empty() { String::new() } else { format!(" SETTINGS {}", settings.join(", ")) };
     let service = if can.fine_times { "LowCardinality(String)" } else { "String" };
     format!(
         "CREATE TABLE IF NOT EXISTS {table} (event_id String, timestamp {time}, service {service}, message String, \
          metadata String, ingested_at {time}{more}) ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(timestamp) \
-         ORDER BY (service, timestamp, event_id){settings}"
+         ORDER BY (service, timestamp, event_id){ttl}{settings}"
     )
 }
 
-/// Asks for names and types of a table's columns.
-pub(super) fn columns_of(database: &str, table: &str) -> String {
-    let (database, table) = (text(database), text(table));
+/// Asks for the columns of tables: table, name and type.
+pub(super) fn columns_of<'a>(database: &str, tables: impl Iterator<Item = &'a str>) -> String {
+    let (database, tables) = (text(database), tables.map(text).collect::<Vec<_>>().join(", "));
     format!(
-        "SELECT name, type FROM system.columns WHERE database = {database} AND table = {table} FORMAT TabSeparatedRaw"
+        "SELECT table, name, type FROM system.columns WHERE database = {database} AND table IN ({tables}) \
+         FORMAT TabSeparatedRaw"
     )
 }
 
-/// The columns to write.
+/// What the answer to [`columns_of`] says of one table; nothing where there is none.
+pub(super) fn found<'a>(answer: &'a str, table: &str) -> Vec<(&'a str, &'a str)> {
+    let rows = answer.lines().filter_map(|line| line.split_once('\t'));
+    rows.filter(|(of, _)| *of == table).filter_map(|(_, column)| column.split_once('\t')).collect()
+}
+
+/// The columns of the table of events to write, with their names.
 ///
 /// # Errors
-/// What of the table does not fit; `None` where there is no table.
-pub(super) fn plan(answer: &str) -> Result<Vec<(&'static str, Column)>, Option<String>> {
-    let found: Vec<_> = answer.lines().filter_map(|line| line.split_once('\t')).collect();
-    if found.is_empty() {
-        return Err(None);
-    }
-    let (mut columns, mut wrong) = (Vec::new(), Vec::new());
+/// What of the table does not fit.
+pub(super) fn plan(found: &[(&str, &str)]) -> Result<(Vec<&'static str>, Vec<Column>), String> {
+    let (mut names, mut columns, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (name, part)) in Part::ALL.into_iter().enumerate() {
         match found.iter().find(|(column, _)| *column == name) {
             None if index < NEEDED => wrong.push(format!("{name} is missing")),
             None => {}
             Some((_, declared)) => match Column::of(part, declared) {
-                Some(column) => columns.push((name, column)),
+                Some(column) => {
+                    names.push(name);
+                    columns.push(column);
+                }
                 None => wrong.push(format!("{name} is {declared}, which cannot be written")),
             },
         }
     }
-    if wrong.is_empty() { Ok(columns) } else { Err(Some(wrong.join("; "))) }
+    if wrong.is_empty() { Ok((names, columns)) } else { Err(wrong.join("; ")) }
+}
+
+/// The statement that rows follow.
+pub(super) fn insert(database: &str, table: &str, names: &[&str]) -> String {
+    let names: Vec<_> = names.iter().map(|column| name(column)).collect();
+    format!("INSERT INTO {}.{} ({}) FORMAT RowBinary", name(database), name(table), names.join(", "))
 }
 
 /// A name, quoted.

@@ -3,6 +3,8 @@
 //! Debian's server is of 2018. It knows neither fine times nor tokens, so its tests hold what works with the oldest; those of
 //! the current engine hold what that adds.
 
+mod otel;
+
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -99,7 +101,7 @@ fn rows_of_events(clickhouse: &Clickhouse, compression: &str, others: &str) -> V
 #[test]
 fn every_field_comes_back() {
     let Some(clickhouse) = Clickhouse::start("every_field_comes_back") else { return };
-    for compression in ["none", "gzip"] {
+    for compression in ["none", "lz4", "gzip"] {
         let rows = rows_of_events(&clickhouse, compression, "timestamp, timestamp_nanos, ingested_at");
         assert_eq!(rows[0][..2], ["2026-05-06 07:08:09", "1778051289123456789"]);
         // What its own column cannot hold is at the beginning of its time, and whole beside it.
@@ -114,7 +116,7 @@ fn every_field_comes_back_from_the_current_engine() {
     let Some(clickhouse) = Clickhouse::start_current("every_field_comes_back_from_the_current_engine") else {
         return;
     };
-    for compression in ["none", "gzip", "zstd"] {
+    for compression in ["none", "lz4", "gzip", "zstd"] {
         let others = "toString(toUnixTimestamp64Nano(timestamp)), toString(timestamp), toString(ingested_at)";
         let rows = rows_of_events(&clickhouse, compression, others);
         assert_eq!(rows[0][..2], ["1778051289123456789", "2026-05-06 07:08:09.123456789"]);
@@ -299,4 +301,58 @@ fn validate_says_what_of_clickhouse_is_wrong() {
     let said = validate("");
     assert!(said.contains(&row("yes        yes         NO      same")), "{said}");
     assert!(said.contains("message is missing"), "{said}");
+}
+
+/// Scenario: a table has as many parts as its server lets it.
+/// Guarantee: the sink slows down and says why; nothing is lost or becomes a dead letter, and it goes on once they are merged.
+fn too_many_parts_are_waited_for(clickhouse: &Clickhouse) {
+    clickhouse.sql(
+        "CREATE TABLE events (event_id String, timestamp DateTime, message String, service String) ENGINE = MergeTree \
+         ORDER BY event_id SETTINGS parts_to_delay_insert = 3, parts_to_throw_insert = 3",
+    );
+    clickhouse.sql("SYSTEM STOP MERGES");
+    let forebay = Place::empty().sink("db", &clickhouse.sink("")).start();
+    for id in 1..=3 {
+        post(&forebay, &[event(&format!("e{id}"))]);
+        clickhouse.wait_for(id);
+    }
+    post(&forebay, &[event("e4")]);
+    complains(&forebay, "Too many parts");
+    assert!(forebay.metric("forebay_sink_errors_total", "throttled") > 0.0);
+    clickhouse.sql("SYSTEM START MERGES");
+    clickhouse.sql("OPTIMIZE TABLE events FINAL");
+    clickhouse.wait_for(4);
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
+}
+
+/// With the server of 2018.
+#[test]
+fn too_many_parts_of_an_old_server() {
+    let Some(clickhouse) = Clickhouse::start("too_many_parts_of_an_old_server") else { return };
+    too_many_parts_are_waited_for(&clickhouse);
+}
+
+/// With today's words for it.
+#[test]
+fn too_many_parts_of_the_current_engine() {
+    let Some(clickhouse) = Clickhouse::start_current("too_many_parts_of_the_current_engine") else { return };
+    too_many_parts_are_waited_for(&clickhouse);
+}
+
+/// What is gathered by the server is acknowledged when it is written, and a batch that comes again is known all the same. A
+/// server without `async_insert` says that it has none.
+#[test]
+fn an_async_insert_is_delivered_when_it_is_there() {
+    let test = "an_async_insert_is_delivered_when_it_is_there";
+    let keys = ", async_insert: true";
+    if let Some(clickhouse) = Clickhouse::start_current(test) {
+        let forebay = Place::empty().sink("db", &clickhouse.sink(keys)).start();
+        post(&forebay, &[event("a")]);
+        until("it is acknowledged", || forebay.metric("forebay_buffer_events", "") == 0.0);
+        assert_eq!(clickhouse.count(), 1);
+    }
+    let Some(clickhouse) = Clickhouse::start(test) else { return };
+    let forebay = Place::empty().sink("db", &clickhouse.sink(keys)).start();
+    post(&forebay, &[event("a")]);
+    complains(&forebay, "Unknown setting async_insert");
 }
