@@ -40,7 +40,7 @@ pub mod projected;
 pub mod pushgateway;
 pub mod s3;
 mod taken;
-mod tls;
+pub(crate) mod tls;
 
 use std::{error::Error, io, path::Path, sync::Arc};
 
