@@ -39,7 +39,12 @@ pub use security::{
     TokenLimits,
 };
 pub use sink::{
-    BatchOverride, BlackholeSink, BreakerConfig, ClickhouseCompression, ClickhouseSink, Compression, Concurrency, ConsoleSink, FieldTests, Fields, FieldsProblem, FileSink, ForebayCompression, ForebaySink, HttpEncoding, HttpSink, KeyParts, KeyTemplate, Literal, OtlpProtocol, OtlpSink, Partitions, PostgresSink, PostgresTable, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind, StoreSink, Tests, TlsClient, When, WhenFull, WhenProblem, WhenSignal, NatsEncoding, NatsSink, SubjectTemplate, PushMethod, PushgatewaySink, ClickhouseOtel,
+    BatchOverride, BlackholeSink, BreakerConfig, ClickhouseCompression, ClickhouseOtel, ClickhouseSink,
+    Compression, Concurrency, ConsoleSink, FieldTests, Fields, FieldsProblem, FileSink, ForebayCompression,
+    ForebaySink, HttpEncoding, HttpSink, KeyParts, KeyTemplate, Literal, NatsEncoding, NatsSink,
+    OtlpProtocol, OtlpSink, Partitions, PostgresSink, PostgresTable, PushMethod, PushgatewaySink,
+    RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind, StoreSink, SubjectTemplate,
+    Tests, TlsClient, When, WhenFull, WhenProblem, WhenSignal,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

@@ -206,7 +206,7 @@ impl Gateway {
         let Refused { exponential, other_type, no_room } = changes.refused;
         let refused = changes.others + exponential + other_type + no_room;
         groups.keep(changes.groups, self.options.state_bytes);
-        Ok(Receipt { bytes, refused: refused.min(batch.count()) })
+        Ok(Receipt { refused: refused.min(batch.count()), ..Receipt::of(bytes) })
     }
 
     /// The groups as they are with the batch.

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When, NatsSink, PushgatewaySink, ClickhouseOtel,
+    BatchConfig, ClickhouseOtel, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate,
+    NatsSink, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, PushgatewaySink, S3Encryption, S3Place,
+    S3Sink, SinkConfig, SinkKind, TlsClient, When,
 };
 use crate::store::postgres as store;
 

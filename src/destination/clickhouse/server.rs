@@ -233,8 +233,7 @@ impl Server {
     /// What the server's clock says; in whole seconds, which is what servers of every age know.
     async fn clock(&self) -> Result<Option<ClockReading>, DeliveryError> {
         let asked = Instant::now();
-        let answer =
-            self.query(Table::Events, "SELECT toUnixTimestamp(now()) FORMAT TabSeparated").await?;
+        let answer = self.query(Table::Events, "SELECT toUnixTimestamp(now()) FORMAT TabSeparated").await?;
         let said = answer.trim().parse::<i64>().ok().map(|said| said.saturating_mul(1_000_000_000));
         Ok(said.map(|said| ClockReading {
             said: Timestamp::from_nanos(said),

@@ -77,14 +77,13 @@ pub(super) fn of(batch: &Batch, source: &str) -> Result<Message, DeliveryError> 
 /// request it is.
 fn runs(batch: &Batch, span: Span) -> Vec<(u32, Range<u32>)> {
     let mut runs: Vec<(u32, Range<u32>)> = Vec::new();
-    let mut item = 0;
     let places = (0..).zip(span.first.0..span.end.0);
-    for (before, _) in places.filter(|(_, at)| batch.has(Position(*at))) {
+    let places = places.filter(|(_, at)| batch.has(Position(*at)));
+    for (item, (before, _)) in (0..).zip(places) {
         match runs.last_mut() {
             Some((first, items)) if *first + (items.end - items.start) == before => items.end += 1,
             _ => runs.push((before, item..item + 1)),
         }
-        item += 1;
     }
     runs
 }

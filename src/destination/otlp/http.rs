@@ -9,7 +9,7 @@ use reqwest::{Body, Client, Response, Url, redirect::Policy};
 use tokio::time::Instant;
 
 use super::{
-    ANSWER_BYTES_MAX, Message, OtlpSink, Answered,
+    ANSWER_BYTES_MAX, Answered, Message, OtlpSink,
     answer::{Partial, Refusal},
 };
 use crate::destination::{
