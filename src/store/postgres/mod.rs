@@ -156,6 +156,11 @@ fn is_missing(error: &tokio_postgres::Error) -> bool {
     code == Some(&SqlState::UNDEFINED_TABLE) || code == Some(&SqlState::INVALID_SCHEMA_NAME)
 }
 
+/// Whether the session ended, in silence or with a last word (57P: the server goes down, or somebody ended it).
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|code| code.code().starts_with("57P") || code.code().starts_with("08"))
+}
+
 /// Whether the statement itself took too long; not the wait for a lock.
 fn is_late(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)

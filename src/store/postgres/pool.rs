@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_postgres::{Client, Error};
 
-use super::{QUESTION_MAX, STATEMENT_MAX, is_late, is_missing};
+use super::{QUESTION_MAX, STATEMENT_MAX, is_late, is_lost, is_missing};
 use crate::{
     config::{PostgresSink, PostgresTable},
     destination::postgres::{
@@ -102,7 +102,7 @@ impl Pool {
         // One that waited may have lost its server meanwhile; that is no reason to refuse the question.
         if let Some(session) = self.idle() {
             match question.ask(&session, table).await {
-                Err(error) if error.is_closed() => {}
+                Err(error) if is_lost(&error) => {}
                 answer => {
                     self.put_back(session);
                     return Ok(answer);
