@@ -77,6 +77,28 @@ fn every_signal_arrives_at_its_place() {
     }
 }
 
+/// Scenario: a sink is for the logs of one service; a request has records of two services, of which some are for it, and
+/// others are of other signals.
+/// Guarantee: requests with its own items alone arrive, and what was left out is counted.
+#[test]
+fn a_sink_gets_the_items_that_are_its_own() {
+    for protocol in PROTOCOLS {
+        let receiver = Receiver::start();
+        let when = ", when: { signal: logs, service: 'sh*', fields: { message: { ne: skip } } }";
+        let forebay = Place::empty().sink("up", &receiver.sink(protocol, when)).start();
+        post(&forebay, "logs", &[protobuf("shop", &["a", "skip", "b"]), protobuf("cart", &["c"])].concat());
+        post_every_signal(&forebay);
+        post(&forebay, "logs", &protobuf("shop", &["d"]));
+        until("its own have arrived", || receiver.taken() == ["a", "b", "d"]);
+        until("all are counted", || {
+            let counted = |name: &str| forebay.metric(&format!("forebay_sink_{name}_events_total"), "up");
+            (counted("sent"), counted("filtered")) == (3.0, 6.0)
+        });
+        let first = receiver.received()[0].texts();
+        assert!(first == ["a", "b"] || first == ["a", "b", "d"], "{first:?}");
+    }
+}
+
 /// Scenario: the server is overloaded and says for how long, over either protocol.
 /// Guarantee: nothing is sent before that, and everything afterwards.
 #[test]

@@ -1,6 +1,8 @@
 //! The promises of the design, each held by tests that are named after it.
 //!
 //! Every test starts a whole pipeline: real actors, a real journal in a directory of its own, destinations in memory.
+//! Beside these, what sinks may be told to leave out (`when`), and how many deliveries they make at a time (`pace`).
+//!
 //! What is promised is promised for acknowledged events, so the tests compare by event id.
 
 mod p10_reload;
