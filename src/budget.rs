@@ -78,10 +78,13 @@ impl MemoryBudget {
                 part("journal (open generations)", open * bytes, "");
             }
         }
-        for (name, sink) in &config.sinks {
+        // One that only stands by is part of those that it stands by for.
+        for (name, sink) in config.sinks.iter().filter(|(_, sink)| !sink.only_as_fallback) {
             let batch = sink.batch(&config.batch);
             let mailbox = (sink.mailbox_batches * batcher::BATCH_BYTES) as u64;
-            let batches = batch.max_bytes as u64 * (1 + COPIES_IN_FLIGHT * sink.concurrency.max as u64);
+            // Beside its own, one batch that is read back.
+            let flights = sink.concurrency.max as u64 + u64::from(sink.fallback.is_some());
+            let batches = batch.max_bytes as u64 * (1 + COPIES_IN_FLIGHT * flights);
             let store = match sink.kind {
                 SinkKind::Store(_) => {
                     let readers = embedded::READERS_MAX as u64;

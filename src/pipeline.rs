@@ -5,6 +5,7 @@
 //! holds its thread holds nobody else's.
 
 mod spec;
+mod standby;
 
 use std::{
     collections::BTreeMap,
@@ -34,13 +35,16 @@ use forebay_actors::{
         supervisor::{Child, ChildState, RestartPolicy, supervise},
     },
     sink::{Sink, SinkMetrics, SinkProbe, SinkSpec},
-    state::{Cursors, DeadLetters, StateDb, StateError},
+    state::{Cursors, DeadLetters, HeldBatches, StateDb, StateError},
 };
 use prometheus::Registry;
 use tokio::time::Instant;
 
-pub use self::spec::{condition, destinations};
 use self::spec::{durability, limits, restart_policy, retention_spec, sink_policy, when_full};
+pub use self::{
+    spec::{condition, destinations},
+    standby::{Misplaced, misplaced},
+};
 use crate::{
     config::{Changes, Config, SinkConfig},
     data_dir,
@@ -51,6 +55,9 @@ const CORE_BLOCKING_THREADS: usize = 5;
 
 /// Blocking threads of a sink: reading the journal, delivering, and dead letters.
 const SINK_BLOCKING_THREADS: usize = 3;
+
+/// The same with a standby, which delivers and keeps books, too.
+const STANDBY_BLOCKING_THREADS: usize = 5;
 
 /// How often the drain looks whether everything is delivered.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -73,6 +80,8 @@ pub struct Pipeline {
     /// In the order they were started: the way in, then the house.
     children: Vec<Child>,
     sinks: BTreeMap<SinkName, SinkMember>,
+    /// What is shown of sinks, also of those that only stand by.
+    probes: BTreeMap<SinkName, SinkProbe>,
     receiver: Mailbox<Receiver>,
     buffer: Mailbox<Buffer>,
     /// The threads of the way in and of the house.
@@ -86,6 +95,7 @@ struct Parts {
     journal: Arc<dyn Journal>,
     cursors: Arc<Cursors>,
     dead_letters: Arc<DeadLetters>,
+    held: Arc<HeldBatches>,
     clock: Clock,
     gate: Gate,
     broadcast: Broadcast,
@@ -162,7 +172,8 @@ impl Pipeline {
     ) -> Result<Self, StartError> {
         let state = Arc::new(StateDb::open(&data_dir::state(data_dir))?);
         let cursors = Arc::new(Cursors::open(state.clone())?);
-        let dead_letters = Arc::new(DeadLetters::open(state, config.dead_letters.max_bytes)?);
+        let dead_letters = Arc::new(DeadLetters::open(state.clone(), config.dead_letters.max_bytes)?);
+        let held = Arc::new(HeldBatches::open(state)?);
         let durability = durability(&config.buffer);
         let floor = cursors.furthest();
         let journal: Arc<dyn Journal> = match durability {
@@ -177,6 +188,7 @@ impl Pipeline {
             journal,
             cursors,
             dead_letters,
+            held,
             clock,
             gate: Gate::default(),
             broadcast: Broadcast::default(),
@@ -241,20 +253,49 @@ impl Pipeline {
 
         let children = vec![receiver_child, buffer_child, batcher_child, retention_child, health_child];
         children.iter().for_each(|child| parts.watched.add(child.clone(), None));
-        let sinks = BTreeMap::new();
+        let (sinks, probes) = (BTreeMap::new(), BTreeMap::new());
         let arbiters = [core, house];
         let data_dir = data_dir.to_owned();
-        let mut pipeline =
-            Self { config: config.clone(), parts, children, sinks, receiver, buffer, arbiters, data_dir };
-        for (name, sink) in &config.sinks {
-            pipeline.add_sink(SinkName::from(name.as_str()), sink);
+        let mut pipeline = Self {
+            config: config.clone(),
+            parts,
+            children,
+            sinks,
+            probes,
+            receiver,
+            buffer,
+            arbiters,
+            data_dir,
+        };
+        for misplaced in pipeline.misplaced(&config).unwrap_or_default() {
+            tracing::error!("{misplaced}");
         }
+        pipeline.add_sinks(&config.sinks.keys().cloned().collect::<Vec<_>>());
         pipeline
+    }
+
+    /// Starts sinks of the configuration; those that only stand by have nothing to start.
+    fn add_sinks(&mut self, names: &[String]) {
+        // First, because others show what they do with these.
+        for name in names {
+            let probe = self.parts.sink_metrics.of(&SinkName::from(name.as_str()));
+            if self.config.sinks[name].only_as_fallback {
+                self.stand_by(name, &probe);
+            }
+            self.probes.insert(SinkName::from(name.as_str()), probe);
+        }
+        for name in names {
+            let sink = self.config.sinks[name].clone();
+            if !sink.only_as_fallback {
+                self.add_sink(SinkName::from(name.as_str()), &sink);
+            }
+        }
     }
 
     fn add_sink(&mut self, name: SinkName, config: &SinkConfig) {
         let parts = &self.parts;
-        let probe = parts.sink_metrics.of(&name);
+        let probe = self.probes[&name].clone();
+        let standby = self.standby_spec(&name, config);
         let spec = SinkSpec {
             name: name.clone(),
             factory: (parts.destinations)(&name, config),
@@ -266,8 +307,10 @@ impl Pipeline {
             buffer: self.buffer.clone(),
             clock: parts.clock.clone(),
             probe: probe.clone(),
+            standby,
         };
-        let arbiter = arbiter(SINK_BLOCKING_THREADS);
+        let has_standby = spec.standby.is_some();
+        let arbiter = arbiter(if has_standby { STANDBY_BLOCKING_THREADS } else { SINK_BLOCKING_THREADS });
         let policy = restart_policy(&self.config);
         let actor = actor_name(&name);
         let build = |probe| Sink::new(spec, probe);
@@ -305,13 +348,14 @@ impl Pipeline {
             self.parts.cursors.deactivate(&name);
             self.parts.sink_metrics.forget(&name);
             self.parts.actor_metrics.forget(&actor_name(&name));
+            self.probes.remove(&name);
         }
+        self.forget_standbys(&new);
         self.config.sinks.clone_from(&new.sinks);
         activate(&self.parts, &new.sinks);
         save_cursors(self.parts.cursors.clone()).await;
-        for name in changes.sinks_added.iter().chain(&changes.sinks_changed) {
-            self.add_sink(SinkName::from(name.as_str()), &new.sinks[name]);
-        }
+        let beginning: Vec<_> = changes.sinks_added.iter().chain(&changes.sinks_changed).cloned().collect();
+        self.add_sinks(&beginning);
         if self.config.retention != new.retention || !changes.is_empty() {
             self.config.retention = new.retention;
             self.restart_retention().await;
@@ -363,6 +407,9 @@ impl Pipeline {
         let left = names.iter().map(|name| (name.clone(), head.since(self.parts.cursors.get(name).next)));
         let left = left.filter(|(_, events)| *events > 0).collect();
         self.end_sinks(&names).await;
+        for (owner, holder, held) in self.parts.held.totals() {
+            tracing::info!(sink = %owner, %holder, events = held.events, "held; they are read back after the next start");
+        }
         self.children.iter().for_each(Child::end);
         ended(&self.children, Duration::from_secs(2)).await;
         let (cursors, journal) = (self.parts.cursors.clone(), self.parts.journal.clone());
@@ -428,7 +475,7 @@ impl Pipeline {
 
     /// What a sink shows of itself.
     pub fn sink_probe(&self, name: &str) -> Option<&SinkProbe> {
-        self.sinks.get(&SinkName::from(name)).map(|member| &member.probe)
+        self.probes.get(&SinkName::from(name))
     }
 
     /// Brings the named actor down; `false` where there is none of that name.
@@ -451,7 +498,13 @@ fn activate(parts: &Parts, sinks: &BTreeMap<String, SinkConfig>) {
     }
     let start = if lost { span.first } else { span.end };
     for (name, sink) in sinks {
-        parts.cursors.activate(&SinkName::from(name.as_str()), when_full(sink), start);
+        let name = SinkName::from(name.as_str());
+        if sink.only_as_fallback {
+            // The journal keeps nothing for it, also where it once was a sink like others.
+            parts.cursors.deactivate(&name);
+        } else {
+            parts.cursors.activate(&name, when_full(sink), start);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use futures::{FutureExt as _, future::LocalBoxFuture};
 
 use crate::{
     examination::Examination,
+    holding::Holding,
     record::{Batch, Position},
 };
 
@@ -27,6 +28,11 @@ pub trait Destination: 'static {
     /// rights that a probe does not see. Leaves nothing behind.
     fn examine(&self) -> LocalBoxFuture<'static, Examination> {
         self.probe().map(Examination::of).boxed_local()
+    }
+
+    /// What it holds batches of other sinks with, where it can.
+    fn holding(&self) -> Option<&dyn Holding> {
+        None
     }
 }
 

@@ -50,8 +50,13 @@ pub struct HealthSpec {
 #[derive(Debug, Clone, Default)]
 pub struct Watched(Arc<Mutex<Members>>);
 
-/// Children by name, and what those of them show that are sinks.
-type Members = BTreeMap<String, (Child, Option<SinkProbe>)>;
+#[derive(Debug, Default)]
+struct Members {
+    /// By name, and what those of them show that are sinks.
+    children: BTreeMap<String, (Child, Option<SinkProbe>)>,
+    /// Sinks that only stand by for others: there is no actor of theirs.
+    standbys: BTreeMap<String, SinkProbe>,
+}
 
 /// The last word of `Health`.
 #[derive(Debug, Clone)]
@@ -108,17 +113,32 @@ pub struct SinkHealth {
 impl Watched {
     /// Looks at this child from now on.
     pub fn add(&self, child: Child, sink: Option<SinkProbe>) {
-        self.lock().insert(child.name().to_owned(), (child, sink));
+        self.lock().children.insert(child.name().to_owned(), (child, sink));
     }
 
     /// Looks at it no more.
     pub fn remove(&self, name: &str) {
-        self.lock().remove(name);
+        self.lock().children.remove(name);
+    }
+
+    /// Looks from now on at what this sink shows that has no actor.
+    pub fn add_standby(&self, sink: &str, probe: SinkProbe) {
+        self.lock().standbys.insert(sink.to_owned(), probe);
+    }
+
+    /// Looks at it no more.
+    pub fn remove_standby(&self, sink: &str) {
+        self.lock().standbys.remove(sink);
+    }
+
+    /// What the sinks show that have no actor, by name.
+    pub fn standbys(&self) -> BTreeMap<String, SinkProbe> {
+        self.lock().standbys.clone()
     }
 
     /// Everybody, by name, with what those show that are sinks.
     pub fn all(&self) -> Vec<(Child, Option<SinkProbe>)> {
-        self.lock().values().cloned().collect()
+        self.lock().children.values().cloned().collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Members> {
@@ -194,6 +214,12 @@ impl Health {
                 status = Status::Unhealthy;
             }
             report.status = report.status.max(status);
+        }
+        for (name, sink) in self.spec.watched.standbys() {
+            let sink_report = sink.report();
+            let status = self.sink_status(&name, &sink_report);
+            report.status = report.status.max(status);
+            report.sinks.insert(name, SinkHealth { status, report: sink_report });
         }
         self.progress.retain(|name, _| report.actors.contains_key(name));
         self.handled.retain(|name, _| report.actors.contains_key(name));

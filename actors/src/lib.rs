@@ -4,8 +4,9 @@
 //! In reading order: [`event`] and [`record`] are what travels. [`message`] is everything that is said. [`receiver`] →
 //! [`buffer`] → [`batcher`] → [`broadcast`] → [`sink`] is the way of an event; [`journal`] is where it is durable and
 //! [`state`] how far each sink has come; [`destination`] is what a sink delivers to, [`condition`] what it takes of all
-//! events, [`projection`] what of these goes out, and [`examination`] what can be known of it before. [`retention`] and [`health`] look after the whole.
-//! [`runtime`] is what actors stand on.
+//! events, [`projection`] what of these goes out, [`holding`] what one destination does for another that is away, and
+//! [`examination`] what can be known of it before. [`retention`] and [`health`] look after the whole. [`runtime`] is what
+//! actors stand on.
 
 pub mod batcher;
 pub mod broadcast;
@@ -17,6 +18,7 @@ mod durable;
 pub mod event;
 pub mod examination;
 pub mod health;
+pub mod holding;
 pub mod journal;
 pub mod message;
 pub mod otlp;

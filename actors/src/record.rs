@@ -345,6 +345,11 @@ impl Batch {
         (self.span.first.0..self.span.end.0).map(Position).filter(|at| self.has(*at))
     }
 
+    /// Which of the positions it has; `None` where it is all of them.
+    pub fn selection(&self) -> Option<&Selection> {
+        self.selected.as_deref()
+    }
+
     /// Bytes its records hold in memory. Records at the edges count whole, though they may be shared.
     pub fn payload_bytes(&self) -> usize {
         self.records.iter().map(|r| r.payload.len()).sum()
@@ -376,6 +381,11 @@ impl Batch {
             Some(selected) => selected.within(self.span).nth(usize::try_from(half).ok()?)?,
         };
         Some((self.part(self.span.first, middle), self.part(middle, self.span.end)))
+    }
+
+    /// The events of `span`, which lies within this batch's.
+    pub fn within(self: &Arc<Self>, span: Span) -> Arc<Self> {
+        if span == self.span { self.clone() } else { Arc::new(self.part(span.first, span.end)) }
     }
 
     fn part(&self, first: Position, end: Position) -> Self {

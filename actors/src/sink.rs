@@ -14,6 +14,8 @@
 //! What is not for it by its condition is left out of a batch that was cut, see [`Condition`]: cuts, ids and the cursor are
 //! those of the journal, whatever is left out.
 //!
+//! While the breaker is open, batches wait, or go where [`StandbySpec`] says.
+//!
 //! When a batch goes: at once where it is full by count or bytes. Less than that goes when nothing else is on its way
 //! and `max_wait` has passed since the last such cut, so the first event after a pause does not wait at all.
 
@@ -21,8 +23,10 @@ mod breaker;
 mod delivery;
 mod intake;
 mod pace;
+mod read_back;
 mod report;
 mod selection;
+mod standby;
 
 use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
 
@@ -34,12 +38,14 @@ use tokio::{sync::oneshot, task::spawn_blocking, time::Instant};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use intake::CutPolicy;
 pub use pace::Concurrency;
-pub use report::{SinkMetrics, SinkProbe, SinkReport, SinkState};
+pub use report::{Holds, SinkMetrics, SinkProbe, SinkReport, SinkState, StandbyProbe, StandbyReport};
+pub use standby::{StandbyRole, StandbySpec};
 
 use self::{
     delivery::Work,
     intake::{Cut, Intake, Offered},
     pace::Pace,
+    standby::Standby,
 };
 use crate::{
     buffer::Buffer,
@@ -88,6 +94,8 @@ pub struct SinkSpec {
     pub clock: Clock,
     /// Its own metrics and report.
     pub probe: SinkProbe,
+    /// Where batches go while its breaker is open; they wait where absent.
+    pub standby: Option<StandbySpec>,
 }
 
 /// How a sink delivers.
@@ -140,6 +148,11 @@ pub struct Sink {
     not_before: Instant,
     wake: Option<(Instant, SpawnHandle)>,
     draining: bool,
+    standby: Option<Standby>,
+    /// The books of what is held are being read: nothing is cut before.
+    resuming: bool,
+    /// What an earlier life has had held, and the cursor has not passed yet.
+    held_ahead: VecDeque<Span>,
     /// What the clock said when nothing waited, and when that was: time that really passed is counted from there.
     idle_at: (Timestamp, Instant),
 }
@@ -171,6 +184,9 @@ impl Sink {
             not_before: Instant::now(),
             wake: None,
             draining: false,
+            standby: spec.standby.clone().map(Standby::new),
+            resuming: false,
+            held_ahead: VecDeque::new(),
             idle_at: (spec.clock.now(), Instant::now()),
             spec,
         }
@@ -179,13 +195,14 @@ impl Sink {
     /// Does whatever can be done now. Called after everything that happens.
     fn step(&mut self, ctx: &mut Context<Self>) {
         self.read(ctx);
-        while self.flights.len() < self.pace.limit() && !self.planning {
+        while self.flights.len() < self.pace.limit() && !self.planning && !self.resuming {
             if !self.cut(ctx) {
                 break;
             }
         }
         self.read(ctx);
         self.deliver(ctx);
+        self.read_back(ctx);
         self.show();
     }
 
@@ -254,10 +271,7 @@ impl Sink {
             return false;
         };
         match cut {
-            Cut::Gone(span, reason) => {
-                self.flights.push_back((span, false));
-                self.ready.push_back(Work::gone(span, reason));
-            }
+            Cut::Gone(span, reason) => self.line_up(span, |part| Work::gone(part, reason)),
             Cut::Batch(batch) => {
                 let span = batch.span();
                 if self.flights.is_empty() {
@@ -265,8 +279,6 @@ impl Sink {
                 }
                 let full = span.count() >= self.spec.policy.cut.max_events
                     || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
-                self.flights.push_back((span, false));
-                self.ready.push_back(Work::batch(batch, self.spec.when.as_ref()));
                 let by_time = !full && self.planned != Some(span.end);
                 if by_time {
                     self.last_cut = Some(now);
@@ -277,12 +289,25 @@ impl Sink {
                 if may_be_forgotten {
                     self.reached = span.end;
                 }
+                let when = self.spec.when.clone();
+                self.line_up(span, |part| Work::batch(batch.within(part), when.as_ref()));
                 if by_time || may_be_forgotten {
                     self.plan(ctx);
                 }
             }
         }
         true
+    }
+
+    /// Puts what was cut in line, but for what is held already.
+    fn line_up(&mut self, span: Span, work: impl Fn(Span) -> Work) {
+        for (part, is_held) in self.parts(span) {
+            self.flights.push_back((part, is_held));
+            if !is_held {
+                self.ready.push_back(work(part));
+            }
+        }
+        self.pass();
     }
 
     /// Notes on disk where the batch that was just cut ends, before it goes.
@@ -318,14 +343,19 @@ impl Sink {
         if let Some(flight) = self.flights.iter_mut().find(|(flight, _)| *flight == span) {
             flight.1 = true;
         }
+        self.pass();
+        // Where Buffer has no room now, the next report says the same and more.
+        self.tell_buffer(None);
+    }
+
+    /// Moves the cursor over what has its outcome, from the front.
+    fn pass(&mut self) {
         while let Some((span, _)) = self.flights.pop_front_if(|(_, done)| *done) {
             self.next = span.end;
         }
         if self.planned.is_some_and(|planned| planned <= self.next) {
             self.planned = None;
         }
-        // Where Buffer has no room now, the next report says the same and more.
-        self.tell_buffer(None);
     }
 
     /// Looks after what nobody tells a sink.
@@ -388,6 +418,7 @@ impl Sink {
             _ => 0.0,
         };
         let breaker = self.breaker.state(Instant::now());
+        self.show_standby(breaker);
         let probe = &self.spec.probe;
         probe.lag_events.set(i64::try_from(lag_events).unwrap_or(i64::MAX));
         probe.lag_seconds.set(lag_seconds);
@@ -422,6 +453,7 @@ impl Actor for Sink {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(LOOK_INTERVAL, Self::look);
+        self.resume(ctx);
         self.step(ctx);
     }
 }

@@ -21,6 +21,8 @@ const ORDERS_MAX: usize = 8;
 pub enum Order {
     /// Read the configuration file again.
     Reload,
+    /// What of the batches that are held would not be read back with this configuration, in YAML without variables.
+    Misplaced(String),
     /// What is asked of dead letters.
     DeadLetters(crate::command::dead_letter::Request),
     /// Deliver events of the past to a sink once more.

@@ -1,14 +1,14 @@
 //! The configuration of the process under attack: the operator's own, but for what would keep the attack from being one.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
     sandbox::Sandbox,
     schedule::{DEATHS_MAX, DEATHS_WINDOW, FaultKind},
 };
 use crate::config::{
-    AdminConfig, AuthConfig, Config, HttpSink, LimitsConfig, OtlpConfig, OtlpListen, Secret, SinkKind,
-    SupervisorConfig, TlsConfig,
+    AdminConfig, AuthConfig, Compression, Config, FileSink, HttpSink, LimitsConfig, OtlpConfig, OtlpListen,
+    Secret, SinkKind, SupervisorConfig, TlsConfig,
 };
 
 /// The smallest journal that can be configured: it is full soonest.
@@ -27,6 +27,8 @@ const SMALL_JOURNAL_BYTES: u64 = 128 << 20;
 /// | `supervisor` | a restart budget of at least what the schedule spends | an actor that rests shows nothing |
 /// | `buffer.max_bytes` | 128 MiB, for `disk-full` | it has to be filled |
 /// | `sinks` | with `sandbox`: `http` ones, of the same names and policies | the sandbox writes down what comes |
+/// | `fallback` | with `sandbox`: files of this run | what is held must not lie where the operator's own is |
+/// | `on_failure` | with `sandbox`: none | what goes elsewhere for good would count as lost |
 pub fn derive(
     own: &Config,
     data_dir: PathBuf,
@@ -51,7 +53,24 @@ pub fn derive(
         config.buffer.max_bytes = config.buffer.max_bytes.min(SMALL_JOURNAL_BYTES);
     }
     let Some(sandbox) = sandbox else { return config };
+    let holders: BTreeSet<_> = config.sinks.values().filter_map(|sink| sink.fallback.clone()).collect();
+    config.sinks.retain(|name, sink| !sink.only_as_fallback || holders.contains(name));
+    let holds_only: BTreeSet<_> =
+        holders.into_iter().filter(|name| config.sinks[name].only_as_fallback).collect();
     for (name, sink) in &mut config.sinks {
+        sink.on_failure = None;
+        // One that gets events of its own has to be of the sandbox.
+        sink.fallback = sink.fallback.take().filter(|holder| holds_only.contains(holder));
+        if sink.only_as_fallback {
+            sink.kind = SinkKind::File(FileSink {
+                path: config.data_dir.join(format!("{name}.ndjson")),
+                rotate_bytes: None,
+                rotate_every: None,
+                compression: Compression::None,
+                keep_files: None,
+            });
+            continue;
+        }
         let timeout = match &sink.kind {
             SinkKind::Http(http) => Some(http.timeout),
             _ => None,
@@ -83,6 +102,16 @@ mod tests {
         own.supervisor.restarts_window = Duration::from_secs(3600);
         own.sinks.get_mut("events").unwrap().retry.backoff_min = Duration::from_millis(7);
         let ledger = Rc::new(RefCell::new(Ledger::new(1, [])));
+        let holder = FileSink {
+            path: "/var/held".into(),
+            rotate_bytes: None,
+            rotate_every: None,
+            compression: Compression::None,
+            keep_files: None,
+        };
+        let holder = SinkConfig { only_as_fallback: true, ..SinkConfig::new(SinkKind::File(holder)) };
+        own.sinks.insert("holder".to_owned(), holder);
+        own.sinks.get_mut("events").unwrap().fallback = Some("holder".to_owned());
         let sandbox = Sandbox::start(ledger).await.unwrap();
         let token = "0123456789abcdef";
         let derived = derive(&own, "/tmp/x".into(), token, &FaultKind::ALL, Some(&sandbox));
@@ -96,6 +125,8 @@ mod tests {
         let SinkConfig { kind: SinkKind::Http(http), retry, .. } = &derived.sinks["events"] else { panic!() };
         assert_eq!(http.url, sandbox.url("events"));
         assert_eq!(retry.backoff_min, Duration::from_millis(7));
+        let SinkKind::File(holder) = &derived.sinks["holder"].kind else { panic!() };
+        assert_eq!(holder.path, PathBuf::from("/tmp/x/holder.ndjson"));
         let real = derive(&own, "/tmp/x".into(), token, &[FaultKind::Crash], None);
         assert_eq!((real.sinks, real.buffer), (own.sinks, own.buffer));
     }

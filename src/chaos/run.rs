@@ -75,7 +75,9 @@ async fn attack(
     show: &mut dyn FnMut(Live),
 ) -> Result<Report, ChaosError> {
     let since = Clock::system().now();
-    let sinks: Vec<_> = plan.config.sinks.keys().cloned().collect();
+    // Those that only stand by get nothing of their own.
+    let own = plan.config.sinks.iter().filter(|(_, sink)| !sink.only_as_fallback);
+    let sinks: Vec<_> = own.map(|(name, _)| name.clone()).collect();
     let ledger = Rc::new(RefCell::new(Ledger::new(run, sinks.clone())));
     let sandbox = match plan.sandbox {
         true => Some(Sandbox::start(ledger.clone()).await.map_err(ChaosError::Sandbox)?),

@@ -31,7 +31,7 @@ use crate::{
         server::{self, Server, Shared},
     },
     budget::MemoryBudget,
-    config::{Config, LogConfig, LogFormat, SinkKind},
+    config::{Config, Format, LogConfig, LogFormat, SinkKind},
     data_dir::{self, DataDir},
     ingress::{
         batch::{self, BatchIngress},
@@ -321,6 +321,9 @@ impl Running {
         let filter = log_filter(&new.log)?;
         // All that can be wrong is found before anything changes.
         let prepared = self.security.prepare(&new).map_err(|e| e.to_string())?;
+        if let Some(misplaced) = self.pipeline.misplaced(&new).map_err(|e| e.to_string())?.first() {
+            return Err(misplaced.to_string());
+        }
         let before = self.pipeline.config().clone();
         let changes = self.pipeline.apply(new).await;
         let config = self.pipeline.config();
@@ -344,6 +347,15 @@ impl Running {
     async fn carry_out(&mut self, (order, reply): Ordered) {
         let view = self.pipeline.view();
         match order {
+            Order::Misplaced(config) => {
+                let found = Config::parse(&config, Format::Yaml, "the configuration", &|_| None);
+                let found = found.map_err(|e| e.to_string()).and_then(|config| {
+                    let found = self.pipeline.misplaced(&config).map_err(|e| e.to_string())?;
+                    Ok(found.iter().map(ToString::to_string).collect())
+                });
+                // Who asked may have gone.
+                let _ = reply.send(found);
+            }
             Order::Reload => {
                 // Who asked may have gone.
                 let _ = reply.send(self.reload().await);

@@ -5,6 +5,7 @@ mod table;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,11 +15,13 @@ use forebay_actors::{
     journal,
     record::SinkName,
     runtime::clock::Clock,
+    state::{HeldBatches, StateDb, StateError},
 };
 
 use self::table::Table;
 use super::{Done, EXIT_FAILURE, block_on, load, print};
 use crate::{
+    api::control::{self, Order},
     budget::MemoryBudget,
     config::{Config, SinkKind},
     data_dir, pipeline,
@@ -83,6 +86,7 @@ pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
                 Err(error) => findings.fail("tls and auth", error),
             }
             check_data_dir(&config, &mut findings);
+            block_on(check_held(&config, &mut findings));
             block_on(check_destinations(&config, validate.offline, &mut findings));
         }
     }
@@ -121,6 +125,31 @@ fn check_data_dir(config: &Config, findings: &mut Findings) {
             findings.ok("journal", format!("{events} events in {generations} generations, {mib} MiB"));
         }
     }
+}
+
+/// Whether what is held for sinks would be read back. The running process knows, or the books do where none runs.
+async fn check_held(config: &Config, findings: &mut Findings) {
+    let order = Order::Misplaced(config.to_yaml());
+    let found = match control::ask::<Vec<String>>(&config.data_dir, &order).await {
+        Ok(None) => misplaced_by_the_books(config),
+        Ok(Some(found)) => Ok(found),
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(found) if found.is_empty() => {}
+        Ok(found) => found.into_iter().for_each(|misplaced| findings.fail("fallback", misplaced)),
+        Err(error) => findings.fail("fallback", format!("what is held cannot be looked up: {error}")),
+    }
+}
+
+fn misplaced_by_the_books(config: &Config) -> Result<Vec<String>, String> {
+    let state = data_dir::state(&config.data_dir);
+    if !state.join("db").exists() {
+        return Ok(Vec::new());
+    }
+    let words = |e: StateError| e.to_string();
+    let books = HeldBatches::open(Arc::new(StateDb::open(&state).map_err(words)?)).map_err(words)?;
+    Ok(pipeline::misplaced(&books, config).map_err(words)?.iter().map(ToString::to_string).collect())
 }
 
 /// Tries, and leaves nothing behind.

@@ -2,6 +2,7 @@
 
 mod security;
 mod sinks;
+mod standbys;
 
 use std::{
     collections::BTreeMap,
@@ -131,7 +132,10 @@ impl Config {
         if self.sinks.is_empty() {
             found
                 .add(&["sinks"], "there is none, so events would go nowhere; like `events: { type: store }`");
+        } else if self.sinks.values().all(|sink| sink.only_as_fallback) {
+            found.add(&["sinks"], "have only_as_fallback all of them, so events would go nowhere");
         }
+        standbys::standbys(&self.sinks, found);
         let mut store = None;
         let mut files = BTreeMap::<PathBuf, &str>::new();
         for (name, sink) in &self.sinks {
@@ -368,6 +372,31 @@ mod tests {
                 "sinks.o.endpoint: is not encrypted",
             ),
             ("sinks: {o: {type: otlp}}", "sinks.o.endpoint: is missing"),
+            (
+                "sinks: {a: {type: console, fallback: b}}",
+                "sinks.a.fallback: names \"b\", and there is no such sink",
+            ),
+            ("sinks: {a: {type: file, path: x, fallback: a}}", "sinks.a.fallback: is the sink itself"),
+            (
+                "sinks: {a: {type: console, fallback: b}, b: {type: http, url: 'http://x'}}",
+                "sinks.a.fallback: names \"b\", and http cannot hold batches",
+            ),
+            (
+                "sinks: {a: {type: console, fallback: f, on_failure: b}, f: {type: file, path: x}, b: {type: blackhole}}",
+                "sinks.a.on_failure: cannot be beside fallback",
+            ),
+            (
+                "sinks: {a: {type: file, path: x, fallback: b}, b: {type: file, path: y}, c: {type: console, fallback: a}}",
+                "sinks.c.fallback: names \"a\", which has fallback itself",
+            ),
+            (
+                "sinks: {a: {type: console}, b: {type: file, path: x, only_as_fallback: true}}",
+                "sinks.b.only_as_fallback: is true, and no sink names it",
+            ),
+            (
+                "sinks: {a: {type: console, on_failure: b}, b: {type: file, path: x}}",
+                "sinks.a.on_failure: names \"b\", and a file has one writer",
+            ),
             ("sinks: {Up: {type: store}}", "sinks.Up: the name"),
             ("sinks: {a: {type: store}, b: {type: store}}", "sinks.b.type: \"a\" is the store already"),
             (
@@ -406,6 +435,8 @@ mod tests {
             "log: {level: 'WARN,forebay=debug,[request{id=3}]=trace'}",
             "retention: {schedule: '*/30 2 * * * *'}",
             "limits: {ingest: {per_client_per_second: 1}}",
+            "sinks: {a: {type: console, fallback: b}, c: {type: console, fallback: b}, b: {type: file, path: x}}",
+            "sinks: {a: {type: console, on_failure: b}, b: {type: file, path: x, only_as_fallback: true}}",
         ] {
             let parsed = Config::parse(yaml, Format::Yaml, "f", &|_| None);
             assert!(parsed.is_ok(), "{yaml}: {parsed:?}");

@@ -46,6 +46,11 @@ impl Config {
             admin,
             sinks,
         } = self;
+        // Whoever has another's destination has a new one with it.
+        let is_changed = |name: &str| {
+            let (own, new) = (sinks.get(name), new.sinks.get(name));
+            own.is_some() && new.is_some() && own != new
+        };
         let names = |keys: &[(&'static str, bool)]| {
             keys.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect()
         };
@@ -54,7 +59,10 @@ impl Config {
             sinks_removed: sinks.keys().filter(|name| !new.sinks.contains_key(*name)).cloned().collect(),
             sinks_changed: sinks
                 .iter()
-                .filter(|(name, sink)| new.sinks.get(*name).is_some_and(|other| other != *sink))
+                .filter(|(name, sink)| {
+                    let of_another = sink.standbys().any(|(_, to)| is_changed(to));
+                    is_changed(name) || new.sinks.contains_key(*name) && of_another
+                })
                 .map(|(name, _)| name.clone())
                 .collect(),
             live: names(&[

@@ -79,11 +79,30 @@ pub struct SinkConfig {
     /// When to stop trying for a while.
     #[schemars(default)]
     pub breaker: BreakerConfig,
+    /// The sink that holds batches while the breaker is open; they are read back when it has closed.
+    pub fallback: Option<String>,
+    /// The sink that batches go to instead, for good, while the breaker is open.
+    pub on_failure: Option<String>,
+    /// Whether it gets nothing of its own, and is only there for sinks that name it.
+    #[schemars(default)]
+    pub only_as_fallback: bool,
 }
 
 /// The keys that every type of sink has; beside them, `type`.
-pub(super) const COMMON_KEYS: [&str; 9] =
-    ["type", "when", "fields", "when_full", "batch", "concurrency", "mailbox_batches", "retry", "breaker"];
+pub(super) const COMMON_KEYS: [&str; 12] = [
+    "type",
+    "when",
+    "fields",
+    "when_full",
+    "batch",
+    "concurrency",
+    "mailbox_batches",
+    "retry",
+    "breaker",
+    "fallback",
+    "on_failure",
+    "only_as_fallback",
+];
 
 /// What `type` may be, for people.
 pub(super) const SINK_TYPES: &str =
@@ -289,7 +308,17 @@ impl SinkConfig {
             mailbox_batches: MAILBOX_BATCHES,
             retry: RetryConfig::default(),
             breaker: BreakerConfig::default(),
+            fallback: None,
+            on_failure: None,
+            only_as_fallback: false,
         }
+    }
+
+    /// The sinks that it names for the time when its breaker is open, by the keys that name them.
+    pub fn standbys(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let fallback = self.fallback.as_deref().map(|name| ("fallback", name));
+        let on_failure = self.on_failure.as_deref().map(|name| ("on_failure", name));
+        fallback.into_iter().chain(on_failure)
     }
 
     /// The limits of this sink's batches: its own, and where it has none those of its type or of `all`.
@@ -335,6 +364,30 @@ impl SinkKind {
         }
     }
 }
+
+impl SinkKind {
+    /// Where it keeps batches that it holds for other sinks; `None` where it cannot. While it holds some, this must stay the
+    /// same, or they would not be found again.
+    pub fn holds_at(&self) -> Option<String> {
+        match self {
+            Self::S3(s3) => {
+                let endpoint = s3.endpoint.as_deref().unwrap_or_default();
+                Some(format!("{} {}", s3.url, endpoint.trim_end_matches('/')))
+            }
+            Self::File(file) => Some(file.path.display().to_string()),
+            Self::Store(_)
+            | Self::Http(_)
+            | Self::Otlp(_)
+            | Self::Postgres(_)
+            | Self::Clickhouse(_)
+            | Self::Console(_)
+            | Self::Blackhole(_) => None,
+        }
+    }
+}
+
+/// The types that can hold batches of other sinks, for people.
+pub(super) const HOLDING_TYPES: &str = "file and s3";
 
 impl Default for RetryConfig {
     fn default() -> Self {
@@ -432,6 +485,9 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for OwnKeys<'_, A> {
                 "mailbox_batches" => self.sink.mailbox_batches = self.map.next_value()?,
                 "retry" => self.sink.retry = self.map.next_value()?,
                 "breaker" => self.sink.breaker = self.map.next_value()?,
+                "fallback" => self.sink.fallback = self.map.next_value()?,
+                "on_failure" => self.sink.on_failure = self.map.next_value()?,
+                "only_as_fallback" => self.sink.only_as_fallback = self.map.next_value()?,
                 _ => return seed.deserialize(key.into_deserializer()).map(Some),
             }
         }

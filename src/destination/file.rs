@@ -11,6 +11,7 @@
 //! A file is rotated between two batches, so one larger than `rotate_bytes` gets a file of its own, and a
 //! file that grows too old is rotated by the next batch. A file that someone moved or removed is begun anew.
 
+mod held;
 mod rotation;
 #[cfg(test)]
 mod tests;
@@ -30,11 +31,12 @@ use std::{
 use forebay_actors::{
     destination::{Delivery, DeliveryError, Destination, Receipt},
     event::Timestamp,
+    holding::Holding,
     record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
 
-use self::rotation::Rotated;
+use self::{held::HeldFiles, rotation::Rotated};
 use super::{Framing, WallClock, blocking, encode_batch, io_failure, unbuildable};
 use crate::config::FileSink;
 
@@ -47,6 +49,7 @@ const SEARCH_BYTES: u64 = 64 * 1024;
 /// Appends batches to a file.
 pub struct FileDestination {
     shared: Arc<Shared>,
+    held: HeldFiles,
 }
 
 /// What deliveries and the care for rotated files have in common, on their blocking threads.
@@ -96,7 +99,14 @@ impl FileDestination {
             tidy_asked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let held = HeldFiles::beside(&options.path, "");
+        Ok(Self { shared: Arc::new(shared), held })
+    }
+
+    /// The same with what it holds for others told from what another data directory has it hold.
+    pub fn of_stream(mut self, stream: &str) -> Self {
+        self.held = HeldFiles::beside(&self.shared.options.path, stream);
+        self
     }
 }
 
@@ -126,6 +136,10 @@ impl Destination for FileDestination {
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let shared = self.shared.clone();
         blocking(move || shared.check()).boxed_local()
+    }
+
+    fn holding(&self) -> Option<&dyn Holding> {
+        Some(&self.held)
     }
 }
 

@@ -78,7 +78,8 @@ pub fn build(
         SinkKind::S3(options) => Box::new(s3::S3Destination::new(options)?.of_stream(stream)),
         SinkKind::File(options) => {
             let clock = clock.clone();
-            Box::new(file::FileDestination::new(options, Arc::new(move || clock.now()))?)
+            let file = file::FileDestination::new(options, Arc::new(move || clock.now()))?;
+            Box::new(file.of_stream(stream))
         }
         SinkKind::Console(options) => Box::new(console::ConsoleDestination::new(options)),
         SinkKind::Blackhole(options) => Box::new(blackhole::BlackholeDestination::new(options)),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use forebay_actors::{
     destination::{Delivery, DeliveryError, Destination},
     examination::Examination,
+    holding::Holding,
     projection::Projection,
     record::Batch,
 };
@@ -37,6 +38,11 @@ impl Destination for ProjectedDestination {
 
     fn examine(&self) -> LocalBoxFuture<'static, Examination> {
         self.inner.examine()
+    }
+
+    /// What is held is held whole: it goes to another destination later.
+    fn holding(&self) -> Option<&dyn Holding> {
+        self.inner.holding()
     }
 }
 

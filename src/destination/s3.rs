@@ -13,10 +13,12 @@
 
 mod columns;
 mod fault;
+mod held;
 mod objects;
 
 use std::{
     fmt,
+    path::PathBuf,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,6 +27,7 @@ use std::{
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
     examination::{ClockReading, Examination},
+    holding::Holding,
     record::Batch,
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::LocalBoxFuture, stream};
@@ -84,7 +87,8 @@ struct Store {
     place: String,
     recipe: Arc<Recipe>,
     options: S3Sink,
-    is_directory: bool,
+    /// Where it is one.
+    directory: Option<PathBuf>,
     /// What the store's clock last said.
     date: LastDate,
 }
@@ -122,7 +126,10 @@ impl S3Destination {
             place: shown,
             recipe: Arc::new(recipe),
             options: options.clone(),
-            is_directory: matches!(place, S3Place::Directory(_)),
+            directory: match place {
+                S3Place::Directory(path) => Some(path),
+                S3Place::Bucket { .. } => None,
+            },
             date,
         };
         Ok(Self { store: Rc::new(store) })
@@ -267,6 +274,10 @@ impl Destination for S3Destination {
         let store = self.store.clone();
         async move { store.examine().await }.boxed_local()
     }
+
+    fn holding(&self) -> Option<&dyn Holding> {
+        Some(self)
+    }
 }
 
 // === impl Store ===
@@ -286,27 +297,37 @@ impl Store {
     /// Writes one object; the bytes of it that were sent.
     async fn put(&self, Object { key, body }: Object) -> Result<u64, DeliveryError> {
         let bytes = body.len() as u64;
-        let put = if body.len() > MULTIPART_BYTES && !self.is_directory {
-            self.put_parts(&key, body).await
+        let put = if body.len() > MULTIPART_BYTES && !self.is_directory() {
+            // The end of a multipart upload takes no condition.
+            if !self.options.overwrite && self.objects.head(&key).await.is_ok() {
+                return Ok(0);
+            }
+            self.put_parts(&key, body, self.attributes(self.content_type())).await.map(|()| bytes)
         } else {
             let mode = if self.options.overwrite { PutMode::Overwrite } else { PutMode::Create };
-            let options = PutOptions { mode, attributes: self.attributes(), ..PutOptions::default() };
+            let attributes = self.attributes(self.content_type());
+            let options = PutOptions { mode, attributes, ..PutOptions::default() };
             self.objects.put_opts(&key, body.into(), options).await.map(|_| bytes)
         };
         match put {
             // The key is that of these events: they were written before, and the answer got lost.
-            Err(error) if !self.options.overwrite && fault::is_there(&error, self.is_directory) => Ok(0),
+            Err(error) if !self.options.overwrite && fault::is_there(&error, self.is_directory()) => Ok(0),
             put => put.map_err(|error| self.failed(&error)),
         }
     }
 
-    async fn put_parts(&self, key: &Path, body: bytes::Bytes) -> Result<u64, Error> {
-        let bytes = body.len() as u64;
-        // The end of a multipart upload takes no condition.
-        if !self.options.overwrite && self.objects.head(key).await.is_ok() {
-            return Ok(0);
+    /// Writes what is held for another sink, over whatever has its key.
+    async fn put_held(&self, key: &Path, body: bytes::Bytes) -> Result<(), Error> {
+        let attributes = self.attributes("application/octet-stream");
+        if body.len() > MULTIPART_BYTES && !self.is_directory() {
+            return self.put_parts(key, body, attributes).await;
         }
-        let options = PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
+        let options = PutOptions { attributes, ..PutOptions::default() };
+        self.objects.put_opts(key, body.into(), options).await.map(drop)
+    }
+
+    async fn put_parts(&self, key: &Path, body: bytes::Bytes, attributes: Attributes) -> Result<(), Error> {
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         let upload = self.objects.put_multipart_opts(key, options).await?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         for at in (0..body.len()).step_by(PART_BYTES) {
@@ -317,19 +338,26 @@ impl Store {
             }
             parts.put(body.slice(at..body.len().min(at + PART_BYTES)));
         }
-        parts.finish().await.map(|_| bytes)
+        parts.finish().await.map(drop)
     }
 
-    fn attributes(&self) -> Attributes {
-        let mut attributes = Attributes::new();
-        if self.is_directory {
-            return attributes;
-        }
+    fn is_directory(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    fn content_type(&self) -> &'static str {
         // Not `Content-Encoding: gzip`, which makes some clients unpack what its name says is packed.
-        let kind = match self.options.format {
+        match self.options.format {
             S3Format::Ndjson => "application/gzip",
             S3Format::Parquet => "application/vnd.apache.parquet",
-        };
+        }
+    }
+
+    fn attributes(&self, kind: &'static str) -> Attributes {
+        let mut attributes = Attributes::new();
+        if self.is_directory() {
+            return attributes;
+        }
         attributes.insert(Attribute::ContentType, kind.into());
         if let Some(class) = &self.options.storage_class {
             attributes.insert(Attribute::StorageClass, AttributeValue::from(class.clone()));
@@ -364,7 +392,7 @@ impl Store {
     }
 
     fn failed(&self, error: &Error) -> DeliveryError {
-        let cause = if self.is_directory { Cause::Io } else { fault::cause(error) };
+        let cause = if self.is_directory() { Cause::Io } else { fault::cause(error) };
         DeliveryError::transient(cause, format!("{}: {}", self.place, fault::words(error)))
     }
 }

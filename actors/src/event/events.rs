@@ -1,6 +1,6 @@
 //! Reading a record's payload: its blocks, and their events one by one.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -310,6 +310,28 @@ pub fn stamps(payload: &[u8]) -> impl Iterator<Item = (Stamp, u32)> {
         }
         split_block(&mut rest).ok().map(|(stamp, count, _)| (stamp, count))
     })
+}
+
+/// The blocks of a payload that hold the events of `wanted`, counted from its first: where they lie, and which events they
+/// hold, of which there may be some more at both ends.
+///
+/// # Errors
+/// Where the payload is damaged before their end.
+pub fn blocks_around(payload: &[u8], wanted: Range<u64>) -> Result<(Range<usize>, Range<u64>), DecodeError> {
+    let (mut rest, mut at) = (payload, 0);
+    let (mut bytes, mut events) = (0..0, 0..0);
+    while at < wanted.end && !rest.is_empty() {
+        let (begin, first) = (payload.len() - rest.len(), at);
+        let (_, count, _) = split_block(&mut rest)?;
+        at += u64::from(count);
+        if at > wanted.start {
+            if events.is_empty() {
+                (bytes.start, events.start) = (begin, first);
+            }
+            (bytes.end, events.end) = (payload.len() - rest.len(), at);
+        }
+    }
+    Ok((bytes, events))
 }
 
 /// Takes the block that stands first; its stamp, its events and its body.

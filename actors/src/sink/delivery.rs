@@ -6,11 +6,12 @@ use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use futures::FutureExt as _;
 use tokio::{task::spawn_blocking, time::Instant};
 
-use super::{BreakerState, Sink};
+use super::{BreakerState, Sink, standby::Turn};
 use crate::{
     condition::Condition,
     destination::{Cause, DeliveryError, Receipt, Rejection, Verdict},
     event::Timestamp,
+    holding::HeldKey,
     record::{Batch, Span},
     runtime::{metrics::observe, supervisor::panic_text},
     state::{DeadLetter, Reason},
@@ -23,15 +24,18 @@ pub(super) const PANICS_MAX: u32 = 2;
 /// One thing to do.
 #[derive(Debug)]
 pub(super) struct Work {
-    task: Task,
+    pub(super) task: Task,
     /// Deliveries tried.
-    attempts: u32,
+    pub(super) attempts: u32,
     /// Those of them that the destination panicked on.
     pub(super) panics: u32,
+    origin: Origin,
+    /// Under which key the fallback was to hold it.
+    pub(super) intent: Option<HeldKey>,
 }
 
 #[derive(Debug, Clone)]
-enum Task {
+pub(super) enum Task {
     /// Find out what of it is for this sink.
     Select(Arc<Batch>, Arc<Condition>),
     Deliver(Arc<Batch>),
@@ -39,8 +43,17 @@ enum Task {
     Bury(Burial),
 }
 
+/// Where a batch comes from, which says what its outcome is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The journal: the cursor passes it.
+    Journal,
+    /// The fallback, which held it: the cursor has passed it.
+    Held,
+}
+
 #[derive(Debug, Clone)]
-struct Burial {
+pub(super) struct Burial {
     span: Span,
     /// Absent where the bytes are gone.
     batch: Option<Arc<Batch>>,
@@ -82,8 +95,22 @@ impl Work {
         }))
     }
 
+    /// What the fallback has held.
+    pub(super) fn held(batch: Arc<Batch>) -> Self {
+        Self { origin: Origin::Held, ..Self::batch(batch, None) }
+    }
+
     fn new(task: Task) -> Self {
-        Self { task, attempts: 0, panics: 0 }
+        Self { task, attempts: 0, panics: 0, origin: Origin::Journal, intent: None }
+    }
+
+    /// Instead of delivering it: give up on it.
+    pub(super) fn buried(self, burial: Burial) -> Self {
+        Self { task: Task::Bury(burial), ..self }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.origin == Origin::Held
     }
 
     pub(super) fn written_at(&self) -> Option<Timestamp> {
@@ -97,7 +124,12 @@ impl Work {
 }
 
 impl Burial {
-    fn of(batch: Arc<Batch>, reason: Reason, error: &DeliveryError, attempts: u32) -> Self {
+    /// Of events whose bytes are damaged or gone.
+    pub(super) fn lost(span: Span, error: String) -> Self {
+        Self { span, batch: None, reason: Reason::Damaged, error, status: None, attempts: 0, only: None }
+    }
+
+    pub(super) fn of(batch: Arc<Batch>, reason: Reason, error: &DeliveryError, attempts: u32) -> Self {
         let (span, status) = (batch.span(), error.status);
         Self { span, batch: Some(batch), reason, error: error.message.clone(), status, attempts, only: None }
     }
@@ -116,7 +148,7 @@ impl Burial {
     }
 
     /// One letter an event; one for all of them where they cannot be read.
-    fn letters(&self, sink: &crate::record::SinkName, at: Timestamp) -> Vec<DeadLetter> {
+    pub(super) fn letters(&self, sink: &crate::record::SinkName, at: Timestamp) -> Vec<DeadLetter> {
         let note = |letter| DeadLetter {
             error: self.error.clone(),
             status: self.status,
@@ -160,27 +192,66 @@ impl Sink {
         while !self.planning && !self.ready.is_empty() {
             let now = Instant::now();
             let opens = self.breaker.opens_in(now).map(|wait| now + wait);
-            let held = opens.unwrap_or(now).max(self.not_before);
-            if held > now {
-                return self.wake_at(held, ctx);
+            let waits = opens.unwrap_or(now).max(self.not_before);
+            if waits > now {
+                match opens.map_or(Turn::Waits(waits), |_| self.turn_aside(waits, ctx)) {
+                    Turn::Went => continue,
+                    Turn::Busy => return,
+                    Turn::Waits(at) => return self.wake_at(at.min(waits), ctx),
+                }
             }
             let half_open = self.breaker.state(now) == BreakerState::HalfOpen;
             let at_once = if half_open { 1 } else { self.pace.limit() };
-            if self.running >= at_once || !self.build() {
+            // One that is read back counts only where there is to be one at a time.
+            let beside = self.standby.as_ref().is_some_and(|standby| standby.back.is_delivering());
+            let running = self.running + usize::from(half_open && beside);
+            if running >= at_once || !self.build() {
                 return;
             }
             let Some(work) = self.ready.pop_front() else { return };
-            self.running += 1;
-            match work.task.clone() {
-                Task::Select(batch, when) => self.select(work, batch, when, ctx),
-                Task::Deliver(batch) => self.start(work, batch, ctx),
-                Task::Bury(burial) => self.bury(work, burial, ctx),
-            }
+            self.begin(work, ctx);
+        }
+    }
+
+    /// Begins with a piece of work.
+    pub(super) fn begin(&mut self, work: Work, ctx: &mut Context<Self>) {
+        match (work.origin, &mut self.standby) {
+            (Origin::Held, Some(standby)) => standby.back.began(),
+            _ => self.running += 1,
+        }
+        match work.task.clone() {
+            Task::Select(batch, when) => self.select(work, batch, when, ctx),
+            Task::Deliver(batch) => self.start(work, batch, ctx),
+            Task::Bury(burial) => self.bury(work, burial, ctx),
+        }
+    }
+
+    /// What was begun has come to an end, of whatever kind.
+    fn ended(&mut self, origin: Origin) {
+        match (origin, &mut self.standby) {
+            (Origin::Held, Some(standby)) => standby.back.ended(),
+            _ => self.running -= 1,
+        }
+    }
+
+    /// Work that is to be done before all other of its origin.
+    pub(super) fn put_back(&mut self, work: Work) {
+        match (work.origin, &mut self.standby) {
+            (Origin::Held, Some(standby)) => standby.back.put_back(work),
+            _ => self.ready.push_front(work),
+        }
+    }
+
+    /// The events have their outcome.
+    fn done(&mut self, origin: Origin, intent: Option<HeldKey>, span: Span, ctx: &mut Context<Self>) {
+        self.let_go(intent, ctx);
+        if origin == Origin::Journal {
+            self.finished(span);
         }
     }
 
     /// Makes sure there is a destination.
-    fn build(&mut self) -> bool {
+    pub(super) fn build(&mut self) -> bool {
         if self.destination.is_none() {
             match (self.spec.factory)() {
                 Ok(destination) => self.destination = Some(destination.into()),
@@ -204,8 +275,10 @@ impl Sink {
         let delivery = async move { destination.deliver(batch).await };
         let delivery = AssertUnwindSafe(delivery).catch_unwind();
         ctx.spawn(delivery.into_actor(self).map(move |outcome, sink, ctx| {
-            sink.keep_pace(&outcome, began);
-            sink.running -= 1;
+            if !work.is_held() {
+                sink.keep_pace(&outcome, began);
+            }
+            sink.ended(work.origin);
             match outcome {
                 Ok(outcome) => sink.delivered(work, outcome, began, ctx),
                 Err(panic) => sink.panicked(work, &*panic, ctx),
@@ -252,13 +325,13 @@ impl Sink {
                     report.error = None;
                 });
                 if receipt.rejected.is_empty() {
-                    self.finished(batch.span());
+                    self.done(work.origin, work.intent, batch.span(), ctx);
                 } else {
                     // The cursor stays before the batch until its letters are kept: after a crash in between, it comes again
                     // as it was, and whoever knows batches by their ids says the same of it again.
                     self.spec.probe.failed(Cause::Rejected);
                     let burial = Burial::some(batch, receipt.rejected, work.attempts);
-                    self.ready.push_front(Work { task: Task::Bury(burial), ..work });
+                    self.put_back(work.buried(burial));
                 }
             }
             Err(error) if error.verdict == Verdict::Reject => {
@@ -269,16 +342,7 @@ impl Sink {
             }
             Err(error) => {
                 self.fail(&error);
-                // By the age of its events: what waited behind others that were retried has waited, too.
-                let age = work.written_at().map_or(0.0, |at| self.waited_seconds(at));
-                if self.spec.policy.max_age.is_some_and(|max_age| age >= max_age.as_secs_f64()) {
-                    let (first, events) = (batch.span().first, batch.count());
-                    tracing::warn!(sink = %self.spec.name, %first, events, "events older than retry.max_age become dead letters");
-                    let burial = Burial::of(batch, Reason::Expired, &error, work.attempts);
-                    self.ready.push_front(Work { task: Task::Bury(burial), ..work });
-                } else {
-                    self.ready.push_front(work);
-                }
+                self.retry(work, batch, &error);
             }
         }
     }
@@ -299,13 +363,13 @@ impl Sink {
             }
             _ => {
                 self.fail(&error);
-                self.ready.push_front(work);
+                self.put_back(work);
             }
         }
     }
 
     /// Counts a failure that may pass, and waits.
-    fn fail(&mut self, error: &DeliveryError) {
+    pub(super) fn fail(&mut self, error: &DeliveryError) {
         let now = Instant::now();
         self.spec.probe.failed(error.cause);
         let wished = match error.verdict {
@@ -331,20 +395,24 @@ impl Sink {
     /// Halves the batch, or gives up on the one event that is left of it.
     pub(super) fn rejected(
         &mut self,
-        work: Work,
+        mut work: Work,
         batch: Arc<Batch>,
         reason: Reason,
         error: &DeliveryError,
         ctx: &mut Context<Self>,
     ) {
+        // Its parts are not what was intended for the fallback.
+        self.let_go(work.intent.take(), ctx);
         let Some((first, second)) = batch.halves() else {
             tracing::warn!(sink = %self.spec.name, position = %batch.span().first, %error, "an event becomes a dead letter");
             let burial = Burial::of(batch, reason, error, work.attempts);
-            self.ready.push_front(Work { task: Task::Bury(burial), ..work });
+            self.put_back(work.buried(burial));
             return self.wake_at(Instant::now(), ctx);
         };
         let span = batch.span();
-        if let Some(index) = self.flights.iter().position(|(flight, _)| *flight == span) {
+        if work.origin == Origin::Journal
+            && let Some(index) = self.flights.iter().position(|(flight, _)| *flight == span)
+        {
             self.flights[index].0 = first.span();
             self.flights.insert(index + 1, (second.span(), false));
         }
@@ -354,7 +422,8 @@ impl Sink {
                 Task::Select(_, when) => Task::Select(half, when.clone()),
                 Task::Deliver(_) | Task::Bury(_) => Task::Deliver(half),
             };
-            self.ready.push_front(Work { task, attempts: work.attempts, panics });
+            let (attempts, origin) = (work.attempts, work.origin);
+            self.put_back(Work { task, attempts, panics, origin, intent: None });
         }
         self.wake_at(Instant::now(), ctx);
     }
@@ -367,7 +436,7 @@ impl Sink {
         let said = burial.error.clone();
         let letters = spawn_blocking(move || dead_letters.add(&burial.letters(&sink, at)));
         ctx.spawn(letters.into_actor(self).map(move |added, sink, ctx| {
-            sink.running -= 1;
+            sink.ended(work.origin);
             let failed = match added {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
@@ -377,11 +446,11 @@ impl Sink {
                 None => {
                     sink.backoff.reset();
                     sink.spec.probe.gave_up(reason, events, &said);
-                    sink.finished(span);
+                    sink.done(work.origin, work.intent, span, ctx);
                 }
                 Some(text) => {
                     sink.fail(&DeliveryError::transient(Cause::Io, text));
-                    sink.ready.push_front(work);
+                    sink.put_back(work);
                 }
             }
             sink.step(ctx);

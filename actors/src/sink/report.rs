@@ -1,18 +1,22 @@
 //! What a sink shows of itself: metrics for machines, a report for `/health`, tests and people.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use prometheus::{
     GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use serde::Serialize;
 
+use super::{BreakerState, StandbyRole};
 use crate::{
     destination::Cause,
     event::Timestamp,
     record::{Position, SinkName},
     runtime::metrics::{counters, gauges, histograms, registered},
-    state::Reason,
+    state::{HeldTotals, Reason},
 };
 
 /// Seconds a delivery may take, from a local file to the usual time-out.
@@ -34,12 +38,19 @@ pub struct SinkMetrics {
     deliver_seconds: HistogramVec,
     breaker_state: IntGaugeVec,
     concurrency: IntGaugeVec,
+    held_events: IntGaugeVec,
+    held_bytes: IntGaugeVec,
+    held_batches: IntGaugeVec,
+    given_to_hold: IntCounterVec,
+    read_back: IntCounterVec,
+    diverted: IntCounterVec,
 }
 
 impl SinkMetrics {
     /// Registers the families.
     pub fn new(registry: &Registry) -> Self {
         let sink: &[&str] = &["sink"];
+        let pair: &[&str] = &["sink", "to"];
         let counter = |name: &str, help: &str, labels: &[&str]| counters(registry, name, help, labels);
         let lag_seconds = Opts::new("forebay_sink_lag_seconds", "Age of the oldest event not delivered");
         Self {
@@ -87,6 +98,34 @@ impl SinkMetrics {
                 "Deliveries that may run at the same time",
                 sink,
             ),
+            held_events: gauges(
+                registry,
+                "forebay_sink_held_events",
+                "Events of the sink that its fallback holds",
+                pair,
+            ),
+            held_bytes: gauges(registry, "forebay_sink_held_bytes", "Bytes that its fallback holds", pair),
+            held_batches: gauges(
+                registry,
+                "forebay_sink_held_batches",
+                "Batches that its fallback holds",
+                pair,
+            ),
+            given_to_hold: counter(
+                "forebay_sink_given_to_fallback_events_total",
+                "Events that the fallback was given to hold",
+                pair,
+            ),
+            read_back: counter(
+                "forebay_sink_read_back_events_total",
+                "Events that the fallback held and that found their outcome",
+                pair,
+            ),
+            diverted: counter(
+                "forebay_sink_diverted_events_total",
+                "Events that went to on_failure's sink for good",
+                pair,
+            ),
         }
     }
 
@@ -110,6 +149,33 @@ impl SinkMetrics {
         for reason in Reason::ALL {
             let _ = self.dead_letters.remove_label_values(&[name, reason.as_str()]);
         }
+    }
+
+    /// Forgets what a sink showed of its standby.
+    pub fn forget_standby(&self, sink: &SinkName, standby: &SinkName) {
+        let pair = &[sink.as_str(), standby.as_str()];
+        for gauge in [&self.held_events, &self.held_bytes, &self.held_batches] {
+            let _ = gauge.remove_label_values(pair);
+        }
+        for counter in [&self.given_to_hold, &self.read_back, &self.diverted] {
+            let _ = counter.remove_label_values(pair);
+        }
+    }
+
+    /// The metrics of a sink's standby; `other` is that sink's own probe.
+    pub fn standby(&self, sink: &SinkName, role: StandbyRole, other: SinkProbe) -> StandbyProbe {
+        let pair = &[sink.as_str(), other.name.as_str()];
+        let shown = match role {
+            StandbyRole::Fallback => Shown::Held {
+                events: self.held_events.with_label_values(pair),
+                bytes: self.held_bytes.with_label_values(pair),
+                batches: self.held_batches.with_label_values(pair),
+                given: self.given_to_hold.with_label_values(pair),
+                read_back: self.read_back.with_label_values(pair),
+            },
+            StandbyRole::OnFailure => Shown::Diverted(self.diverted.with_label_values(pair)),
+        };
+        StandbyProbe { owner: sink.clone(), other, shown, error: Arc::default() }
     }
 
     /// The metrics of one sink.
@@ -182,6 +248,43 @@ pub struct SinkReport {
     pub concurrency: usize,
     /// Dead letters since the start.
     pub dead_letters: u64,
+    /// The sink that holds its batches while its breaker is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<StandbyReport>,
+    /// The sink that its batches go to instead while its breaker is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<StandbyReport>,
+    /// What it holds of other sinks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<SinkName, Holds>,
+}
+
+/// How a sink fares with its standby.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct StandbyReport {
+    /// Whose destination it is.
+    pub sink: Option<SinkName>,
+    /// Where its breaker stands, for this sink.
+    pub breaker: &'static str,
+    /// The last failure, until it does something.
+    pub error: Option<String>,
+    /// What it holds; absent where it holds nothing by its nature.
+    #[serde(skip_serializing_if = "Option::is_none", flatten)]
+    pub holds: Option<Holds>,
+    /// Events that went there for good since the start; absent where they are held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diverted_events: Option<u64>,
+}
+
+/// What one sink holds of another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Holds {
+    /// Events.
+    pub held_events: u64,
+    /// Their batches.
+    pub held_batches: u64,
+    /// Bytes of these.
+    pub held_bytes: u64,
 }
 
 /// What a sink does.
@@ -197,12 +300,38 @@ pub enum SinkState {
     Retrying,
     /// Its breaker is open.
     BreakerOpen,
+    /// It is there for other sinks, and gets nothing of its own.
+    Standby,
+}
+
+/// What a sink and its standby show of each other.
+#[derive(Debug, Clone)]
+pub struct StandbyProbe {
+    owner: SinkName,
+    other: SinkProbe,
+    shown: Shown,
+    error: Arc<Mutex<Option<String>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Shown {
+    Held { events: IntGauge, bytes: IntGauge, batches: IntGauge, given: IntCounter, read_back: IntCounter },
+    Diverted(IntCounter),
 }
 
 impl SinkProbe {
     /// Where the sink stands.
     pub fn report(&self) -> SinkReport {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on it shows what others do with its destination: it has no actor of its own.
+    pub fn stand_by(&self) {
+        self.breaker_state.set(BreakerState::Closed as i64);
+        self.lag_events.set(0);
+        self.lag_seconds.set(0.0);
+        let (state, breaker) = (SinkState::Standby, BreakerState::Closed.as_str());
+        self.update(|report| *report = SinkReport { state, breaker, ..SinkReport::default() });
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut SinkReport)) {
@@ -221,6 +350,81 @@ impl SinkProbe {
             report.dead_letters += events;
             report.error = Some(format!("{events} events became dead letters ({}): {said}", reason.as_str()));
         });
+    }
+}
+
+// === impl StandbyProbe ===
+
+impl StandbyProbe {
+    /// The standby took events, for good or to hold them.
+    pub(super) fn took(&self, events: u64, bytes: u64, now: Timestamp) {
+        match &self.shown {
+            Shown::Held { given, .. } => given.inc_by(events),
+            Shown::Diverted(diverted) => diverted.inc_by(events),
+        }
+        self.other.sent_events.inc_by(events);
+        self.other.sent_bytes.inc_by(bytes);
+        self.other.update(|report| report.last_successful_send = Some(now));
+    }
+
+    /// Events that it held have their outcome.
+    pub(super) fn read_back(&self, events: u64) {
+        if let Shown::Held { read_back, .. } = &self.shown {
+            read_back.inc_by(events);
+        }
+    }
+
+    /// It failed.
+    pub(super) fn failed(&self, cause: Cause) {
+        self.other.failed(cause);
+    }
+
+    /// What it last said, or that it did what it should.
+    pub(super) fn error(&self, error: Option<String>) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// Shows where it stands, on both sides.
+    pub(super) fn show(
+        &self,
+        own: &SinkProbe,
+        held: HeldTotals,
+        breaker: BreakerState,
+        full: Option<String>,
+    ) {
+        let error = self.error.lock().unwrap_or_else(PoisonError::into_inner).clone().or(full);
+        let mut standby = StandbyReport {
+            sink: Some(self.other.name.clone()),
+            breaker: breaker.as_str(),
+            error: error.clone(),
+            ..StandbyReport::default()
+        };
+        let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        match &self.shown {
+            Shown::Held { events, bytes, batches, .. } => {
+                gauge(events, held.events);
+                gauge(bytes, held.bytes);
+                gauge(batches, held.batches);
+                let (held_events, held_batches, held_bytes) = (held.events, held.batches, held.bytes);
+                let holds = Holds { held_events, held_batches, held_bytes };
+                standby.holds = Some(holds);
+                self.other.update(|report| {
+                    report.holds.remove(&self.owner);
+                    report.holds.extend((held.batches > 0).then(|| (self.owner.clone(), holds)));
+                });
+                own.update(|report| report.fallback = Some(standby));
+            }
+            Shown::Diverted(diverted) => {
+                standby.diverted_events = Some(diverted.get());
+                own.update(|report| report.on_failure = Some(standby));
+            }
+        }
+        // A sink with an actor of its own shows its own state.
+        let standing_by = self.other.report().state == SinkState::Standby;
+        if standing_by {
+            self.other.breaker_state.set(breaker as i64);
+            self.other.update(|report| (report.breaker, report.error) = (breaker.as_str(), error));
+        }
     }
 }
 

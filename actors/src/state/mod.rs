@@ -1,10 +1,11 @@
-//! The small database beside the journal: cursors and dead letters.
+//! The small database beside the journal: cursors, dead letters, and the books of what is held elsewhere.
 //!
 //! Its values are small on purpose. sled writes a page of over 128 KiB to a file that it never syncs; a page holds
 //! up to 17 values, so none here is over [`VALUE_BYTES_MAX`].
 
 mod cursors;
 mod dead_letters;
+mod held;
 
 use std::{
     fs::File,
@@ -14,6 +15,7 @@ use std::{
 
 pub use cursors::{Cursor, Cursors, WhenFull};
 pub use dead_letters::{DeadLetter, DeadLetters, Reason, Totals};
+pub use held::{HELD_BATCHES_MAX, HeldBatches, HeldTotals};
 
 use crate::{closing::Closing, durable};
 
@@ -56,6 +58,14 @@ pub enum StateError {
     DeadLettersFull {
         /// The cap.
         bytes_max: u64,
+    },
+    /// As many batches are held for a sink as there may be.
+    #[error(
+        "{batches_max} batches are held for this sink, the most there may be: further ones wait in the journal"
+    )]
+    HeldFull {
+        /// The cap.
+        batches_max: u64,
     },
 }
 

@@ -13,14 +13,14 @@ use crate::support::{
 };
 
 /// A gateway that can come back at the address that it had.
-struct Gateway {
+pub(crate) struct Gateway {
     first: Place,
-    process: Forebay,
-    address: SocketAddr,
+    pub(crate) process: Forebay,
+    pub(crate) address: SocketAddr,
 }
 
 impl Gateway {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let first = Place::new();
         let process = first.start();
         let address = process.otlp();
@@ -29,7 +29,15 @@ impl Gateway {
 
     /// Ends it as a crash would, and starts it again.
     fn crash(&mut self) {
+        self.down();
+        self.up();
+    }
+
+    pub(crate) fn down(&mut self) {
         self.process.kill();
+    }
+
+    pub(crate) fn up(&mut self) {
         let listen = format!("otlp: {{ listen: \"{}\" }}", self.address);
         let again = Place::new().with_data_dir(self.first.data_dir().to_path_buf()).section(&listen);
         self.process = again.start();

@@ -4,7 +4,7 @@ mod bad_input;
 mod bad_streams;
 mod clients;
 mod forward;
-mod gateway;
+pub(crate) mod gateway;
 mod grpc;
 mod http;
 mod messages;

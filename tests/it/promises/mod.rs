@@ -5,6 +5,7 @@
 //!
 //! What is promised is promised for acknowledged events, so the tests compare by event id.
 
+mod fallback;
 mod p10_reload;
 mod p1_durable;
 mod p2_outcomes;

@@ -3,6 +3,7 @@
 
 mod clickhouse;
 mod nats;
+mod fallback;
 mod postgres;
 mod pushgateway;
 mod s3;

@@ -33,7 +33,7 @@ use crate::support::{
 const PATIENCE: &str = "retry: { backoff_min: 50ms, backoff_max: 200ms }, breaker: { failures: 1000 }";
 
 /// Objects of a store by their keys.
-type Objects = BTreeMap<String, Vec<u8>>;
+pub(super) type Objects = BTreeMap<String, Vec<u8>>;
 
 /// Everything below the store's root.
 fn objects(store: &dyn ObjectStore) -> Objects {
@@ -74,7 +74,7 @@ fn ids_of(objects: &Objects) -> BTreeSet<String> {
     ids
 }
 
-struct Minio(Service);
+pub(super) struct Minio(Service);
 
 /// The library's own client would need TLS, which a server on loopback does not.
 #[derive(Debug)]
@@ -94,15 +94,20 @@ impl HttpConnector for InTheClear {
 }
 
 impl Minio {
-    fn start(test: &str) -> Option<Self> {
+    pub(super) fn start(test: &str) -> Option<Self> {
         Service::start("minio", test).map(Self)
+    }
+
+    /// Kills it, or starts it again.
+    pub(super) fn toggle(&mut self, is_down: bool) {
+        if is_down { self.0.down("kill") } else { self.0.up() }
     }
 
     fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.0.port)
     }
 
-    fn sink(&self, keys: &str) -> String {
+    pub(super) fn sink(&self, keys: &str) -> String {
         self.sink_as("secret-123", "archive", keys)
     }
 
@@ -114,7 +119,7 @@ impl Minio {
         )
     }
 
-    fn objects(&self) -> Objects {
+    pub(super) fn objects(&self) -> Objects {
         let store = AmazonS3Builder::new()
             .with_endpoint(self.endpoint())
             .with_allow_http(true)

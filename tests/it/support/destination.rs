@@ -1,13 +1,15 @@
 //! A destination in memory: does as it is told, and remembers everything it was given.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     future::ready,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, DestinationFactory, Receipt, Rejection},
+    holding::{Fetched, HeldKey, Holding, Released, pack},
     record::Batch,
 };
 use futures::future::LocalBoxFuture;
@@ -37,10 +39,16 @@ pub struct Orders {
     pub hang: bool,
     /// The same, and hold the thread too, as a driver that blocks.
     pub hold_thread: bool,
-    /// Deliveries that fail, in a way that may pass.
+    /// The same for what begins before this position.
+    pub hang_before: u64,
+    /// Deliveries that fail, in a way that may pass, and whatever is asked of what it holds.
     pub fail: u64,
     /// Deliveries that are answered by a wish for fewer.
     pub throttle: u64,
+    /// Hold what comes, and never say so.
+    pub hold_in_silence: bool,
+    /// Keep what is to be released.
+    pub fail_to_release: bool,
     /// Deliveries that panic.
     pub panic: u64,
     /// Refuse batches that hold an event whose message contains this.
@@ -68,6 +76,8 @@ pub struct Seen {
     running: usize,
     /// The batches it took: their ids, and the ids of their events.
     pub taken: Vec<(String, Vec<String>)>,
+    /// What it holds for other sinks, by key.
+    pub held: BTreeMap<String, Bytes>,
 }
 
 impl Seen {
@@ -154,7 +164,9 @@ impl Fake {
         drop(self.0.released.wait_while(self.state(), |(orders, _)| orders.hold_thread));
         let mut changed = self.0.changed.subscribe();
         // The sender lives as long as this.
-        let _ = changed.wait_for(|()| !self.state().0.hang).await;
+        let first = batch.span().first.0;
+        let hangs = |orders: &Orders| orders.hang || first < orders.hang_before;
+        let _ = changed.wait_for(|()| !hangs(&self.state().0)).await;
         let spend = |count: &mut u64| count.checked_sub(1).map(|less| *count = less).is_some();
         let (fail, panic) = self.change(|orders, _| (spend(&mut orders.fail), spend(&mut orders.panic)));
         if self.change(|orders, _| spend(&mut orders.throttle)) {
@@ -193,6 +205,62 @@ impl Fake {
     }
 }
 
+impl Fake {
+    /// Changes or damages what it holds.
+    pub fn with_held(&self, change: impl FnOnce(&mut BTreeMap<String, Bytes>)) {
+        self.change(|_, seen| change(&mut seen.held));
+    }
+
+    /// Does something with what it holds, unless it was told to hang or to fail.
+    async fn with_orders<T>(self, work: impl FnOnce(&Orders, &mut Seen) -> T) -> Result<T, DeliveryError> {
+        let mut changed = self.0.changed.subscribe();
+        let _ = changed.wait_for(|()| !self.state().0.hang).await;
+        self.change(|orders, seen| match orders.fail.checked_sub(1) {
+            Some(less) => {
+                orders.fail = less;
+                Err(DeliveryError::transient(Cause::Connect, "the holder was told to fail"))
+            }
+            None => Ok(work(orders, seen)),
+        })
+    }
+}
+
+impl Holding for Fake {
+    fn hold(&self, key: &HeldKey, batch: Arc<Batch>) -> Delivery {
+        let (fake, key) = (self.clone(), key.to_string());
+        Box::pin(async move {
+            let packed = Bytes::from(pack(&batch).map_err(|e| DeliveryError::rejected(e.to_string()))?);
+            let bytes = packed.len() as u64;
+            let keep = |orders: &Orders, seen: &mut Seen| {
+                seen.held.insert(key, packed);
+                orders.hold_in_silence
+            };
+            if fake.clone().with_orders(keep).await? {
+                let mut changed = fake.0.changed.subscribe();
+                let _ = changed.wait_for(|()| !fake.state().0.hold_in_silence).await;
+            }
+            Ok(Receipt::of(bytes))
+        })
+    }
+
+    fn fetch(&self, key: &HeldKey) -> Fetched {
+        let key = key.to_string();
+        Box::pin(self.clone().with_orders(move |_, seen| seen.held.get(&key).cloned()))
+    }
+
+    fn release(&self, key: &HeldKey) -> Released {
+        let key = key.to_string();
+        let release = self.clone().with_orders(move |orders, seen| {
+            if orders.fail_to_release {
+                return Err(DeliveryError::transient(Cause::Refused, "nothing may be removed here"));
+            }
+            seen.held.remove(&key);
+            Ok(())
+        });
+        Box::pin(async move { release.await? })
+    }
+}
+
 impl Destination for Fake {
     fn deliver(&self, batch: Arc<Batch>) -> Delivery {
         let marker = self.state().0.panic_in_call_on;
@@ -219,5 +287,9 @@ impl Destination for Fake {
 
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         Box::pin(ready(Ok(())))
+    }
+
+    fn holding(&self) -> Option<&dyn Holding> {
+        Some(self)
     }
 }
