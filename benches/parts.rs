@@ -168,7 +168,7 @@ fn broadcast(c: &mut Criterion) {
         let dir = tempfile::TempDir::new().expect("a temporary directory");
         let system = actix::System::new();
         let pipeline = system.block_on(async {
-            let destinations = pipeline::destinations(dir.path(), Clock::system());
+            let destinations = pipeline::destinations(&config, dir.path(), Clock::system());
             Pipeline::start(&config, dir.path(), &Registry::new(), Clock::system(), destinations)
                 .expect("a pipeline")
         });

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-use forebay_actors::{batcher, journal, record};
+use forebay_actors::{batcher, buffer, journal, record};
 
 use crate::{
-    config::{Config, Durability, SinkKind, When},
+    config::{Backend, Config, Durability, SinkKind, When},
     ingress::{batch::seen::BATCH_BYTES, server::STREAM_WINDOW_BYTES},
+    pipeline::queue_messages,
+    shared_journal,
     store::{self, embedded},
 };
 
@@ -68,9 +70,12 @@ impl MemoryBudget {
         let waiting = config.buffer.memory_bytes_max as u64;
         // Events that wait, and those of the commit that is running, as records and compressed.
         part("waiting for commit", 2 * waiting, "buffer.memory_bytes_max");
-        let broadcast = (batcher::MAILBOX_COMMITS * forebay_actors::buffer::COMMIT_BYTES) as u64;
+        let broadcast = (batcher::MAILBOX_COMMITS * buffer::COMMIT_BYTES) as u64;
         part("broadcast", broadcast, "");
+        let shared = config.buffer.backend == Backend::Jetstream;
         match config.buffer.durability {
+            // Two commits as they were encoded, and once more in the connection's buffer.
+            _ if shared => part("journal (on its way)", 4 * buffer::COMMIT_BYTES as u64, ""),
             Durability::Memory => part("journal (memory)", waiting, "buffer.memory_bytes_max"),
             _ => {
                 let open = journal::OPEN_GENERATIONS_MAX as u64 + 1;
@@ -84,7 +89,16 @@ impl MemoryBudget {
             let mailbox = (sink.mailbox_batches * batcher::BATCH_BYTES) as u64;
             // Beside its own, one batch that is read back.
             let flights = sink.concurrency.max as u64 + u64::from(sink.fallback.is_some());
-            let batches = batch.max_bytes as u64 * (1 + COPIES_IN_FLIGHT * flights);
+            let on_their_way = COPIES_IN_FLIGHT * flights;
+            let batches = match shared {
+                false => batch.max_bytes as u64 * (1 + on_their_way),
+                // A batch is within a message; each is there as it came, too.
+                true => {
+                    let message = shared_journal::MESSAGE_BYTES.max(config.http.max_event_bytes) as u64;
+                    message * (2 * queue_messages(sink) as u64 + on_their_way)
+                }
+            };
+            let mailbox = if shared { 0 } else { mailbox };
             let store = match sink.kind {
                 SinkKind::Store(_) => {
                     let readers = embedded::READERS_MAX as u64;

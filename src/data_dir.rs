@@ -10,6 +10,8 @@ use std::{
 use forebay_actors::{journal::RESERVE, runtime::clock::seed};
 use tokio::time::Instant;
 
+use crate::config::Backend;
+
 /// How long a lock may outlive its process: what a busy machine takes to tear down some hundred MiB.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -88,7 +90,7 @@ impl DataDir {
         fs::write(path.join("LOCK"), format!("{}\n", std::process::id())).map_err(failed)?;
         lock.sync_all().map_err(failed)?;
         let path = fs::canonicalize(path).map_err(failed)?;
-        if identity(&path).is_none() {
+        if identity(&path, Backend::Disk).is_none() {
             fs::write(path.join("ID"), format!("{:016x}\n", seed())).map_err(failed)?;
             File::open(path.join("ID")).and_then(|id| id.sync_all()).map_err(failed)?;
         }
@@ -123,17 +125,45 @@ fn take(lock: &File) -> Result<(), TryLockError> {
     }
 }
 
-/// What tells this directory's positions from those of any other, as 16 hexadecimal digits. Made once; a directory that was
-/// not opened yet has none.
-pub fn identity(data_dir: &Path) -> Option<String> {
-    let text = fs::read_to_string(data_dir.join("ID")).ok()?;
+/// What tells the positions of this directory's journal from those of any other, as 16 hexadecimal digits. Made once; a
+/// directory that was not opened yet has none. Where the journal is a stream, all who deliver from it have the same.
+pub fn identity(data_dir: &Path, backend: Backend) -> Option<String> {
+    let text = fs::read_to_string(data_dir.join(identity_file(backend))).ok()?;
     let text = text.trim();
     (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| text.to_owned())
+}
+
+fn identity_file(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Disk => "ID",
+        Backend::Jetstream => "ID.jetstream",
+    }
+}
+
+/// Notes of which stream the positions are. What is delivered beside a running process, such as dead letters, asks here.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn note_stream(data_dir: &Path, stream: &str) -> io::Result<()> {
+    if identity(data_dir, Backend::Jetstream).as_deref() == Some(stream) {
+        return Ok(());
+    }
+    // Whole or not at all: half of one would be another's.
+    let (file, new) = (data_dir.join(identity_file(Backend::Jetstream)), data_dir.join("ID.new"));
+    fs::write(&new, format!("{stream}\n"))?;
+    File::open(&new)?.sync_all()?;
+    fs::rename(new, file)?;
+    File::open(data_dir)?.sync_all()
 }
 
 /// Where the journal's generations are.
 pub fn journal(data_dir: &Path) -> PathBuf {
     data_dir.join("journal")
+}
+
+/// Where damaged messages of a stream are kept.
+pub fn quarantine(data_dir: &Path) -> PathBuf {
+    data_dir.join("quarantine")
 }
 
 /// Where cursors and dead letters are.

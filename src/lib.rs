@@ -1,7 +1,7 @@
 //! Forebay: a durable event and telemetry relay.
 //!
 //! In reading order: [`config`] is what can be said about it. [`pipeline`] wires the actors of [`forebay_actors`],
-//! which is where events become durable and are delivered. [`ingress`] is what comes in, [`destination`] what goes out,
+//! which is where events become durable and are delivered; [`shared_journal`] is the journal for several machines. [`ingress`] is what comes in, [`destination`] what goes out,
 //! [`store`] the event store that can be asked, [`api`] what people and machines ask. [`security`] decides who may talk
 //! to all of them. [`chaos`] attacks a whole process and judges it. [`command`] is the command line.
 
@@ -15,5 +15,6 @@ pub mod destination;
 pub mod ingress;
 pub mod pipeline;
 pub mod security;
+pub mod shared_journal;
 mod spare;
 pub mod store;

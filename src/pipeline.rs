@@ -22,7 +22,7 @@ use forebay_actors::{
     condition::Condition,
     destination::DestinationFactory,
     health::{self, Health, HealthBoard, HealthSpec, Watched},
-    journal::{self, Journal, JournalError, MemoryJournal, SledJournal},
+    journal::{self, Journal, JournalError, MemoryJournal, Queue, SledJournal},
     message::Drain,
     receiver::{self, Gate, Receiver, ReceiverMetrics, ReceiverSpec},
     record::SinkName,
@@ -34,20 +34,22 @@ use forebay_actors::{
         metrics::ActorMetrics,
         supervisor::{Child, ChildState, RestartPolicy, supervise},
     },
-    sink::{Sink, SinkMetrics, SinkProbe, SinkSpec},
+    sink::{Sink, SinkMetrics, SinkProbe, SinkSpec, Source},
     state::{Cursors, DeadLetters, HeldBatches, StateDb, StateError},
 };
 use prometheus::Registry;
 use tokio::time::Instant;
 
+pub(crate) use self::spec::queue_messages;
 use self::spec::{durability, limits, restart_policy, retention_spec, sink_policy, when_full};
 pub use self::{
     spec::{condition, destinations},
     standby::{Misplaced, misplaced},
 };
 use crate::{
-    config::{Changes, Config, SinkConfig},
+    config::{Backend, Changes, Config, SinkConfig},
     data_dir,
+    shared_journal::JetStream,
 };
 
 /// Blocking threads of the way in: a commit, a trim, a save of cursors, an interval's sync, and one to spare.
@@ -93,6 +95,8 @@ pub struct Pipeline {
 #[derive(Clone)]
 struct Parts {
     journal: Arc<dyn Journal>,
+    /// The same, where other processes have it too.
+    shared: Option<Arc<JetStream>>,
     cursors: Arc<Cursors>,
     dead_letters: Arc<DeadLetters>,
     held: Arc<HeldBatches>,
@@ -110,6 +114,8 @@ struct Parts {
 
 struct SinkMember {
     child: Child,
+    /// What it takes from, where that is no log.
+    queue: Option<Arc<dyn Queue>>,
     mailbox: Mailbox<Sink>,
     probe: SinkProbe,
     arbiter: Arbiter,
@@ -147,6 +153,20 @@ pub enum StartError {
     /// Cursors and dead letters.
     #[error("cursors and dead letters cannot be opened: {0}")]
     State(#[from] StateError),
+    /// The directory cannot be written.
+    #[error("{0}")]
+    DataDir(#[from] std::io::Error),
+    /// Events would stay behind where nobody looks.
+    #[error(
+        "the journal on disk has {events} events that the sink {sink} has not had; let buffer.backend: disk deliver them, \
+         then change over"
+    )]
+    LeftBehind {
+        /// Who is behind, the furthest of all.
+        sink: SinkName,
+        /// Events.
+        events: u64,
+    },
 }
 
 /// How a drain ended.
@@ -174,11 +194,16 @@ impl Pipeline {
         let cursors = Arc::new(Cursors::open(state.clone())?);
         let dead_letters = Arc::new(DeadLetters::open(state.clone(), config.dead_letters.max_bytes)?);
         let held = Arc::new(HeldBatches::open(state)?);
+        let shared = match config.buffer.backend {
+            Backend::Disk => None,
+            Backend::Jetstream => Some(Arc::new(open_shared(config, data_dir, &cursors, clock.clone())?)),
+        };
         let durability = durability(&config.buffer);
         let floor = cursors.furthest();
-        let journal: Arc<dyn Journal> = match durability {
-            journal::Durability::Memory => Arc::new(MemoryJournal::new(clock.clone(), floor)),
-            _ => {
+        let journal: Arc<dyn Journal> = match (&shared, durability) {
+            (Some(shared), _) => shared.clone(),
+            (None, journal::Durability::Memory) => Arc::new(MemoryJournal::new(clock.clone(), floor)),
+            (None, _) => {
                 let journal =
                     SledJournal::open(&data_dir::journal(data_dir), durability, floor, clock.clone())?;
                 Arc::new(journal.with_reserve())
@@ -186,6 +211,7 @@ impl Pipeline {
         };
         let parts = Parts {
             journal,
+            shared,
             cursors,
             dead_letters,
             held,
@@ -202,8 +228,13 @@ impl Pipeline {
         };
         // Before anything is taken, every sink must count, or its first events could be trimmed away; and on disk,
         // or a crash before the first save would make a new sink begin behind events that were acknowledged.
-        activate(&parts, &config.sinks);
-        parts.cursors.save()?;
+        match &parts.shared {
+            None => {
+                activate(&parts, &config.sinks);
+                parts.cursors.save()?;
+            }
+            Some(shared) => shared.make_consumers(&sink_names(&config.sinks))?,
+        }
         let batcher_metrics = BatcherMetrics::new(registry);
         Ok(Self::wire(config.clone(), data_dir, parts, batcher_metrics))
     }
@@ -296,12 +327,13 @@ impl Pipeline {
         let parts = &self.parts;
         let probe = self.probes[&name].clone();
         let standby = self.standby_spec(&name, config);
+        let queue = parts.shared.as_ref().map(|shared| shared.queue(&name, queue_messages(config)));
         let spec = SinkSpec {
             name: name.clone(),
             factory: (parts.destinations)(&name, config),
             policy: sink_policy(config, &self.config.batch),
             when: condition(config),
-            journal: parts.journal.clone(),
+            source: queue.clone().map_or_else(|| Source::Log(parts.journal.clone()), Source::Queue),
             cursors: parts.cursors.clone(),
             dead_letters: parts.dead_letters.clone(),
             buffer: self.buffer.clone(),
@@ -317,8 +349,10 @@ impl Pipeline {
         let (mailbox, child) =
             supervise(&arbiter.handle(), &actor, config.mailbox_batches, policy, &parts.actor_metrics, build);
         parts.watched.add(child.clone(), Some(probe.clone()));
-        parts.broadcast.add(name.clone(), mailbox.clone());
-        self.sinks.insert(name, SinkMember { child, mailbox, probe, arbiter });
+        if queue.is_none() {
+            parts.broadcast.add(name.clone(), mailbox.clone());
+        }
+        self.sinks.insert(name, SinkMember { child, queue, mailbox, probe, arbiter });
     }
 
     /// Ends sinks, all at once. Their cursors stay where they are.
@@ -331,6 +365,13 @@ impl Pipeline {
             child.end();
         }
         ended(&children, Duration::from_secs(2)).await;
+        // Only now: what it still had on its way would be delivered here and there.
+        let queues: Vec<_> = members.iter().filter_map(|member| member.queue.clone()).collect();
+        let released =
+            tokio::task::spawn_blocking(move || queues.iter().for_each(|queue| queue.release())).await;
+        if released.is_err() {
+            tracing::error!("giving back what was not delivered panicked; others get it later");
+        }
         members.iter().for_each(|member| {
             member.arbiter.stop();
         });
@@ -352,8 +393,13 @@ impl Pipeline {
         }
         self.forget_standbys(&new);
         self.config.sinks.clone_from(&new.sinks);
-        activate(&self.parts, &new.sinks);
-        save_cursors(self.parts.cursors.clone()).await;
+        match self.parts.shared.clone() {
+            None => {
+                activate(&self.parts, &new.sinks);
+                save_cursors(self.parts.cursors.clone()).await;
+            }
+            Some(shared) => make_consumers(shared, sink_names(&new.sinks)).await,
+        }
         let beginning: Vec<_> = changes.sinks_added.iter().chain(&changes.sinks_changed).cloned().collect();
         self.add_sinks(&beginning);
         if self.config.retention != new.retention || !changes.is_empty() {
@@ -395,17 +441,26 @@ impl Pipeline {
         while taking_in(&self) && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
+        // What waits in a queue waits for every process that has the sink: only what this one has taken is delivered by it.
+        self.sinks.values().filter_map(|member| member.queue.as_ref()).for_each(|queue| queue.close());
         let head = self.parts.journal.span().end;
-        while self.parts.cursors.lowest().is_some_and(|lowest| lowest < head) && Instant::now() < deadline {
-            for member in self.sinks.values().filter(|member| member.probe.report().next < head) {
+        let left_of = |pipeline: &Self, name: &SinkName, member: &SinkMember| match &member.queue {
+            Some(queue) => queue.backlog().taken,
+            None => head.since(pipeline.parts.cursors.get(name).next),
+        };
+        let left = loop {
+            let left = self.sinks.iter().map(|(name, member)| (name.clone(), left_of(&self, name, member)));
+            let left: BTreeMap<_, _> = left.filter(|(_, events)| *events > 0).collect();
+            if left.is_empty() || Instant::now() >= deadline {
+                break left;
+            }
+            for member in left.keys().filter_map(|name| self.sinks.get(name)) {
                 // Again and again: a full mailbox does not take it, and a sink that restarts forgets it.
                 let _ = member.mailbox.offer(Drain);
             }
             tokio::time::sleep(DRAIN_LOOK).await;
-        }
+        };
         let names: Vec<_> = self.sinks.keys().cloned().collect();
-        let left = names.iter().map(|name| (name.clone(), head.since(self.parts.cursors.get(name).next)));
-        let left = left.filter(|(_, events)| *events > 0).collect();
         self.end_sinks(&names).await;
         for (owner, holder, held) in self.parts.held.totals() {
             tracing::info!(sink = %owner, %holder, events = held.events, "held; they are read back after the next start");
@@ -505,6 +560,45 @@ fn activate(parts: &Parts, sinks: &BTreeMap<String, SinkConfig>) {
         } else {
             parts.cursors.activate(&name, when_full(sink), start);
         }
+    }
+}
+
+fn sink_names(sinks: &BTreeMap<String, SinkConfig>) -> Vec<SinkName> {
+    sinks.keys().map(|name| SinkName::from(name.as_str())).collect()
+}
+
+/// Opens the journal that other processes have too, where no journal of this one would be forgotten for it.
+fn open_shared(
+    config: &Config,
+    data_dir: &Path,
+    cursors: &Cursors,
+    clock: Clock,
+) -> Result<JetStream, StartError> {
+    let dir = data_dir::journal(data_dir);
+    if std::fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_some()) {
+        let journal = SledJournal::open(&dir, journal::Durability::Fsync, cursors.furthest(), clock.clone())?;
+        let end = journal.span().end;
+        let behind = sink_names(&config.sinks).into_iter().filter(|_| !cursors.is_empty()).map(|sink| {
+            let events = end.since(cursors.get(&sink).next.max(journal.span().first));
+            (sink, events)
+        });
+        if let Some((sink, events)) =
+            behind.filter(|(_, events)| *events > 0).max_by_key(|(_, events)| *events)
+        {
+            return Err(StartError::LeftBehind { sink, events });
+        }
+    }
+    let quarantine = data_dir::quarantine(data_dir);
+    let shared = JetStream::open(&config.buffer, config.http.max_event_bytes, &quarantine, clock)?;
+    data_dir::note_stream(data_dir, &shared.identity())?;
+    Ok(shared)
+}
+
+async fn make_consumers(shared: Arc<JetStream>, sinks: Vec<SinkName>) {
+    match tokio::task::spawn_blocking(move || shared.make_consumers(&sinks)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "consumers could not be made; each sink tries it again"),
+        Err(_) => tracing::error!("making consumers panicked"),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         metrics::Probe,
         supervisor::{Child, ChildState},
     },
-    sink::{SinkProbe, SinkReport},
+    sink::{SinkProbe, SinkReport, SinkState},
 };
 
 /// How often it looks.
@@ -240,7 +240,9 @@ impl Health {
     fn sink_status(&mut self, name: &str, report: &SinkReport) -> Status {
         let now = Instant::now();
         let (seen, since) = self.progress.entry(name.to_owned()).or_insert((report.next, now));
-        if *seen != report.next || report.lag_events == 0 {
+        // What other processes have taken from a queue is no work of this sink.
+        let has_work = report.lag_events > 0 && report.state != SinkState::Idle;
+        if *seen != report.next || !has_work {
             (*seen, *since) = (report.next, now);
         }
         let stalled = now.duration_since(*since) >= STALLED_AFTER;

@@ -8,6 +8,9 @@
 //!   treated as rejected.
 //! - Limits: its mailbox, its intake (one batch), `concurrency` batches on their way.
 //!
+//! Where several processes share a journal, it takes from a queue instead of reading a log, and says of each span that it
+//! has its outcome, instead of moving a cursor; nothing is broadcast then.
+//!
 //! One rule makes restarts, misses and catch-up the same code: a broadcast batch is taken only if it is the next one
 //! expected; otherwise the journal is read.
 //!
@@ -27,6 +30,7 @@ mod read_back;
 mod report;
 mod selection;
 mod standby;
+mod source;
 
 use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
 
@@ -39,6 +43,7 @@ pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use intake::CutPolicy;
 pub use pace::Concurrency;
 pub use report::{Holds, SinkMetrics, SinkProbe, SinkReport, SinkState, StandbyProbe, StandbyReport};
+pub use source::Source;
 pub use standby::{StandbyRole, StandbySpec};
 
 use self::{
@@ -52,7 +57,7 @@ use crate::{
     condition::Condition,
     destination::{Destination, DestinationFactory},
     event::Timestamp,
-    journal::{Journal, Piece},
+    journal::Piece,
     message::{Delivered, Drain, Shaped},
     record::{Position, SinkName, Span},
     runtime::{
@@ -64,12 +69,12 @@ use crate::{
     state::{Cursor, Cursors, DeadLetters},
 };
 
-/// Payload read from the journal at a time.
-const READ_BYTES: usize = 1024 * 1024;
-
 /// How often a sink looks after itself: lag, a broadcast it missed without a later one to show it, the journal's
 /// word that it was made to skip.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What a report begins with that says so.
+const UNREADABLE: &str = "the journal could not be read";
 
 /// What a `Sink` is built from.
 #[derive(Clone)]
@@ -82,8 +87,8 @@ pub struct SinkSpec {
     pub policy: SinkPolicy,
     /// Which events it takes; all of them where absent.
     pub when: Option<Arc<Condition>>,
-    /// Where it catches up.
-    pub journal: Arc<dyn Journal>,
+    /// Where it reads what nobody brings.
+    pub source: Source,
     /// Where its cursor is kept.
     pub cursors: Arc<Cursors>,
     /// Where events go that cannot be delivered.
@@ -160,13 +165,22 @@ pub struct Sink {
 impl Sink {
     /// A sink as its specification says, at its cursor.
     pub fn new(spec: SinkSpec, actor: Probe) -> Self {
-        let Cursor { next, planned, reached } = spec.cursors.get(&spec.name);
         let policy = spec.policy;
+        let (Cursor { next, planned, reached }, intake) = match &spec.source {
+            Source::Log(_) => {
+                let cursor = spec.cursors.get(&spec.name);
+                (cursor, Intake::new(cursor.next, policy.cut.max_bytes))
+            }
+            Source::Queue(queue) => {
+                queue.restart();
+                (Cursor::default(), Intake::of_queue(policy.cut.max_bytes))
+            }
+        };
         spec.probe.update(|report| report.next = next);
         Self {
             actor,
             destination: None,
-            intake: Intake::new(next, policy.cut.max_bytes),
+            intake,
             planned,
             reached,
             flights: VecDeque::new(),
@@ -214,8 +228,8 @@ impl Sink {
             return;
         }
         self.reading = true;
-        let (journal, from) = (self.spec.journal.clone(), self.intake.expected());
-        let read = spawn_blocking(move || journal.read(from, READ_BYTES)).into_actor(self);
+        let (source, from) = (self.spec.source.clone(), self.intake.expected());
+        let read = spawn_blocking(move || source.read(from)).into_actor(self);
         ctx.spawn(read.map(move |read, sink, ctx| {
             sink.reading = false;
             match read {
@@ -229,22 +243,25 @@ impl Sink {
 
     fn take(&mut self, from: Position, pieces: Vec<Piece>) {
         self.pass_over_skipped();
-        // The oldest generations may be gone: a sink that was not configured for a while begins at what is left.
-        let begins = pieces.first().map(|piece| match piece {
-            Piece::Record(record) => record.first,
-            Piece::Damaged(span) | Piece::Removed(span) => span.first,
-        });
-        let begins = begins.unwrap_or(self.spec.journal.span().first);
-        if begins > from {
-            self.intake.push(Piece::Removed(Span { first: from, end: begins }));
+        if let Some(span) = self.spec.source.log_span() {
+            // The oldest generations may be gone: a sink that was not configured for a while begins at what is left.
+            let begins = pieces.first().map_or(span.first, Piece::first);
+            if begins > from {
+                self.intake.push(Piece::Removed(Span { first: from, end: begins }));
+            }
+        }
+        if matches!(self.spec.source, Source::Queue(_)) {
+            // It may be long until there is a delivery that would show it.
+            let is_over = |error: &mut String| error.starts_with(UNREADABLE);
+            self.spec.probe.update(|report| drop(report.error.take_if(is_over)));
         }
         pieces.into_iter().for_each(|piece| self.intake.push(piece));
-        self.lagging = self.intake.expected() < self.spec.journal.span().end;
+        self.lagging = self.spec.source.is_ahead_of(self.intake.expected());
     }
 
     fn could_not_read(&mut self, error: &dyn Display) {
         // Said until the next delivery, which comes only if this passes.
-        let text = format!("the journal could not be read: {error}");
+        let text = format!("{UNREADABLE}: {error}");
         if self.spec.probe.report().error.as_deref() != Some(text.as_str()) {
             tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
         }
@@ -279,13 +296,15 @@ impl Sink {
                 }
                 let full = span.count() >= self.spec.policy.cut.max_events
                     || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
-                let by_time = !full && self.planned != Some(span.end);
+                // A record of a queue is cut the same way by whoever takes it.
+                let is_of_log = matches!(self.spec.source, Source::Log(_));
+                let by_time = is_of_log && !full && self.planned != Some(span.end);
                 if by_time {
                     self.last_cut = Some(now);
                     self.planned = Some(span.end);
                 }
                 // After a crash the journal may not know that these positions were given.
-                let may_be_forgotten = self.spec.journal.may_forget() && self.reached < span.end;
+                let may_be_forgotten = self.spec.source.may_forget() && self.reached < span.end;
                 if may_be_forgotten {
                     self.reached = span.end;
                 }
@@ -344,8 +363,13 @@ impl Sink {
             flight.1 = true;
         }
         self.pass();
-        // Where Buffer has no room now, the next report says the same and more.
-        self.tell_buffer(None);
+        match &self.spec.source {
+            Source::Queue(queue) => queue.settle(span),
+            Source::Log(_) => {
+                // Where Buffer has no room now, the next report says the same and more.
+                self.tell_buffer(None);
+            }
+        }
     }
 
     /// Moves the cursor over what has its outcome, from the front.
@@ -361,10 +385,12 @@ impl Sink {
     /// Looks after what nobody tells a sink.
     fn look(&mut self, ctx: &mut Context<Self>) {
         self.pass_over_skipped();
-        if self.spec.cursors.get(&self.spec.name).next < self.next {
+        if matches!(self.spec.source, Source::Log(_))
+            && self.spec.cursors.get(&self.spec.name).next < self.next
+        {
             self.tell_buffer(None);
         }
-        if self.intake.expected() < self.spec.journal.span().end {
+        if self.spec.source.is_ahead_of(self.intake.expected()) {
             self.lagging = true;
         }
         self.step(ctx);
@@ -373,6 +399,9 @@ impl Sink {
     /// Passes over what `Buffer` made this sink skip because the journal was full: it has its account. What is on its
     /// way already goes on.
     fn pass_over_skipped(&mut self) {
+        if matches!(self.spec.source, Source::Queue(_)) {
+            return;
+        }
         let kept = self.spec.cursors.get(&self.spec.name).next;
         self.intake.skip(kept);
         if kept > self.next && self.flights.is_empty() {
@@ -405,8 +434,16 @@ impl Sink {
     }
 
     fn show(&mut self) {
-        let head = self.spec.journal.span().end;
-        let lag_events = head.since(self.next);
+        let (lag_events, own_events) = match &self.spec.source {
+            Source::Log(log) => {
+                let lag = log.span().end.since(self.next);
+                (lag, lag)
+            }
+            Source::Queue(queue) => {
+                let backlog = queue.backlog();
+                (backlog.events, backlog.taken)
+            }
+        };
         if lag_events == 0 {
             self.idle_at = (self.spec.clock.now(), Instant::now());
         }
@@ -430,7 +467,7 @@ impl Sink {
             report.state = match breaker {
                 BreakerState::Open => SinkState::BreakerOpen,
                 _ if attempts > 0 => SinkState::Retrying,
-                _ if lag_events > 0 => SinkState::Delivering,
+                _ if own_events > 0 => SinkState::Delivering,
                 _ => SinkState::Idle,
             };
             if report.breaker != breaker.as_str() && !report.breaker.is_empty() {

@@ -1,12 +1,13 @@
 //! Destinations against the real servers, each beside the server's own bulk load of the same rows in the same run.
 //!
-//! `cargo bench --bench destinations -- [ROWS] [NAME...]`, 300,000 rows and all servers by default. One that is not installed
-//! is left out, by name.
+//! `cargo bench --bench destinations -- [ROWS] [NAME]...`, 300,000 rows and every server by default. A server that is not
+//! installed is left out, by name.
 
 #[path = "../shared/batches.rs"]
 mod batches;
 mod clickhouse;
 mod nats;
+mod jetstream;
 mod postgres;
 mod service;
 
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
         let postgres = !is_wanted("postgres") || postgres::measure(&batches(BATCH_ROWS)).await;
         let clickhouse = !is_wanted("clickhouse") || clickhouse::measure(&batches(large)).await;
         let nats = !is_wanted("nats") || nats::measure(&batches(BATCH_ROWS)).await;
-        postgres && clickhouse && nats
+        let jetstream = !is_wanted("jetstream") || jetstream::measure().await;
+        postgres && clickhouse && nats && jetstream
     });
     if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

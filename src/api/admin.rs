@@ -89,13 +89,18 @@ async fn actors(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpR
         });
         if let Some(sink) = sink {
             let (report, name) = (sink.report(), child.name().trim_start_matches("sink:"));
-            // From the cursor itself: a sink that was just built has not reported yet.
+            // From the cursor itself: a sink that was just built has not reported yet. Who takes from a queue has none.
             let next = shared.view.cursors.get(&SinkName::from(name)).next;
+            let lag_events = if shared.view.journal.usage().backlog.is_some() {
+                report.lag_events
+            } else {
+                end.since(next)
+            };
             actor["sink"] = json!({
                 "state": report.state,
                 "breaker": report.breaker,
                 "next": next,
-                "lag_events": end.since(next),
+                "lag_events": lag_events,
                 "retry_attempts": report.retry_attempts,
                 "error": report.error,
             });

@@ -133,7 +133,7 @@ async fn offline(config: &Config, request: Request) -> Result<Value, String> {
     let state = StateDb::open(&data_dir::state(data_dir.path())).map_err(|e| e.to_string())?;
     let letters =
         DeadLetters::open(Arc::new(state), config.dead_letters.max_bytes).map_err(|e| e.to_string())?;
-    let destinations = pipeline::destinations(data_dir.path(), Clock::system());
+    let destinations = pipeline::destinations(config, data_dir.path(), Clock::system());
     let factory = |sink: &SinkName| config.sinks.get(sink.as_str()).map(|config| destinations(sink, config));
     carry_out(Arc::new(letters), factory, request, Progress::new("replaying", 0)).await
 }

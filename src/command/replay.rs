@@ -7,7 +7,7 @@ use forebay_actors::{
     condition::Condition,
     destination::{Destination, DestinationFactory},
     event::Timestamp,
-    journal::{Durability, Journal, Piece, SledJournal},
+    journal::{Durability, Journal, JournalError, Piece, SledJournal},
     record::{Batch, Position, Record, Selection, SinkName, Span},
     runtime::clock::Clock,
 };
@@ -20,8 +20,10 @@ use super::{
 };
 use crate::{
     api::control,
+    config::{Backend, Config},
     data_dir::{self, DataDir},
     pipeline,
+    shared_journal::JetStream,
 };
 
 /// Payload read from the journal at a time.
@@ -101,10 +103,8 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
         let data_dir = DataDir::open(&config.data_dir).map_err(|e| e.to_string())?;
         let sink = config.sinks.get(&replay.sink);
         let sink = sink.ok_or_else(|| format!("there is no sink {:?} in the configuration", replay.sink))?;
-        let factory = pipeline::destinations(data_dir.path(), Clock::system())(&request.sink, sink);
-        let dir = data_dir::journal(data_dir.path());
-        let journal = SledJournal::open(&dir, Durability::Fsync, Position(0), Clock::system());
-        let journal: Arc<dyn Journal> = Arc::new(journal.map_err(|e| e.to_string())?);
+        let factory = pipeline::destinations(&config, data_dir.path(), Clock::system())(&request.sink, sink);
+        let journal = open_journal(&config, data_dir.path()).map_err(|e| e.to_string())?;
         let span = journal.span();
         carry_out(
             journal,
@@ -124,6 +124,19 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
         "replayed to {}: {delivered} delivered, {refused} refused, {damaged} damaged{not_for_it}\n",
         replay.sink
     ))
+}
+
+fn open_journal(config: &Config, data_dir: &Path) -> Result<Arc<dyn Journal>, JournalError> {
+    let clock = Clock::system();
+    Ok(match config.buffer.backend {
+        Backend::Disk => {
+            Arc::new(SledJournal::open(&data_dir::journal(data_dir), Durability::Fsync, Position(0), clock)?)
+        }
+        Backend::Jetstream => {
+            let quarantine = data_dir::quarantine(data_dir);
+            Arc::new(JetStream::open(&config.buffer, config.http.max_event_bytes, &quarantine, clock)?)
+        }
+    })
 }
 
 /// Reads the journal and delivers what was accepted in the time asked for.

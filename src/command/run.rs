@@ -139,7 +139,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
 
     let security = Security::open(&config, &registry, clock.clone()).map_err(|e| e.to_string())?;
     exposure::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
-    let destinations = pipeline::destinations(data_dir.path(), clock.clone());
+    let destinations = pipeline::destinations(&config, data_dir.path(), clock.clone());
     let pipeline = Pipeline::start(&config, data_dir.path(), &registry, clock, destinations);
     let pipeline = pipeline.map_err(|e| e.to_string())?;
     let limits = Limits::new(&config.limits);
@@ -283,7 +283,9 @@ impl Running {
         if let Some(control) = &self.control {
             control.stop(false).await;
         }
-        let memory = self.pipeline.config().buffer.durability == crate::config::Durability::Memory;
+        let buffer = &self.pipeline.config().buffer;
+        let memory = buffer.durability == crate::config::Durability::Memory;
+        let shared = buffer.backend == crate::config::Backend::Jetstream;
         // The gate closes first: from now on events are refused, and readiness says so, while health and metrics can be
         // read to the end.
         let drained = self.pipeline.drain(deadline).await;
@@ -293,7 +295,10 @@ impl Running {
         }
         drop(self.data_dir);
         if drained.left.is_empty() {
-            tracing::info!("everything was delivered");
+            match shared {
+                true => tracing::info!("everything that was taken from the journal was delivered"),
+                false => tracing::info!("everything was delivered"),
+            }
             return Ok(ExitCode::SUCCESS);
         }
         for (sink, events) in &drained.left {

@@ -23,10 +23,10 @@ use super::{Done, EXIT_FAILURE, block_on, load, print};
 use crate::{
     api::control::{self, Order},
     budget::MemoryBudget,
-    config::{Config, SinkKind},
+    config::{Backend, Config, SinkKind},
     data_dir, pipeline,
     security::Security,
-    store,
+    shared_journal, store,
 };
 
 /// How long a destination may take to answer everything it is asked.
@@ -87,6 +87,10 @@ pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
             }
             check_data_dir(&config, &mut findings);
             block_on(check_held(&config, &mut findings));
+            match config.buffer.backend {
+                Backend::Disk => check_journal(&config, &mut findings),
+                Backend::Jetstream => check_shared_journal(&config, validate.offline, &mut findings),
+            }
             block_on(check_destinations(&config, validate.offline, &mut findings));
         }
     }
@@ -99,16 +103,29 @@ fn check_data_dir(config: &Config, findings: &mut Findings) {
     let shown = dir.display();
     match std::fs::metadata(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return findings.ok("data_dir", format!("{shown} is not there yet; it will be made"));
+            findings.ok("data_dir", format!("{shown} is not there yet; it will be made"));
         }
-        Err(error) => return findings.fail("data_dir", format!("{shown}: {error}")),
-        Ok(found) if !found.is_dir() => return findings.fail("data_dir", format!("{shown} is no directory")),
+        Err(error) => findings.fail("data_dir", format!("{shown}: {error}")),
+        Ok(found) if !found.is_dir() => findings.fail("data_dir", format!("{shown} is no directory")),
         Ok(_) => match writable(dir) {
             Ok(()) => findings.ok("data_dir", shown),
             Err(error) => findings.fail("data_dir", format!("{shown} cannot be written: {error}")),
         },
     }
-    let journal = data_dir::journal(dir);
+}
+
+fn check_shared_journal(config: &Config, offline: bool, findings: &mut Findings) {
+    if offline {
+        return findings.ok("journal", "its options can be used");
+    }
+    match shared_journal::examine(&config.buffer.jetstream, config.http.max_event_bytes) {
+        Ok(found) => findings.ok("journal", found),
+        Err(error) => findings.fail("journal", format!("{}: {error}", config.buffer.jetstream.url)),
+    }
+}
+
+fn check_journal(config: &Config, findings: &mut Findings) {
+    let journal = data_dir::journal(&config.data_dir);
     if !journal.exists() {
         return findings.ok("journal", "empty");
     }
@@ -160,7 +177,7 @@ fn writable(dir: &Path) -> std::io::Result<()> {
 }
 
 async fn check_destinations(config: &Config, offline: bool, findings: &mut Findings) {
-    let destinations = pipeline::destinations(&config.data_dir, Clock::system());
+    let destinations = pipeline::destinations(config, &config.data_dir, Clock::system());
     let mut table = Table::default();
     for (name, sink) in &config.sinks {
         let what = format!("sink {name}");

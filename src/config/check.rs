@@ -1,5 +1,6 @@
 //! What the types cannot say: values that are well-formed but make no sense, alone or together.
 
+mod jetstream;
 mod security;
 mod sinks;
 mod standbys;
@@ -12,8 +13,7 @@ use std::{
 };
 
 use super::{
-    AdminConfig, BatchConfig, Config, Durability, KeyPath, LogConfig, PostgresSink, Problem, RateLimit,
-    RetryConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
+    AdminConfig, BatchConfig, Config, Durability, KeyPath, LogConfig, PostgresSink, Problem, RateLimit, RetryConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN, Backend,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
@@ -116,7 +116,11 @@ impl Config {
                 "is larger than http.max_body_bytes, so it could never be reached; give it at most that";
             found.add(&["http", "max_event_bytes"], message);
         }
-        if self.buffer.durability != Durability::Memory && self.buffer.max_bytes < BUFFER_MAX_BYTES_MIN {
+        let is_shared = self.buffer.backend == Backend::Jetstream;
+        if self.buffer.durability != Durability::Memory
+            && !is_shared
+            && self.buffer.max_bytes < BUFFER_MAX_BYTES_MIN
+        {
             let message = "is smaller than two files of the journal; give it at least 128MiB";
             found.add(&["buffer", "max_bytes"], message);
         }
@@ -125,11 +129,15 @@ impl Config {
         admin(&self.admin, &mut found);
         security::tls(&self.tls, &mut found);
         self.sink_relations(&mut found);
+        if is_shared {
+            jetstream::relations(self, &mut found);
+        }
         found.0
     }
 
     fn sink_relations(&self, found: &mut Found) {
-        if self.sinks.is_empty() {
+        // Others may have the sinks where they share the journal.
+        if self.sinks.is_empty() && self.buffer.backend == Backend::Disk {
             found
                 .add(&["sinks"], "there is none, so events would go nowhere; like `events: { type: store }`");
         } else if self.sinks.values().all(|sink| sink.only_as_fallback) {
@@ -356,6 +364,32 @@ mod tests {
                 "auth.tokens.1.hash: is the hash of \"a\" too",
             ),
             ("sinks: {}", "sinks: there is none"),
+            (
+                "buffer: {backend: jetstream, durability: interval}",
+                "buffer.durability: is the servers' own matter",
+            ),
+            (
+                "buffer: {backend: jetstream, jetstream: {url: 'nats://a:b@c'}}",
+                "buffer.jetstream.url: has a user",
+            ),
+            (
+                "buffer: {backend: jetstream, jetstream: {stream: 'a.b'}}",
+                "buffer.jetstream.stream: is not usable",
+            ),
+            ("buffer: {backend: jetstream, jetstream: {replicas: 4}}", "buffer.jetstream.replicas: is 4"),
+            (
+                "buffer: {backend: jetstream, jetstream: {ack_wait: 100ms}}",
+                "buffer.jetstream.ack_wait: is shorter",
+            ),
+            ("buffer: {backend: jetstream, jetstream: {user: a}}", "buffer.jetstream.password: is missing"),
+            (
+                "buffer: {backend: jetstream, jetstream: {tls: {cert_file: a}}}",
+                "buffer.jetstream.tls.key_file: is",
+            ),
+            (
+                "buffer: {backend: jetstream}\nsinks: {a: {type: console, when_full: drop_oldest}}",
+                "sinks.a.when_full: cannot be drop_oldest",
+            ),
             ("sinks: {o: {type: otlp, endpoint: 'collector:4317'}}", "sinks.o.endpoint: is not a URL"),
             ("sinks: {o: {type: otlp, endpoint: 'http://u:p@c:4317'}}", "sinks.o.endpoint: has a user"),
             ("sinks: {o: {type: otlp, endpoint: 'http://c:4317/v1'}}", "sinks.o.endpoint: has the path /v1"),
@@ -430,6 +464,7 @@ mod tests {
     fn what_is_unusual_but_makes_sense() {
         for yaml in [
             "buffer: {durability: memory, max_bytes: 1MiB}",
+            "buffer: {backend: jetstream}\nsinks: {}",
             "http: {keep_alive: 0s, workers: 0}",
             "batch: {max_wait: 0s}",
             "log: {level: 'WARN,forebay=debug,[request{id=3}]=trace'}",

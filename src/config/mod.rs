@@ -8,6 +8,7 @@
 mod admin;
 mod check;
 mod diff;
+mod jetstream;
 mod load;
 mod schema;
 mod sections;
@@ -28,10 +29,11 @@ use serde::{Deserialize, Serialize};
 
 pub use admin::{AdminConfig, Secret};
 pub use diff::Changes;
+pub use jetstream::JetstreamConfig;
 pub use load::{ConfigError, Format, Problem, TokensFile};
 pub use schema::json_schema;
 pub use sections::{
-    BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, IngestConfig,
+    Backend, BatchConfig, BufferConfig, CorsConfig, DeadLettersConfig, Durability, HttpConfig, IngestConfig,
     LimitsConfig, LogConfig, LogFormat, OtlpConfig, OtlpListen, RateLimit, RetentionConfig, SupervisorConfig,
 };
 pub use security::{

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use super::units;
+use super::{JetstreamConfig, units};
 
 /// The ports that the protocol gives to both.
 const OTLP_HTTP_PORT: u16 = 4318;
@@ -210,6 +210,9 @@ pub struct CorsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BufferConfig {
+    /// Where the journal is: disk (in `data_dir`) or jetstream (on servers of NATS, shared by all processes that name the
+    /// same stream).
+    pub backend: Backend,
     /// What a success answer means: fsync (on disk, synced), interval (written, synced every
     /// `sync_interval`) or memory (held in memory only).
     pub durability: Durability,
@@ -217,7 +220,8 @@ pub struct BufferConfig {
     #[serde(with = "units::duration")]
     #[schemars(with = "units::Span")]
     pub sync_interval: Duration,
-    /// Largest journal on disk. When it is reached, `when_full` of the sinks that lag decides.
+    /// Largest journal on disk. When it is reached, `when_full` of the sinks that lag decides. With backend: jetstream, the
+    /// size of the stream that Forebay makes.
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_bytes: u64,
@@ -227,6 +231,19 @@ pub struct BufferConfig {
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub memory_bytes_max: usize,
+    /// The servers; for backend: jetstream.
+    pub jetstream: JetstreamConfig,
+}
+
+/// Where the journal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// On this machine's disk.
+    #[default]
+    Disk,
+    /// In a stream of NATS JetStream.
+    Jetstream,
 }
 
 /// What a success answer means.
@@ -407,11 +424,13 @@ impl Default for IngestConfig {
 impl Default for BufferConfig {
     fn default() -> Self {
         Self {
+            backend: Backend::default(),
             durability: Durability::default(),
             sync_interval: BUFFER_SYNC_INTERVAL,
             max_bytes: BUFFER_MAX_BYTES,
             memory_events_max: BUFFER_MEMORY_EVENTS_MAX,
             memory_bytes_max: BUFFER_MEMORY_BYTES_MAX,
+            jetstream: JetstreamConfig::default(),
         }
     }
 }

@@ -39,6 +39,10 @@ impl Config {
     pub fn redacted(&self) -> Self {
         let mut config = self.clone();
         config.admin.token = config.admin.token.map(|_| Secret::new(REDACTED));
+        let journal = &mut config.buffer.jetstream;
+        for secret in [&mut journal.password, &mut journal.token, &mut journal.nkey] {
+            *secret = secret.take().map(|_| Secret::new(REDACTED));
+        }
         config.auth.tokens.iter_mut().for_each(|token| token.hash = TokenHash::redacted());
         for sink in config.sinks.values_mut() {
             match &mut sink.kind {

@@ -51,7 +51,10 @@ use forebay_actors::{
     runtime::clock::Clock,
 };
 
-use crate::{config::SinkKind, store::SqliteDestination};
+use crate::{
+    config::{SinkKind, TlsClient},
+    store::SqliteDestination,
+};
 
 /// Builds the destination that a configuration names. `stream` tells the batches of one data directory from those of
 /// another.
@@ -93,6 +96,14 @@ pub fn build(
 pub(crate) fn local_client() -> Result<reqwest::ClientBuilder, DeliveryError> {
     let tls = tls::client(rustls::RootCertStore::empty())?;
     Ok(reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy())
+}
+
+/// A client's TLS as a section `tls` says.
+///
+/// # Errors
+/// What is wrong with which of its files.
+pub(crate) fn tls_client_with(options: &TlsClient) -> Result<rustls::ClientConfig, DeliveryError> {
+    tls::client_with(options)
 }
 
 /// Where a destination takes the time of day from, so that tests can hold it.
@@ -216,7 +227,7 @@ fn unbuildable(message: impl Into<String>) -> DeliveryError {
 }
 
 /// An error with all that it says it came from, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

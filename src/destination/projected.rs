@@ -56,7 +56,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{FileSink, SinkConfig, SinkKind},
+        config::{Config, FileSink, SinkConfig, SinkKind},
         pipeline,
     };
 
@@ -81,7 +81,8 @@ mod tests {
         let fields = serde_json::json!({ "drop": ["metadata.user.password"], "rename": { "metadata.msg": "metadata.text" } });
         sink.fields = Some(serde_json::from_value(fields).unwrap());
         let clock = forebay_actors::runtime::clock::Clock::system();
-        let destination = pipeline::destinations(dir.path(), clock)(&"a".into(), &sink)().unwrap();
+        let destination =
+            pipeline::destinations(&Config::default(), dir.path(), clock)(&"a".into(), &sink)().unwrap();
         let batch = batch(r#"{"user":{"name":"ann","password":"s3cret"},"msg":"hello"}"#);
         destination.deliver(batch.clone()).await.unwrap();
         let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

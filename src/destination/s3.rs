@@ -368,7 +368,8 @@ impl Store {
     /// Whether an object could be written; what to know besides.
     async fn look(&self) -> Result<Option<String>, DeliveryError> {
         let key = self.recipe.within([PROBE.to_owned()]);
-        let options = PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
+        let attributes = self.attributes(self.content_type());
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         let upload = self.objects.put_multipart_opts(&key, options).await;
         let given_up = upload.map_err(|error| self.failed(&error))?.abort().await;
         Ok(given_up.err().map(|error| {
@@ -382,7 +383,7 @@ impl Store {
 
     async fn examine(&self) -> Examination {
         let looked = self.look().await;
-        let clock = self.date.get().filter(|_| !self.is_directory);
+        let clock = self.date.get().filter(|_| !self.is_directory());
         let found = match looked {
             Ok(note) => Examination { note, ..Examination::fit() },
             Err(error) if error.message.contains("NoSuchBucket") => Examination::unfit(error.message),

@@ -27,18 +27,18 @@ use crate::{
 };
 
 /// The factories of the destinations that configurations name.
-pub fn destinations(data_dir: &Path, clock: Clock) -> Destinations {
-    let store_path = data_dir::store(data_dir);
-    // Only a directory that was never opened has none, and from there nothing is delivered.
-    let stream = data_dir::identity(data_dir).unwrap_or_default();
+pub fn destinations(config: &Config, data_dir: &Path, clock: Clock) -> Destinations {
+    let (backend, data_dir) = (config.buffer.backend, data_dir.to_owned());
     Arc::new(move |_, sink| {
-        let (kind, store_path, stream) = (sink.kind.clone(), store_path.clone(), stream.clone());
-        let clock = clock.clone();
+        let (kind, data_dir, clock) = (sink.kind.clone(), data_dir.clone(), clock.clone());
         let fields = sink.fields.as_ref().map(|fields| {
             Arc::new(fields.projection().expect("Config::check refuses what is no projection"))
         });
         Arc::new(move || {
-            let destination = destination::build(&kind, &store_path, &stream, &clock)?;
+            // Known when the journal is open. Only a directory that was never opened has none, and from there nothing is
+            // delivered.
+            let stream = data_dir::identity(&data_dir, backend).unwrap_or_default();
+            let destination = destination::build(&kind, &data_dir::store(&data_dir), &stream, &clock)?;
             Ok(match &fields {
                 Some(fields) => Box::new(ProjectedDestination::new(destination, fields.clone())),
                 None => destination,
@@ -112,6 +112,12 @@ pub fn condition(sink: &SinkConfig) -> Option<Arc<Condition>> {
     let condition =
         |when: &config::When| when.condition().expect("Config::check refuses what is no condition");
     sink.when.as_ref().map(condition).map(Arc::new)
+}
+
+/// Messages of a queue that a sink takes at a time: as many as are on their way, as many again that come meanwhile, and
+/// one whose acknowledgement is.
+pub(crate) fn queue_messages(sink: &SinkConfig) -> usize {
+    2 * sink.concurrency.max + 1
 }
 
 pub(super) fn retention_spec(

@@ -39,6 +39,7 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
         Err(error) => {
             let refusal = match error {
                 JournalError::Full { .. } => Refusal::DiskFull,
+                JournalError::AtItsCap { .. } => Refusal::JournalFull,
                 _ => Refusal::JournalFailed,
             };
             tracing::error!(%error, events, "a commit failed; nothing of it was acknowledged");

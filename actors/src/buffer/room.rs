@@ -123,6 +123,7 @@ impl Buffer {
             self.failed_at.filter(|(at, _)| at.elapsed() < FAILURE_SHOWN).map(|(_, failure)| failure);
         let full = match (failed, self.refused.is_some()) {
             (Some(Refusal::DiskFull), _) => 2,
+            (Some(Refusal::JournalFull), _) => 1,
             (Some(_), _) => 3,
             (None, true) => 1,
             (None, false) => 0,
@@ -158,8 +159,15 @@ impl Buffer {
         let lowest = self.spec.cursors.lowest().unwrap_or(span.end);
         let age =
             self.oldest.filter(|_| lowest < span.end).map(|(_, at)| self.spec.clock.now().seconds_since(at));
+        let events = span.end.since(lowest);
+        let (events, age) = match self.usage.backlog {
+            Some(backlog) => {
+                (backlog.events, backlog.oldest.map(|at| self.spec.clock.now().seconds_since(at)))
+            }
+            None => (events, age),
+        };
         metrics.oldest_age_seconds.set(age.unwrap_or(0.0));
-        metrics.events.set(gauge_value(span.end.since(lowest)));
+        metrics.events.set(gauge_value(events));
         metrics.bytes.set(gauge_value(self.usage.stored_bytes));
         metrics.disk_bytes.set(gauge_value(self.usage.disk_bytes));
         metrics.damaged.set(gauge_value(self.usage.damaged));

@@ -380,6 +380,7 @@ impl Journal for SledJournal {
             stored_bytes: shelf.entries.iter().map(|entry| entry.stored_bytes).sum(),
             generations: shelf.entries.len(),
             damaged: self.damaged.load(Ordering::Relaxed),
+            backlog: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Journal, JournalError, Piece, Usage, records};
+use super::{Journal, JournalError, Piece, RECORD_BYTES, Usage, records};
 use crate::{
     event::{Stamped, Timestamp},
     record::{Position, Record, Span},
@@ -39,7 +39,7 @@ impl Journal for MemoryJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
         let mut state = self.state();
         let written: Vec<_> =
-            records(blocks, state.head, self.clock.now()).into_iter().map(|d| Arc::new(d.record)).collect();
+            records(blocks, state.head, self.clock.now(), RECORD_BYTES).into_iter().map(|d| Arc::new(d.record)).collect();
         for record in &written {
             state.head = record.end();
             state.bytes += record.payload.len() as u64;
@@ -93,6 +93,7 @@ impl Journal for MemoryJournal {
             stored_bytes: state.bytes,
             generations: state.records.len(),
             damaged: 0,
+            backlog: None,
         }
     }
 

@@ -18,9 +18,9 @@ mod inspect;
 mod memory;
 #[cfg(test)]
 mod model;
+mod queue;
 mod reserve;
 mod stored;
-#[doc(hidden)]
 pub mod stored_form;
 #[cfg(test)]
 mod tests;
@@ -31,6 +31,7 @@ use bytes::Bytes;
 pub use disk::{RESERVE, SledJournal};
 pub use inspect::{Verified, verify};
 pub use memory::MemoryJournal;
+pub use queue::{Backlog, Queue};
 
 use crate::{
     event::{Stamped, Timestamp},
@@ -65,7 +66,8 @@ pub enum Durability {
 
 /// What a journal is asked to do by the actors.
 pub trait Journal: Send + Sync + 'static {
-    /// Makes the blocks durable, in order, as few records, and returns these.
+    /// Makes the blocks durable, in order, as few records, and returns these; none where sinks take them from a
+    /// [`Queue`], each in its own time.
     ///
     /// # Errors
     /// After an error this process never reads anything of the call back, and the next call starts afresh. What of it had
@@ -120,6 +122,14 @@ pub enum Piece {
 }
 
 impl Piece {
+    /// Its first position.
+    pub fn first(&self) -> Position {
+        match self {
+            Self::Record(record) => record.first,
+            Self::Damaged(span) | Self::Removed(span) => span.first,
+        }
+    }
+
     /// The position after it.
     pub fn end(&self) -> Position {
         match self {
@@ -140,6 +150,8 @@ pub struct Usage {
     pub generations: usize,
     /// Records found damaged since the start.
     pub damaged: u64,
+    /// What is not delivered yet, where the journal itself knows that and no cursor does.
+    pub backlog: Option<Backlog>,
 }
 
 /// Why the journal could not do what it was asked.
@@ -158,6 +170,20 @@ pub enum JournalError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// It holds as much as it may.
+    #[error("{place} is full")]
+    AtItsCap {
+        /// What is full.
+        place: String,
+    },
+    /// The server that keeps it does not answer, or refuses.
+    #[error("{server}: {reason}")]
+    Server {
+        /// Where it is.
+        server: String,
+        /// What happened.
+        reason: String,
     },
     /// The store found its own bytes damaged.
     #[error("{path}: the store is damaged: {reason}")]
@@ -193,9 +219,9 @@ struct Drafted {
     packed: Vec<Bytes>,
 }
 
-/// Groups stamped blocks into records of about [`RECORD_BYTES`], from `first` on. What was compressed on arrival and what was
-/// not are records of their own.
-fn records(blocks: &[Stamped], first: Position, written_at: Timestamp) -> Vec<Drafted> {
+/// Groups stamped blocks into records of at most `bytes_max`, from `first` on; a single block may be larger. What was
+/// compressed on arrival and what was not are records of their own.
+fn records(blocks: &[Stamped], first: Position, written_at: Timestamp, bytes_max: usize) -> Vec<Drafted> {
     let mut records: Vec<Drafted> = Vec::new();
     let mut rest = blocks;
     let mut first = first;
@@ -204,9 +230,9 @@ fn records(blocks: &[Stamped], first: Position, written_at: Timestamp) -> Vec<Dr
         let mut bytes = 0;
         let fits = |block: &&Stamped| {
             bytes += block.bytes().len();
-            bytes <= RECORD_BYTES && block.packed().is_some() == is_packed
+            bytes <= bytes_max && block.packed().is_some() == is_packed
         };
-        // A single block may be larger than a record should be: it still has to go somewhere.
+        // It still has to go somewhere.
         let taken = rest.iter().take_while(fits).count().max(1);
         let (now, later) = rest.split_at(taken);
         let payload = match now {

@@ -311,7 +311,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{BlockBuilder, Draft, Stamp, Stamped},
-        journal::{Drafted, records},
+        journal::{Drafted, RECORD_BYTES, records},
     };
 
     fn record(payload: Vec<u8>) -> Record {
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn blocks_are_stored_as_they_were_compressed() {
         let blocks = blocks(&[(1, 100), (100, 1_000), (50, 1_000), (3, 10), (1, 40_000), (3_000, 100)]);
-        let drafted = records(&blocks, Position(7), Timestamp::from_nanos(5));
+        let drafted = records(&blocks, Position(7), Timestamp::from_nanos(5), RECORD_BYTES);
         let packed: Vec<_> = drafted.iter().map(|drafted| drafted.packed.len()).collect();
         assert_eq!(packed, [0, 2, 0, 1, 1, 1], "blocks compressed on arrival, record by record");
         let mut payloads = Vec::new();
@@ -374,7 +374,7 @@ mod tests {
     /// Bytes under a right checksum that are no blocks are no record: whatever lengths they name, nothing is read past the end.
     #[test]
     fn blocks_of_wrong_lengths_are_no_record() {
-        let drafted = records(&blocks(&[(100, 1_000)]), Position(0), Timestamp::default());
+        let drafted = records(&blocks(&[(100, 1_000)]), Position(0), Timestamp::default(), RECORD_BYTES);
         let whole = encode(&drafted[0].record, &drafted[0].packed, &mut Vec::new()).to_vec();
         assert!(decode(Position(0), &whole).is_some());
         for at in HEADER_BYTES + 28..HEADER_BYTES + BLOCK_PREFIX_BYTES {

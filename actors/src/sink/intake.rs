@@ -1,7 +1,8 @@
 //! What a sink has taken in and not yet cut into batches: pure bookkeeping, no clock, no actor.
 //!
 //! Invariant: a cut by size is a function of where the last batch ended and of the journal's bytes. So a sink that
-//! restarts makes the same batches with the same ids, whatever way the events reach it the second time.
+//! restarts makes the same batches with the same ids, whatever way the events reach it the second time. Of a queue, whose
+//! records come in any order and to any process, a batch is within one record: then the record alone says where it is cut.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -29,10 +30,11 @@ pub enum Cut {
     Gone(Span, Reason),
 }
 
-/// Records in order, without gaps.
+/// Records in order, without gaps; those of a queue as they come.
 #[derive(Debug)]
 pub struct Intake {
     pieces: VecDeque<Piece>,
+    of_queue: bool,
     /// Where the next batch begins.
     from: Position,
     /// The next position to take in.
@@ -55,7 +57,12 @@ pub enum Offered {
 impl Intake {
     /// An empty intake that waits for `from`, and takes no more once `bytes_max` of payload are in it.
     pub fn new(from: Position, bytes_max: usize) -> Self {
-        Self { pieces: VecDeque::new(), from, end: from, bytes: 0, bytes_max }
+        Self { pieces: VecDeque::new(), of_queue: false, from, end: from, bytes: 0, bytes_max }
+    }
+
+    /// An empty intake of what is taken from a queue.
+    pub fn of_queue(bytes_max: usize) -> Self {
+        Self { of_queue: true, ..Self::new(Position::default(), bytes_max) }
     }
 
     /// The next position to take in.
@@ -70,7 +77,7 @@ impl Intake {
 
     /// Whether there is nothing to cut.
     pub fn is_empty(&self) -> bool {
-        self.from >= self.end
+        if self.of_queue { self.pieces.is_empty() } else { self.from >= self.end }
     }
 
     /// The record that the next batch begins with.
@@ -97,7 +104,7 @@ impl Intake {
     /// Takes what the journal has; what is known already is passed over.
     pub fn push(&mut self, piece: Piece) {
         let end = piece.end();
-        if end <= self.end {
+        if end <= self.end && !self.of_queue {
             return;
         }
         if let Piece::Record(record) = &piece {
@@ -110,6 +117,12 @@ impl Intake {
     /// The next batch: up to `planned` where an earlier life of the sink planned a cut there, else as much as the
     /// policy says. Where there is less than that, only `now` cuts.
     pub fn cut(&mut self, policy: CutPolicy, planned: Option<Position>, now: bool) -> Option<Cut> {
+        if self.of_queue
+            && let Some(front) = self.pieces.front()
+            && !(front.first()..front.end()).contains(&self.from)
+        {
+            self.from = front.first();
+        }
         let from = self.from;
         let gone = match self.pieces.front() {
             Some(Piece::Damaged(span)) => Some((*span, Reason::Damaged)),
@@ -133,6 +146,7 @@ impl Intake {
             end = record.end();
             whole = match planned {
                 Some(planned) => end >= planned,
+                None if self.of_queue => true,
                 None => end.since(from) >= policy.max_events || bytes >= policy.max_bytes,
             };
             if whole {
@@ -162,6 +176,10 @@ impl Intake {
         while let Some(piece) = self.pieces.pop_front_if(|piece| piece.end() <= end) {
             if let Piece::Record(record) = piece {
                 self.bytes -= record.payload.len();
+            }
+            // What comes behind it may lie before it.
+            if self.of_queue {
+                break;
             }
         }
     }
@@ -227,6 +245,29 @@ mod tests {
         intake.push(Piece::Record(record(2, 5, 10)));
         let Some(Cut::Batch(batch)) = intake.cut(POLICY, Some(Position(3)), false) else { panic!("no cut") };
         assert_eq!(batch.id().to_string(), "0-3");
+    }
+
+    /// Scenario: records of a queue come in any order, with gaps, and one is damaged.
+    /// Guarantee: each is cut by itself, at the same places whatever comes before or behind it, and none is passed over.
+    #[test]
+    fn p3_a_record_of_a_queue_is_cut_by_itself() {
+        let cuts = |records: &[(u64, u32)]| {
+            let mut intake = Intake::of_queue(usize::MAX);
+            records.iter().for_each(|(first, count)| intake.push(Piece::Record(record(*first, *count, 10))));
+            intake.push(Piece::Damaged(Span { first: Position(50), end: Position(51) }));
+            let mut spans = spans(&mut intake, false);
+            assert!(intake.is_empty() && intake.has_room());
+            spans.sort_unstable();
+            spans
+        };
+        let expected = [(50, 51), (100, 110), (110, 120), (120, 125), (200, 203), (300, 301)];
+        for order in [
+            [(100, 25), (200, 3), (300, 1)],
+            [(300, 1), (100, 25), (200, 3)],
+            [(200, 3), (300, 1), (100, 25)],
+        ] {
+            assert_eq!(cuts(&order), expected);
+        }
     }
 
     proptest! {

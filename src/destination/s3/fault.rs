@@ -65,6 +65,11 @@ pub(super) fn is_there(error: &Error, is_directory: bool) -> bool {
     }
 }
 
+/// Whether the store says that there is a bucket, and not this object in it. A directory says it in its own words.
+pub(super) fn is_no_such_object(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. }) && !chain(error).contains("NoSuchBucket")
+}
+
 /// The error on one line: the store's own words, without the XML around them where that can be told.
 pub(super) fn words(error: &Error) -> String {
     let text = chain(error);

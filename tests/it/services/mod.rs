@@ -4,6 +4,7 @@
 mod clickhouse;
 mod nats;
 mod fallback;
+mod jetstream;
 mod postgres;
 mod pushgateway;
 mod s3;

@@ -102,7 +102,7 @@ impl Place {
             text.push_str("batch: { max_wait: 10ms }\n");
         }
         self.sections.iter().for_each(|line| text.push_str(&format!("{line}\n")));
-        text.push_str("sinks:\n");
+        text.push_str(if self.sinks.is_empty() { "sinks: {}\n" } else { "sinks:\n" });
         self.sinks.iter().for_each(|(name, section)| text.push_str(&format!("  {name}: {section}\n")));
         let file = self.config_file();
         fs::write(&file, text).unwrap();

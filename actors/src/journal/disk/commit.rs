@@ -15,7 +15,7 @@ use crate::{
     durable,
     event::Stamped,
     journal::{
-        Drafted, Durability, Journal as _, JournalError,
+    Drafted, Durability, Journal as _, JournalError, RECORD_BYTES,
         generation::Generation,
         inspect::{Entry, WITNESS, witness},
         records, stored,
@@ -87,7 +87,7 @@ impl SledJournal {
     }
 
     fn append(&self, writer: &mut Writer, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
-        let records = records(blocks, writer.appended, self.clock.now());
+        let records = records(blocks, writer.appended, self.clock.now(), RECORD_BYTES);
         let mut appended = Vec::with_capacity(records.len());
         for Drafted { record, packed } in records {
             let stored = stored::encode(&record, &packed, &mut writer.scratch);
