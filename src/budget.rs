@@ -6,6 +6,7 @@ use forebay_actors::{batcher, buffer, journal, record};
 
 use crate::{
     config::{Backend, Config, Durability, SinkKind, When},
+    destination,
     ingress::{batch::seen::BATCH_BYTES, server::STREAM_WINDOW_BYTES},
     pipeline::queue_messages,
     shared_journal,
@@ -99,7 +100,7 @@ impl MemoryBudget {
                 }
             };
             let mailbox = if shared { 0 } else { mailbox };
-            let store = match sink.kind {
+            let own = match sink.kind {
                 SinkKind::Store(_) => {
                     let readers = embedded::READERS_MAX as u64;
                     let caches = u64::from(embedded::WRITER_CACHE_KIB)
@@ -112,13 +113,17 @@ impl MemoryBudget {
                 }
                 // The latest values, and what a batch makes of them while it is pushed.
                 SinkKind::Pushgateway(ref push) => 2 * push.state_bytes as u64,
+                // What of a batch is held as rows, and the same once more as requests.
+                SinkKind::Cassandra(_) => {
+                    2 * (destination::cassandra::ROWS_BYTES_MAX * sink.concurrency.max) as u64
+                }
                 _ => 0,
             };
             let patterns = sink.when.as_ref().map_or(0, When::memory_bytes);
             let name = record::SinkName::from(name.as_str());
             part(
                 &format!("sink {name}"),
-                mailbox + batches + store + patterns,
+                mailbox + batches + own + patterns,
                 "batch.max_bytes, concurrency, mailbox_batches",
             );
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::selection::Selection;
 use crate::{
-    event::{self, DecodeError, Event, Events, Stamp, Timestamp},
+    event::{self, DecodeError, Event, Events, Stamp, Timestamp, WithItem},
     otlp::Signal,
     projection::{Projected, Projection},
 };
@@ -178,7 +178,7 @@ pub enum Part<'a> {
     Event(Event<'a>),
 }
 
-impl BatchEvents<'_> {
+impl<'a> BatchEvents<'a> {
     /// The next event; it is gone when the one after it is asked for.
     ///
     /// # Errors
@@ -231,6 +231,18 @@ impl BatchEvents<'_> {
         let fields = self.batch.fields.as_deref();
         let next = self.events.next_of()?;
         Some(next.map(|(signal, event)| (signal, projected(event, fields, &mut self.projected))))
+    }
+
+    /// The same, with the item itself, which has all that it came with.
+    ///
+    /// # Errors
+    /// As [`BatchEvents::next_event`].
+    pub fn next_with_item(&mut self) -> Option<Result<WithItem<'a, '_>, DecodeError>> {
+        self.enter()?;
+        self.at = self.at.plus(1);
+        let fields = self.batch.fields.as_deref();
+        let next = self.events.next_with_item()?;
+        Some(next.map(|(item, event)| (item, projected(event, fields, &mut self.projected))))
     }
 
     /// The place of the next event; `None` at the end of the batch.
@@ -348,6 +360,11 @@ impl Batch {
     /// Which of the positions it has; `None` where it is all of them.
     pub fn selection(&self) -> Option<&Selection> {
         self.selected.as_deref()
+    }
+
+    /// Whether only some of the events' metadata is read.
+    pub fn is_projected(&self) -> bool {
+        self.fields.is_some()
     }
 
     /// Bytes its records hold in memory. Records at the edges count whole, though they may be shared.

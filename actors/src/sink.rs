@@ -29,8 +29,8 @@ mod pace;
 mod read_back;
 mod report;
 mod selection;
-mod standby;
 mod source;
+mod standby;
 
 use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
 

@@ -5,9 +5,10 @@
 
 #[path = "../shared/batches.rs"]
 mod batches;
+mod cassandra;
 mod clickhouse;
-mod nats;
 mod jetstream;
+mod nats;
 mod postgres;
 mod service;
 
@@ -54,9 +55,10 @@ fn main() -> ExitCode {
         let large = ClickhouseSink::batch_default(&BatchConfig::default()).max_events as u64;
         let postgres = !is_wanted("postgres") || postgres::measure(&batches(BATCH_ROWS)).await;
         let clickhouse = !is_wanted("clickhouse") || clickhouse::measure(&batches(large)).await;
+        let cassandra = !is_wanted("cassandra") || cassandra::measure(&batches(BATCH_ROWS)).await;
         let nats = !is_wanted("nats") || nats::measure(&batches(BATCH_ROWS)).await;
         let jetstream = !is_wanted("jetstream") || jetstream::measure().await;
-        postgres && clickhouse && nats && jetstream
+        postgres && clickhouse && cassandra && nats && jetstream
     });
     if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -91,11 +93,23 @@ async fn compare(
         }
         target.empty();
     }
+    report(what, "the server's own client", wanted, rows, delivered, loaded)
+}
+
+/// Says what was measured of the sink and of the other way, and whether the sink reaches this part of it.
+fn report(
+    what: &str,
+    other: &str,
+    wanted: f64,
+    rows: u64,
+    delivered: Vec<Duration>,
+    loaded: Vec<Duration>,
+) -> bool {
     let per_second = |took: Duration| rows as f64 / took.as_secs_f64();
     let (delivered, loaded) = (per_second(median(delivered)), per_second(median(loaded)));
     let ratio = delivered / loaded;
     println!(
-        "{what}: {delivered:.0} rows/s, the server's own client {loaded:.0} rows/s: {:.0} %, {:.0} % are wanted \
+        "{what}: {delivered:.0} rows/s, {other} {loaded:.0} rows/s: {:.0} %, {:.0} % are wanted \
          (medians of {ROUNDS} rounds of {rows} rows)",
         ratio * 100.0,
         wanted * 100.0

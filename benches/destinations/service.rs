@@ -23,6 +23,11 @@ impl Service {
 
     /// The same with these variables in its environment.
     pub fn start_with(name: &str, ports: usize, variables: &[(&str, &str)]) -> Option<Self> {
+        Self::start_with(name, ports, &[])
+    }
+
+    /// The same, with more words for its script.
+    pub fn start_with(name: &str, ports: usize, more: &[&str]) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(name);
         if !Command::new(&script).arg("version").output().is_ok_and(|output| output.status.success()) {
             println!("{name} is left out: `tests/services/{name} version` fails");
@@ -39,7 +44,7 @@ impl Service {
         drop(listeners);
         let mut start = Command::new(&script);
         start.envs(variables.iter().copied());
-        start.arg("start").arg(dir.path()).args(ports.iter().map(u16::to_string));
+        start.arg("start").arg(dir.path()).args(ports.iter().map(u16::to_string)).args(more);
         assert!(start.output().is_ok_and(|started| started.status.success()), "{name} starts");
         Some(Self { script, dir, ports })
     }

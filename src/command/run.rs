@@ -110,10 +110,10 @@ pub fn run(file: Option<&Path>) -> Done {
     })
 }
 
-/// What is logged: by the configuration, less what the HTTP server says of its own threads, and the client of NATS of its
-/// connections, which their sinks say.
+/// What is logged: by the configuration, less what the HTTP server says of its own threads, and the drivers of Cassandra and
+/// NATS of their connections, which their sinks say.
 fn log_filter(config: &LogConfig) -> Result<EnvFilter, String> {
-    let level = format!("actix_server=warn,async_nats=off,{}", config.level);
+    let level = format!("actix_server=warn,scylla=warn,async_nats=off,{}", config.level);
     EnvFilter::try_new(level).map_err(|e| format!("log.level: {e}"))
 }
 

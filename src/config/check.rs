@@ -13,7 +13,8 @@ use std::{
 };
 
 use super::{
-    AdminConfig, BatchConfig, Config, Durability, KeyPath, LogConfig, PostgresSink, Problem, RateLimit, RetryConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN, Backend,
+    AdminConfig, Backend, BatchConfig, Config, Durability, KeyPath, LogConfig, PostgresSink, Problem,
+    RateLimit, RetryConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
@@ -173,6 +174,7 @@ impl Config {
                 | SinkKind::S3(_)
                 | SinkKind::Nats(_)
                 | SinkKind::Pushgateway(_)
+                | SinkKind::Cassandra(_)
                 | SinkKind::Console(_)
                 | SinkKind::Blackhole(_) => (),
             }
@@ -430,6 +432,21 @@ mod tests {
             (
                 "sinks: {a: {type: console, on_failure: b}, b: {type: file, path: x}}",
                 "sinks.a.on_failure: names \"b\", and a file has one writer",
+            ),
+            ("sinks: {c: {type: cassandra, hosts: [], keyspace: k}}", "sinks.c.hosts: is empty"),
+            ("sinks: {c: {type: cassandra, hosts: [u@h], keyspace: k}}", "sinks.c.hosts.0: is not a host"),
+            ("sinks: {c: {type: cassandra, hosts: [h], keyspace: a-b}}", "sinks.c.keyspace: is not usable"),
+            (
+                "sinks: {c: {type: cassandra, hosts: [h], keyspace: k, metrics_table: events}}",
+                "sinks.c.metrics_table: is the table of other rows too",
+            ),
+            (
+                "sinks: {c: {type: cassandra, hosts: [h], keyspace: k, user: u}}",
+                "sinks.c.password: is missing; user needs it",
+            ),
+            (
+                "sinks: {c: {type: cassandra, hosts: [h], keyspace: k, traces_ttl: 8000d}}",
+                "sinks.c.traces_ttl: is not usable",
             ),
             ("sinks: {Up: {type: store}}", "sinks.Up: the name"),
             ("sinks: {a: {type: store}, b: {type: store}}", "sinks.b.type: \"a\" is the store already"),

@@ -154,7 +154,7 @@ sinks:
         "f.yaml:19: sinks.up.concurrency: is 0; it should be at least 1",
         "f.yaml:21: sinks.down.type: \"htpp\" is not known; did you mean `http`?",
         "f.yaml:23: sinks.side.type: is missing; `sinks.side` needs it: store, http, otlp, forebay, \
-         postgres, clickhouse, s3, nats, pushgateway, file, console or blackhole",
+         postgres, clickhouse, s3, nats, pushgateway, cassandra, file, console or blackhole",
         "f.yaml:25: sinks.file.path: is missing; `sinks.file` needs it",
     ];
     assert_eq!(error.lines().collect::<Vec<_>>(), lines);

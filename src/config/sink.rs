@@ -1,5 +1,6 @@
 //! The sinks of a configuration: what every sink has, and what each type adds.
 
+mod cassandra;
 mod clickhouse;
 mod concurrency;
 mod fields;
@@ -20,6 +21,7 @@ use serde::{
 };
 
 pub use self::{
+    cassandra::{CassandraCompression, CassandraSink, Consistency},
     clickhouse::{ClickhouseCompression, ClickhouseOtel, ClickhouseSink},
     concurrency::Concurrency,
     fields::{Fields, FieldsProblem},
@@ -105,8 +107,7 @@ pub(super) const COMMON_KEYS: [&str; 12] = [
 ];
 
 /// What `type` may be, for people.
-pub(super) const SINK_TYPES: &str =
-    "store, http, otlp, forebay, postgres, clickhouse, s3, nats, pushgateway, file, console or blackhole";
+pub(super) const SINK_TYPES: &str = "store, http, otlp, forebay, postgres, clickhouse, s3, nats, pushgateway, cassandra, file, console or blackhole";
 
 /// Where a sink delivers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -130,6 +131,8 @@ pub enum SinkKind {
     Nats(NatsSink),
     /// The latest values of metrics, in a Prometheus Pushgateway.
     Pushgateway(PushgatewaySink),
+    /// Tables of Cassandra.
+    Cassandra(CassandraSink),
     /// NDJSON files.
     File(FileSink),
     /// NDJSON on standard output.
@@ -358,6 +361,7 @@ impl SinkKind {
             Self::S3(_) => "s3",
             Self::Nats(_) => "nats",
             Self::Pushgateway(_) => "pushgateway",
+            Self::Cassandra(_) => "cassandra",
             Self::File(_) => "file",
             Self::Console(_) => "console",
             Self::Blackhole(_) => "blackhole",
@@ -426,6 +430,7 @@ enum SinkType {
     S3,
     Nats,
     Pushgateway,
+    Cassandra,
     File,
     Console,
     Blackhole,
@@ -457,6 +462,7 @@ impl<'de> Visitor<'de> for SinkVisitor {
             SinkType::S3 => SinkKind::S3(S3Sink::deserialize(own)?),
             SinkType::Nats => SinkKind::Nats(NatsSink::deserialize(own)?),
             SinkType::Pushgateway => SinkKind::Pushgateway(PushgatewaySink::deserialize(own)?),
+            SinkType::Cassandra => SinkKind::Cassandra(CassandraSink::deserialize(own)?),
             SinkType::File => SinkKind::File(FileSink::deserialize(own)?),
             SinkType::Console => SinkKind::Console(ConsoleSink::deserialize(own)?),
             SinkType::Blackhole => SinkKind::Blackhole(BlackholeSink::deserialize(own)?),

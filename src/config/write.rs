@@ -72,6 +72,9 @@ impl Config {
                         *secret = secret.take().map(|_| Secret::new(REDACTED));
                     }
                 }
+                SinkKind::Cassandra(cassandra) => {
+                    cassandra.password = cassandra.password.take().map(|_| Secret::new(REDACTED));
+                }
                 SinkKind::Store(_) | SinkKind::File(_) | SinkKind::Console(_) | SinkKind::Blackhole(_) => (),
             }
         }

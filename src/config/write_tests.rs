@@ -77,6 +77,9 @@ fn secrets_are_not_printed() {
     let mut otlp = crate::config::OtlpSink::to("https://s3cret@x:4317".to_owned());
     otlp.headers.insert("api-key".to_owned(), "s3cret".to_owned());
     config.sinks.insert("d".to_owned(), SinkConfig::new(SinkKind::Otlp(otlp)));
+    let mut cassandra = crate::config::CassandraSink::to("h".to_owned(), "k".to_owned());
+    cassandra.password = Some(crate::config::Secret::new("s3cret"));
+    config.sinks.insert("e".to_owned(), SinkConfig::new(SinkKind::Cassandra(cassandra)));
     config.admin.token = Some(crate::config::Secret::new("s3cret-s3cret-s3cret"));
     assert!(!format!("{:?}", config.admin).contains("s3cret"));
     config.auth.tokens.push(crate::config::TokenConfig {

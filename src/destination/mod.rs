@@ -26,6 +26,7 @@
 //! A destination holds one encoded batch per delivery, and nothing between deliveries.
 
 pub mod blackhole;
+pub mod cassandra;
 pub mod clickhouse;
 pub mod console;
 pub mod file;
@@ -79,6 +80,7 @@ pub fn build(
         SinkKind::Nats(options) => Box::new(nats::NatsDestination::new(options)?.of_stream(stream)),
         SinkKind::Pushgateway(options) => Box::new(pushgateway::PushgatewayDestination::new(options)?),
         SinkKind::S3(options) => Box::new(s3::S3Destination::new(options)?.of_stream(stream)),
+        SinkKind::Cassandra(options) => Box::new(cassandra::CassandraDestination::new(options)),
         SinkKind::File(options) => {
             let clock = clock.clone();
             let file = file::FileDestination::new(options, Arc::new(move || clock.now()))?;

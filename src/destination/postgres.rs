@@ -199,7 +199,9 @@ impl Server {
         let found = match self.check(&connection.client).await {
             Ok(()) => Examination { schema: Finding::Fit, ..Examination::fit() },
             Err(SchemaError::Server(error)) => Examination::failed(&self.failed(&error)),
-            Err(SchemaError::Forbidden(what)) => Examination::unauthorised(format!("{}: {what}", self.access.place())),
+            Err(SchemaError::Forbidden(what)) => {
+                Examination::unauthorised(format!("{}: {what}", self.access.place()))
+            }
             Err(SchemaError::Unfit(what)) => Examination::unfit(format!("{}: {what}", self.access.place())),
         };
         found.with_clock(Some(clock))

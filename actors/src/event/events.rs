@@ -10,7 +10,7 @@ use super::{
     Event, EventId, Timestamp,
     block::{Block, DecodeError, OTLP, RELAYED, Relayed, Stamp},
 };
-use crate::otlp::{self, Row, Rows, Signal};
+use crate::otlp::{self, Item, Row, Rows, Signal};
 
 /// Reads the events of a record's payload, block after block. An event borrows from the payload or, where it is an item of
 /// an OpenTelemetry request, from the reader.
@@ -43,6 +43,9 @@ pub enum Part<'a, 'r> {
     /// An event that came as one.
     Event(Event<'r>),
 }
+
+/// An event, and the item that it is where it came by OpenTelemetry.
+pub type WithItem<'a, 'r> = (Option<(Signal, Item<'a>)>, Event<'r>);
 
 #[derive(Debug)]
 enum Body<'a> {
@@ -114,14 +117,16 @@ impl<'a> Events<'a> {
 
     /// The next event as [`Events::next_event`] has it, and what it is an item of where it came by OpenTelemetry.
     pub fn next_of(&mut self) -> Option<Result<(Option<Signal>, Event<'_>), DecodeError>> {
+        let next = self.next_with_item()?;
+        Some(next.map(|(item, event)| (item.map(|(signal, _)| signal), event)))
+    }
+
+    /// The same, with the item itself.
+    pub fn next_with_item(&mut self) -> Option<Result<WithItem<'a, '_>, DecodeError>> {
         if let Err(end) = self.advance() {
             return end.map(Err);
         }
-        let signal = match &self.body {
-            Body::Otlp { signal, .. } => Some(*signal),
-            Body::Events(_) => None,
-        };
-        Some(self.read().map(|event| (signal, event)))
+        Some(self.read_with_item())
     }
 
     /// Passes over the next events without looking at them as far as that can be. What is damaged shows at the one behind
@@ -191,6 +196,10 @@ impl<'a> Events<'a> {
 
     /// The event that was advanced to.
     fn read(&mut self) -> Result<Event<'_>, DecodeError> {
+        self.read_with_item().map(|(_, event)| event)
+    }
+
+    fn read_with_item(&mut self) -> Result<WithItem<'a, '_>, DecodeError> {
         let (index, stamp) = (self.index - 1, self.stamp);
         let assigned = EventId::Assigned(stamp.id_at(index));
         let found = match &mut self.body {
@@ -198,19 +207,21 @@ impl<'a> Events<'a> {
                 let relayed = Relayed::deserialize(decoder).map_err(DecodeError::from);
                 relayed.map(|Relayed(event_id, timestamp, service, message, metadata, before)| {
                     let ingested_at = before.unwrap_or(stamp.ingested_at);
-                    Event {
+                    let event = Event {
                         event_id: event_id.map_or(assigned, EventId::Given),
                         timestamp: timestamp.unwrap_or(ingested_at),
                         service,
                         message,
                         metadata,
                         ingested_at,
-                    }
+                    };
+                    (None, event)
                 })
             }
-            Body::Otlp { rows, .. } => {
-                rows.next_row().ok_or(DecodeError::Otlp).map(|row| of_row(row, assigned, stamp))
-            }
+            Body::Otlp { signal, rows, .. } => rows
+                .next_with_item()
+                .ok_or(DecodeError::Otlp)
+                .map(|(item, row)| (Some((*signal, item)), of_row(row, assigned, stamp))),
         };
         if found.is_err() {
             (self.rest, self.index, self.count) = (&[], 0, 0);

@@ -10,7 +10,7 @@ mod json;
 mod time;
 
 pub use block::{BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Stamp, Stamped};
-pub use events::{Events, Part, blocks_around, stamps};
+pub use events::{Events, Part, WithItem, blocks_around, stamps};
 pub use id::{EventId, IdSource};
 pub use json::{EventWriter, write_json, write_json_string};
 pub use time::{Timestamp, TimestampError};

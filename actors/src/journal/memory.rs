@@ -38,8 +38,10 @@ impl MemoryJournal {
 impl Journal for MemoryJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
         let mut state = self.state();
-        let written: Vec<_> =
-            records(blocks, state.head, self.clock.now(), RECORD_BYTES).into_iter().map(|d| Arc::new(d.record)).collect();
+        let written: Vec<_> = records(blocks, state.head, self.clock.now(), RECORD_BYTES)
+            .into_iter()
+            .map(|d| Arc::new(d.record))
+            .collect();
         for record in &written {
             state.head = record.end();
             state.bytes += record.payload.len() as u64;

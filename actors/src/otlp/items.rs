@@ -2,6 +2,8 @@
 
 use super::{
     Signal,
+    json::any_value,
+    schema::ANY_VALUE,
     wire::{Fields, Value, put_bytes},
 };
 
@@ -16,6 +18,8 @@ pub struct Item<'a> {
     pub scope: &'a [u8],
     /// The URL of the scope's schema.
     pub scope_schema: &'a [u8],
+    /// The bytes of the groups that it stands in, by resource and by scope, with all their items and their schema URLs.
+    pub groups: [&'a [u8]; 2],
     /// Of a data point, the bytes of its `Metric`, with all its points.
     pub metric: &'a [u8],
     /// Of a data point, the number of the field that says of which kind the metric is.
@@ -43,8 +47,14 @@ impl<'a> Items<'a> {
 
     fn enter(&mut self, number: u32, bytes: &'a [u8]) {
         match self.path.len() {
-            1 => [self.around.resource, self.around.resource_schema] = members(bytes, [1, 3]),
-            2 => [self.around.scope, self.around.scope_schema] = members(bytes, [1, 3]),
+            1 => {
+                self.around.groups[0] = bytes;
+                [self.around.resource, self.around.resource_schema] = members(bytes, [1, 3]);
+            }
+            2 => {
+                self.around.groups[1] = bytes;
+                [self.around.scope, self.around.scope_schema] = members(bytes, [1, 3]);
+            }
             3 => self.around.metric = bytes,
             _ => self.around.metric_kind = number,
         }
@@ -93,6 +103,26 @@ fn members<const N: usize>(message: &[u8], numbers: [u32; N]) -> [&[u8]; N] {
         }
     }
     found
+}
+
+/// The value of an attribute of a `Resource` as a text: a string as it is, anything else as JSON. `None` where it is not there
+/// or empty; of several, the last one counts.
+pub fn attribute(resource: &[u8], key: &str) -> Option<String> {
+    let pairs = Fields::of(resource).map_while(Result::ok).filter(|entry| entry.number == 1);
+    let found = pairs.filter_map(|entry| match entry.value {
+        Value::Bytes(pair) if member(pair, 1) == key.as_bytes() => Some(member(pair, 2)),
+        _ => None,
+    });
+    let value = found.last()?;
+    let text = match ANY_VALUE.chosen(value)? {
+        1 => member(value, 1).to_vec(),
+        _ => {
+            let mut json = Vec::new();
+            any_value(value, &mut json);
+            json
+        }
+    };
+    Some(String::from_utf8_lossy(&text).into_owned()).filter(|text| !text.is_empty())
 }
 
 /// A request of those items of another whose index is wanted, with everything that stands around them. Groups that lose

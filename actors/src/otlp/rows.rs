@@ -105,8 +105,13 @@ impl<'a> Rows<'a> {
 
     /// The next row; it is gone when the one after it is asked for.
     pub fn next_row(&mut self) -> Option<Row<'_>> {
+        self.next_with_item().map(|(_, row)| row)
+    }
+
+    /// The same, and the item that it is made of.
+    pub fn next_with_item(&mut self) -> Option<(Item<'a>, Row<'_>)> {
         self.advance()?;
-        Some(self.row())
+        Some((self.item, self.row()))
     }
 
     /// The item at hand as a row.

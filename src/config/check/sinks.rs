@@ -4,14 +4,20 @@ use std::{collections::BTreeMap, str::FromStr as _};
 
 use super::{Found, batch};
 use crate::config::{
-    BatchConfig, ClickhouseOtel, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink, KeyTemplate,
-    NatsSink, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, PushgatewaySink, S3Encryption, S3Place,
-    S3Sink, SinkConfig, SinkKind, TlsClient, When,
+    BatchConfig, CassandraSink, ClickhouseOtel, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink,
+    KeyTemplate, NatsSink, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, PushgatewaySink,
+    S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
 };
 use crate::store::postgres as store;
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
 const SINK_NAME_CHARS_MAX: usize = 64;
+
+/// Of a keyspace's or a table's name.
+const CASSANDRA_NAME_CHARS_MAX: usize = 48;
+
+/// Twenty years; the server takes no more.
+const CASSANDRA_TTL_SECONDS_MAX: u64 = 7300 * 24 * 3600;
 
 /// What is wrong with single values of a sink.
 pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
@@ -58,6 +64,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
         SinkKind::S3(s3) => s3_values(name, s3, found),
         SinkKind::Pushgateway(push) => pushgateway_values(name, push, found),
         SinkKind::Nats(nats) => nats_values(name, nats, found),
+        SinkKind::Cassandra(cassandra) => cassandra_values(name, cassandra, found),
         SinkKind::File(file) => {
             if file.path.file_name().is_none() {
                 found.add(&["sinks", name, "path"], "is not a file's name; like `./out/events.ndjson`");
@@ -291,6 +298,58 @@ fn pushgateway_values(name: &str, sink: &PushgatewaySink, found: &mut Found) {
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
     headers(name, &sink.headers, found);
     tls_client(name, &sink.tls, found);
+}
+
+fn cassandra_values(name: &str, sink: &CassandraSink, found: &mut Found) {
+    if sink.hosts.is_empty() {
+        found.add(&["sinks", name, "hosts"], "is empty; like `[cassandra-1, cassandra-2:9042]`");
+    }
+    for (index, host) in sink.hosts.iter().enumerate() {
+        if !http::uri::Authority::from_str(host).is_ok_and(|host| !host.host().is_empty())
+            || host.contains('@')
+        {
+            found
+                .add(&["sinks", name, "hosts", &index.to_string()], "is not a host; like `cassandra-1:9042`");
+        }
+    }
+    // What Cassandra allows; quoted, upper and lower case are told apart.
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let tables = [&sink.events_table, &sink.metrics_table, &sink.traces_table];
+    let keys = ["events_table", "metrics_table", "traces_table"];
+    for (key, value) in keys.into_iter().zip(tables).chain([("keyspace", &sink.keyspace)]) {
+        if value.is_empty() || value.len() > CASSANDRA_NAME_CHARS_MAX || !value.chars().all(allowed) {
+            let message =
+                format!("is not usable; 1 to {CASSANDRA_NAME_CHARS_MAX} of a-z, A-Z, 0-9 and `_` are");
+            found.add(&["sinks", name, key], message);
+        }
+    }
+    for (at, key) in keys.into_iter().enumerate() {
+        if tables[..at].contains(&tables[at]) {
+            found.add(&["sinks", name, key], "is the table of other rows too; give each its own");
+        }
+    }
+    let missing = match (&sink.user, &sink.password) {
+        (None, Some(_)) => Some(("user", "password")),
+        (Some(_), None) => Some(("password", "user")),
+        _ => None,
+    };
+    if let Some((missing, other)) = missing {
+        found.add(&["sinks", name, missing], format!("is missing; {other} needs it"));
+    }
+    found.zero_count(&["sinks", name, "replication_factor"], sink.replication_factor.unwrap_or(1));
+    found.zero_count(&["sinks", name, "requests_max"], sink.requests_max);
+    for (key, ttl) in
+        [("events_ttl", sink.events_ttl), ("metrics_ttl", sink.metrics_ttl), ("traces_ttl", sink.traces_ttl)]
+    {
+        let seconds = ttl.map_or(1, |ttl| ttl.as_secs());
+        if seconds == 0 || seconds > CASSANDRA_TTL_SECONDS_MAX {
+            found.add(&["sinks", name, key], "is not usable; 1s to 7300d are, or null, which keeps rows");
+        }
+    }
+    if sink.events_bucket.as_secs() == 0 {
+        found.add(&["sinks", name, "events_bucket"], "is shorter than a second; like `1h`");
+    }
+    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
 }
 
 fn tls_client(name: &str, tls: &TlsClient, found: &mut Found) {

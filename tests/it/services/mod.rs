@@ -1,10 +1,11 @@
 //! Destinations against the real servers. Each server is started by a script of `tests/services`, in a temporary directory
 //! and on loopback; where it is not installed, its tests are skipped by name, and fail in CI.
 
+mod cassandra;
 mod clickhouse;
-mod nats;
 mod fallback;
 mod jetstream;
+mod nats;
 mod postgres;
 mod pushgateway;
 mod s3;

@@ -15,7 +15,7 @@ use crate::{
     durable,
     event::Stamped,
     journal::{
-    Drafted, Durability, Journal as _, JournalError, RECORD_BYTES,
+        Drafted, Durability, Journal as _, JournalError, RECORD_BYTES,
         generation::Generation,
         inspect::{Entry, WITNESS, witness},
         records, stored,
