@@ -117,7 +117,6 @@ struct SinkMember {
     /// What it takes from, where that is no log.
     queue: Option<Arc<dyn Queue>>,
     mailbox: Mailbox<Sink>,
-    probe: SinkProbe,
     arbiter: Arbiter,
 }
 
@@ -348,11 +347,11 @@ impl Pipeline {
         let build = |probe| Sink::new(spec, probe);
         let (mailbox, child) =
             supervise(&arbiter.handle(), &actor, config.mailbox_batches, policy, &parts.actor_metrics, build);
-        parts.watched.add(child.clone(), Some(probe.clone()));
+        parts.watched.add(child.clone(), Some(probe));
         if queue.is_none() {
             parts.broadcast.add(name.clone(), mailbox.clone());
         }
-        self.sinks.insert(name, SinkMember { child, queue, mailbox, probe, arbiter });
+        self.sinks.insert(name, SinkMember { child, queue, mailbox, arbiter });
     }
 
     /// Ends sinks, all at once. Their cursors stay where they are.

@@ -28,7 +28,9 @@ type Row = (String, CqlTimestamp, CqlTimestamp, i64, String, String, Option<Stri
 /// Whether the sink reaches what is wanted of it.
 pub async fn measure(batches: &[Arc<Batch>]) -> bool {
     // The compiler that a server of long standing has had time for.
-    let Some(server) = Service::start_with("cassandra", 1, &["-XX:TieredStopAtLevel=4"]) else { return true };
+    let Some(server) = Service::start_with("cassandra", 1, &[], &["-XX:TieredStopAtLevel=4"]) else {
+        return true;
+    };
     let host = format!("127.0.0.1:{}", server.ports[0]);
     let options = CassandraSink::to(host.clone(), "bench".to_owned());
     let sink = CassandraDestination::new(&options);

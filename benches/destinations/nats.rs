@@ -25,7 +25,7 @@ struct Nats {
 /// Whether the sink reaches what is wanted of it.
 pub async fn measure(batches: &[Arc<Batch>]) -> bool {
     // With a sync at each message both would wait for the disk alone.
-    let Some(service) = Service::start_with("nats", 1, &[("NATS_SYNC", "2m")]) else { return true };
+    let Some(service) = Service::start_with("nats", 1, &[("NATS_SYNC", "2m")], &[]) else { return true };
     let server = Nats { service, saved: Default::default() };
     let mut options = NatsSink::to(server.url());
     options.stream = Some(STREAM.to_owned());

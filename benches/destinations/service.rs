@@ -18,16 +18,11 @@ pub struct Service {
 impl Service {
     /// Starts it with so many ports; `None`, and a word about it, where it is not installed.
     pub fn start(name: &str, ports: usize) -> Option<Self> {
-        Self::start_with(name, ports, &[])
+        Self::start_with(name, ports, &[], &[])
     }
 
-    /// The same with these variables in its environment.
-    pub fn start_with(name: &str, ports: usize, variables: &[(&str, &str)]) -> Option<Self> {
-        Self::start_with(name, ports, &[])
-    }
-
-    /// The same, with more words for its script.
-    pub fn start_with(name: &str, ports: usize, more: &[&str]) -> Option<Self> {
+    /// The same with these variables in its environment, and more words for its script.
+    pub fn start_with(name: &str, ports: usize, variables: &[(&str, &str)], more: &[&str]) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(name);
         if !Command::new(&script).arg("version").output().is_ok_and(|output| output.status.success()) {
             println!("{name} is left out: `tests/services/{name} version` fails");

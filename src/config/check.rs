@@ -141,7 +141,7 @@ impl Config {
         if self.sinks.is_empty() && self.buffer.backend == Backend::Disk {
             found
                 .add(&["sinks"], "there is none, so events would go nowhere; like `events: { type: store }`");
-        } else if self.sinks.values().all(|sink| sink.only_as_fallback) {
+        } else if !self.sinks.is_empty() && self.sinks.values().all(|sink| sink.only_as_fallback) {
             found.add(&["sinks"], "have only_as_fallback all of them, so events would go nowhere");
         }
         standbys::standbys(&self.sinks, found);

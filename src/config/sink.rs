@@ -367,9 +367,7 @@ impl SinkKind {
             Self::Blackhole(_) => "blackhole",
         }
     }
-}
 
-impl SinkKind {
     /// Where it keeps batches that it holds for other sinks; `None` where it cannot. While it holds some, this must stay the
     /// same, or they would not be found again.
     pub fn holds_at(&self) -> Option<String> {
@@ -382,8 +380,12 @@ impl SinkKind {
             Self::Store(_)
             | Self::Http(_)
             | Self::Otlp(_)
+            | Self::Forebay(_)
             | Self::Postgres(_)
             | Self::Clickhouse(_)
+            | Self::Nats(_)
+            | Self::Pushgateway(_)
+            | Self::Cassandra(_)
             | Self::Console(_)
             | Self::Blackhole(_) => None,
         }

@@ -58,7 +58,7 @@ impl ClickhouseDestination {
     /// A destination that has not connected yet. Reads certificates.
     ///
     /// # Errors
-    /// [`Cause::Build`] where the URL, the user or the certificates cannot be used.
+    /// `Cause::Build` where the URL, the user or the certificates cannot be used.
     pub fn new(options: &ClickhouseSink) -> Result<Self, DeliveryError> {
         let mut url = endpoint_url(&options.url)?;
         url.query_pairs_mut().append_pair("database", &options.database);

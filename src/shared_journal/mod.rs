@@ -2,15 +2,15 @@
 //!
 //! - A record is one message, in the form that the journal on disk stores, with its checksum. A success answer means that
 //!   the stream has acknowledged it, from as many servers as `replicas` wants.
-//! - A sink is one durable pull consumer, shared by the sinks of that name in all processes: see [`queue`].
-//! - Positions are the message's sequence in the stream, shifted by [`INDEX_BITS`], and the event's place in it. So they are
+//! - A sink is one durable pull consumer, shared by the sinks of that name in all processes: see `queue`.
+//! - Positions are the message's sequence in the stream, shifted by `INDEX_BITS`, and the event's place in it. So they are
 //!   the same in every process, and so are the batches, each of which is within one message.
 //! - A message goes when every consumer has acknowledged everything up to it and `retention.journal_keep` is over: see
-//!   [`watch`].
+//!   `watch`.
 //!
 //! # Limits
 //! - A message holds at most [`MESSAGE_BYTES`] of events, unless a single event is larger; never more than the server takes.
-//! - A commit has its answer within [`COMMIT_WAIT`]; everything else that is asked of the server within [`ASK_WAIT`].
+//! - A commit has its answer within `COMMIT_WAIT`; everything else that is asked of the server within `ASK_WAIT`.
 //!
 //! # Invariants
 //! - Nothing that is asked of the server runs on an actor's thread: it runs on a runtime of its own, and is waited for with a

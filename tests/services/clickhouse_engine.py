@@ -89,6 +89,9 @@ def insert(match, rows, settings):
     names = [name.strip().strip("`") for name in match["columns"].split(",")]
     found = engine.query(f"DESCRIBE TABLE {match['table']} FORMAT TabSeparatedRaw").bytes().decode()
     types = dict(line.split("\t")[:2] for line in found.splitlines())
+    if not types.keys() >= set(names):
+        # The engine says it in its own words.
+        engine.query(f"INSERT INTO {match['table']} ({match['columns']}) SELECT {', '.join('0' for _ in names)}")
     # What is inserted goes by its place, so that names need not be quoted once more.
     structure = ", ".join(f"c{place} {types[name]}" for place, name in enumerate(names))
     structure = structure.replace("\\", "\\\\").replace("'", "\\'")

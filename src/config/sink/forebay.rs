@@ -15,7 +15,7 @@ const MAX_REQUEST_BYTES: usize = 8 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForebaySink {
-    /// Its gRPC, like https://gateway.example.com:50051; any of its gRPC ports will do.
+    /// Its gRPC, like `https://gateway.example.com:50051`; any of its gRPC ports will do.
     pub endpoint: String,
     /// The token to show, where it asks for one: of the scope `relay`.
     pub token: Option<Secret>,

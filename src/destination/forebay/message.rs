@@ -77,8 +77,7 @@ pub(super) fn of(batch: &Batch, source: &str) -> Result<Message, DeliveryError> 
 /// request it is.
 fn runs(batch: &Batch, span: Span) -> Vec<(u32, Range<u32>)> {
     let mut runs: Vec<(u32, Range<u32>)> = Vec::new();
-    let places = (0..).zip(span.first.0..span.end.0);
-    let places = places.filter(|(_, at)| batch.has(Position(*at)));
+    let places = (0..).zip(span.first.0..span.end.0).filter(|(_, at)| batch.has(Position(*at)));
     for (item, (before, _)) in (0..).zip(places) {
         match runs.last_mut() {
             Some((first, items)) if *first + (items.end - items.start) == before => items.end += 1,

@@ -1,6 +1,6 @@
 //! Batches held for other sinks: an object each, `held/<data directory>/<sink>/<positions>.batch` below the prefix.
 
-use std::{path::PathBuf, rc::Rc, sync::Arc};
+use std::{fs, io, path::PathBuf, rc::Rc, sync::Arc};
 
 use forebay_actors::{
     destination::{Delivery, DeliveryError, Receipt},
@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use object_store::{ObjectStoreExt as _, path::Path};
 
 use super::{
-    super::{blocking, unreadable},
+    super::{blocking, io_failure, unreadable},
     S3Destination, Store, fault,
 };
 
@@ -40,8 +40,12 @@ impl Holding for S3Destination {
         let (store, key) = (self.store.clone(), self.store.held_key(key));
         async move {
             match store.objects.delete(&key).await {
-                Err(error) if !fault::is_no_such_object(&error) => Err(store.failed(&error)),
-                _ => Ok(()),
+                Err(error) if !fault::is_no_such_object(&error) => return Err(store.failed(&error)),
+                _ => {}
+            }
+            match store.path_of(&key) {
+                Some(path) => blocking(move || remove_unfinished(&path)).await,
+                None => Ok(()),
             }
         }
         .boxed_local()
@@ -69,8 +73,26 @@ impl Store {
 
     /// Whether what an object would lie in is there: of a directory that is not mounted nothing is gone.
     fn has_place_of(&self, key: &Path) -> bool {
-        let Some(root) = &self.directory else { return true };
-        let path: PathBuf = root.join(key.as_ref());
-        path.parent().is_some_and(|directory| directory.is_dir())
+        self.path_of(key).is_none_or(|path| path.parent().is_some_and(|directory| directory.is_dir()))
     }
+
+    /// The file of an object, in a directory.
+    fn path_of(&self, key: &Path) -> Option<PathBuf> {
+        self.directory.as_ref().map(|root| root.join(key.as_ref()))
+    }
+}
+
+/// Removes what a crash has left half-written: the library writes an object of a directory under its name, `#` and a number,
+/// the next free one from 1 on.
+fn remove_unfinished(path: &std::path::Path) -> Result<(), DeliveryError> {
+    for number in 1_u64.. {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("#{number}"));
+        match fs::remove_file(&name) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+            Err(e) => return Err(io_failure(path, "remove a held batch", &e)),
+        }
+    }
+    Ok(())
 }

@@ -124,9 +124,9 @@ mod tests {
             (5, vec![1, 2, 4], vec![(0, 1), (3, 4)]),
             (2, vec![0, 1], vec![]),
         ] {
-            let runs: Vec<_> =
-                kept(count, &rejected(&without)).into_iter().map(|run| (run.start, run.end)).collect();
-            assert_eq!(runs, expected, "{without:?} of {count}");
+            let found: Vec<_> =
+                kept(count, &rejected(&without)).iter().map(|run| (run.start, run.end)).collect();
+            assert_eq!(found, expected, "{without:?} of {count}");
         }
     }
 }

@@ -28,7 +28,7 @@ fn load(edge: (SocketAddr, SocketAddr), posts: &AtomicUsize, ended: &AtomicBool)
     while !ended.load(Ordering::Relaxed) {
         let post = posts.fetch_add(1, Ordering::Relaxed);
         let names: Vec<_> = (0..50).map(|event| format!("p{post}-{event}")).collect();
-        let answer = if post % 4 == 0 {
+        let answer = if post.is_multiple_of(4) {
             let texts: Vec<_> = names.iter().map(String::as_str).collect();
             let body = protobuf("api", &texts);
             otlp.request("POST", "/v1/logs", &[("Content-Type", "application/x-protobuf")], &body)

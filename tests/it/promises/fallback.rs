@@ -22,7 +22,10 @@ fn with_fallback() -> Config {
     let a = sinks.get_mut("a").expect("it is configured");
     a.fallback = Some("b".to_owned());
     a.breaker = BreakerConfig { failures: 1, open_for: Duration::from_millis(20), successes: 1 };
-    sinks.get_mut("b").expect("it is configured").only_as_fallback = true;
+    let b = sinks.get_mut("b").expect("it is configured");
+    b.only_as_fallback = true;
+    // By default it would stay open for as long as a test is patient.
+    b.breaker = BreakerConfig { open_for: Duration::from_millis(20), ..BreakerConfig::default() };
     config
 }
 
@@ -128,7 +131,8 @@ fn p4_reading_back_delays_no_new_event() {
 /// Guarantee: every event comes to the destination, and nothing stays held, not even what nobody knew to be there.
 #[test]
 fn p2_a_crash_at_any_step_loses_nothing_and_forgets_nothing() {
-    let steps: [(&str, fn(&Fake, &Fake)); 5] = [
+    type Order = fn(&Fake, &Fake);
+    let steps: [(&str, Order); 5] = [
         ("before the holder has it", |_, b| b.order(|orders| orders.hang = true)),
         ("before it is noted that the holder has it", |_, b| b.order(|orders| orders.hold_in_silence = true)),
         ("when that is noted", |_, _| ()),
@@ -240,7 +244,10 @@ fn p2_what_is_refused_when_it_is_read_back_is_a_dead_letter() {
 #[test]
 fn p8_what_is_damaged_at_the_holder_costs_itself() {
     run(async {
-        let bed = TestBed::start_with(&with_fallback(), |fake| down(&fake("a"))).await;
+        let mut config = with_fallback();
+        // Time enough to damage it before anything is fetched.
+        config.sinks.get_mut("a").expect("it is configured").breaker.open_for = Duration::from_secs(1);
+        let bed = TestBed::start_with(&config, |fake| down(&fake("a"))).await;
         let mut ids = Vec::new();
         for _ in 0..3 {
             ids.push(bed.post_many(5).await);
@@ -322,7 +329,7 @@ fn p10_what_holds_something_cannot_be_taken_away() {
 }
 
 /// Scenario: rounds of everything at once, drawn from a seed: destination and fallback fail, hang and panic; events are
-/// refused; actors die; the process restarts in order or crashes.
+/// refused; actors die; the process restarts in order.
 /// Guarantee: at the end every acknowledged event is delivered or a dead letter, and nothing stays held.
 #[test]
 fn p2_with_a_fallback_every_event_has_its_outcome_whatever_happens() {
@@ -364,9 +371,10 @@ async fn chaos(seed: u64) {
             // What was not acknowledged was not promised.
             let _ = producer.post(&messages).await;
         }
+        // Not by `crash`: behind the copy of the directory the life before goes on for a moment, and lets go of what the next
+        // believes to be held. Processes that really die are in `services/fallback.rs`.
         bed = match random.u8(..3) {
-            0 => bed.crash().await,
-            1 => bed.restart(&config, Duration::from_millis(random.u64(..20))).await,
+            0 | 1 => bed.restart(&config, Duration::from_millis(random.u64(..20))).await,
             _ => bed,
         };
     }

@@ -18,7 +18,8 @@ fn what_an_operator_can_mend_is_waited_for_by_cassandra() {
     until("there is a user", || cassandra.try_cql("SELECT key FROM system.local").is_ok());
     cassandra.cql("CREATE ROLE writer WITH LOGIN = true AND PASSWORD = 'secret-1'");
     let writer = ", user: writer, password: secret-1";
-    let mut place = Place::empty();
+    // What waits is not delivered by any deadline.
+    let mut place = Place::empty().section("shutdown_timeout: 100ms");
     let wait = |place: &mut Place, cassandra: &Cassandra, keys: &str, id: &str, words: &str| {
         place.set_sink("db", Some(&cassandra.sink("mended", keys)));
         place.write();
@@ -156,8 +157,8 @@ fn p3_broken_connections_lose_and_double_nothing_in_cassandra() {
     p3_cuts_lose_and_double_nothing(&cassandra.0, sink, (20_000, 20_000), count);
 }
 
-/// Scenario: the device of the server is full to the last byte when a batch comes. Cassandra then ends its own work, and has
-/// to be started again when there is room.
+/// Scenario: the device of the server is full to the last byte when a batch comes. Cassandra then ends, and has to be started
+/// again when there is room.
 /// Guarantee: the sink waits, and delivers when the server is back; nothing is lost, nothing doubled.
 #[test]
 fn a_full_cassandra_is_waited_for() {
