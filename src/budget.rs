@@ -7,7 +7,7 @@ use forebay_actors::{batcher, journal, record};
 use crate::{
     config::{Config, Durability, SinkKind, When},
     ingress::{batch::seen::BATCH_BYTES, server::STREAM_WINDOW_BYTES},
-    store,
+    store::{self, embedded},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -84,10 +84,14 @@ impl MemoryBudget {
             let batches = batch.max_bytes as u64 * (1 + COPIES_IN_FLIGHT * sink.concurrency.max as u64);
             let store = match sink.kind {
                 SinkKind::Store(_) => {
-                    let readers = store::READERS_MAX as u64;
-                    let caches =
-                        u64::from(store::WRITER_CACHE_KIB) + readers * u64::from(store::READER_CACHE_KIB);
-                    caches * 1024 + store::READERS_MAX as u64 * store::PAGE_BYTES_MAX as u64
+                    let readers = embedded::READERS_MAX as u64;
+                    let caches = u64::from(embedded::WRITER_CACHE_KIB)
+                        + readers * u64::from(embedded::READER_CACHE_KIB);
+                    caches * 1024 + readers * store::PAGE_BYTES_MAX as u64
+                }
+                SinkKind::Postgres(ref options) if options.store => {
+                    let questions = store::postgres::questions_max(options.pool_max, sink.concurrency.max);
+                    (questions * store::PAGE_BYTES_MAX) as u64
                 }
                 _ => 0,
             };

@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Supervised, WrapFuture as _};
-use tokio::task::spawn_blocking;
+use futures::future::BoxFuture;
 
 use crate::{
     buffer::Buffer,
@@ -38,14 +38,14 @@ pub struct RetentionSpec {
     pub rows_keep: Duration,
     /// The first time of the schedule after the given one; `None` where there is none.
     pub schedule: Arc<dyn Fn(Timestamp) -> Option<Timestamp> + Send + Sync>,
-    /// Deletes one slice of rows older than the given time and says how many went. Blocks. Absent without a store.
+    /// Deletes one slice of rows older than the given time and says how many went. Absent without a store.
     pub purge: Option<Purge>,
     /// Tells the time.
     pub clock: Clock,
 }
 
 /// Deletes one slice of rows.
-pub type Purge = Arc<dyn Fn(Timestamp) -> Result<u64, String> + Send + Sync>;
+pub type Purge = Arc<dyn Fn(Timestamp) -> BoxFuture<'static, Result<u64, String>> + Send + Sync>;
 
 /// The actor.
 pub struct Retention {
@@ -86,12 +86,10 @@ impl Retention {
         let all = async move {
             let mut rows = 0;
             loop {
-                let purge = purge.clone();
-                match spawn_blocking(move || purge(cutoff)).await {
-                    Ok(Ok(0)) => return Ok(rows),
-                    Ok(Ok(slice)) => rows += slice,
-                    Ok(Err(error)) => return Err((rows, error)),
-                    Err(_) => return Err((rows, "deleting panicked".to_owned())),
+                match purge(cutoff).await {
+                    Ok(0) => return Ok(rows),
+                    Ok(slice) => rows += slice,
+                    Err(error) => return Err((rows, error)),
                 }
                 // Between two slices the store's writer gets its turn.
                 tokio::task::yield_now().await;

@@ -1,6 +1,6 @@
-//! `GET /events`, `GET /events/{event_id}`, `GET /events/stats`: questions to the embedded event store.
+//! `GET /events`, `GET /events/{event_id}`, `GET /events/stats`: questions to the event store, whichever it is.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use forebay_actors::event::Timestamp;
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{error::ApiError, server::Shared};
 use crate::{
     ingress::limits::RouteClass,
-    store::{Cursor, Order, PAGE_EVENTS_MAX, Page, Query, Reader, StatsQuery, StoreError},
+    store::{Cursor, EventStore, Order, PAGE_EVENTS_MAX, Page, Query, StatsQuery, StoreError},
 };
 
 /// Events of a page where the question does not say.
@@ -26,6 +26,7 @@ struct PageQuery {
     limit: Option<String>,
     cursor: Option<String>,
     order: Option<String>,
+    count: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,7 +44,7 @@ struct StatsParameters {
 /// # Errors
 /// 400 for a question that makes no sense, 404 without a `store` sink, 429, 503.
 pub async fn page(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
-    let reader = reader(&request, &shared)?;
+    let store = store(&request, &shared)?;
     let parameters: PageQuery = parameters(&request)?;
     let order = match parameters.order.as_deref() {
         None | Some("newest" | "desc") => Order::Newest,
@@ -59,9 +60,11 @@ pub async fn page(request: HttpRequest, shared: web::Data<Shared>) -> Result<Htt
         limit: limit(parameters.limit)?,
         cursor: cursor.map_err(|e| invalid("cursor", e.to_string()))?,
         order,
+        count: flag("count", parameters.count)?,
     };
-    let page = ask(move || reader.page(&query)).await?;
-    Ok(HttpResponse::Ok().content_type("application/json").body(page_json(&page)))
+    let is_counted = query.count;
+    let page = store.page(query).await.map_err(failure)?;
+    Ok(HttpResponse::Ok().content_type("application/json").body(page_json(&page, is_counted)))
 }
 
 /// One event.
@@ -73,9 +76,8 @@ pub async fn one(
     id: web::Path<String>,
     shared: web::Data<Shared>,
 ) -> Result<HttpResponse, ApiError> {
-    let reader = reader(&request, &shared)?;
-    let wanted = id.clone();
-    let event = ask(move || reader.get(&wanted)).await?.ok_or_else(|| {
+    let store = store(&request, &shared)?;
+    let event = store.one(id.clone()).await.map_err(failure)?.ok_or_else(|| {
         ApiError::new(StatusCode::NOT_FOUND, "event_not_found", format!("no event has the id {:?}", *id))
     })?;
     let mut body = Vec::new();
@@ -88,7 +90,7 @@ pub async fn one(
 /// # Errors
 /// As [`page`].
 pub async fn stats(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
-    let reader = reader(&request, &shared)?;
+    let store = store(&request, &shared)?;
     let parameters: StatsParameters = parameters(&request)?;
     let group_by_service = match parameters.group_by.as_deref() {
         None => false,
@@ -103,7 +105,7 @@ pub async fn stats(request: HttpRequest, shared: web::Data<Shared>) -> Result<Ht
         group_by_service,
     };
     let bucket_seconds = query.bucket_seconds;
-    let rows = ask(move || reader.stats(&query)).await?;
+    let rows = store.stats(query).await.map_err(failure)?;
     let buckets: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -117,15 +119,16 @@ pub async fn stats(request: HttpRequest, shared: web::Data<Shared>) -> Result<Ht
     Ok(HttpResponse::Ok().json(json!({"bucket_seconds": bucket_seconds, "buckets": buckets})))
 }
 
-fn reader(request: &HttpRequest, shared: &Shared) -> Result<Reader, ApiError> {
+fn store(request: &HttpRequest, shared: &Shared) -> Result<Arc<dyn EventStore>, ApiError> {
     shared.limits.check(RouteClass::Query, request.peer_addr().map(|peer| peer.ip()))?;
-    shared.store_reader().ok_or_else(|| {
-        let message = "there is no event store; configure a sink of `type: store` to have one";
+    shared.event_store().ok_or_else(|| {
+        let message = "there is no event store; a sink of `type: store` is one, and so is one of `type: postgres` with \
+                       `store: true`";
         ApiError::new(StatusCode::NOT_FOUND, "no_store", message)
     })
 }
 
-fn page_json(page: &Page) -> Vec<u8> {
+fn page_json(page: &Page, is_counted: bool) -> Vec<u8> {
     let mut out = b"{\"events\":[".to_vec();
     for (index, event) in page.events.iter().enumerate() {
         if index > 0 {
@@ -134,9 +137,9 @@ fn page_json(page: &Page) -> Vec<u8> {
         event.write_json(&mut out);
     }
     let cursor = page.next_cursor.as_ref().map(ToString::to_string);
-    out.extend_from_slice(
-        format!("],\"next_cursor\":{},\"partial\":{}}}", json!(cursor), page.partial).as_bytes(),
-    );
+    let count = if is_counted { format!(",\"count\":{}", json!(page.count)) } else { String::new() };
+    let end = format!("],\"next_cursor\":{},\"partial\":{}{count}}}", json!(cursor), page.partial);
+    out.extend_from_slice(end.as_bytes());
     out
 }
 
@@ -161,6 +164,14 @@ fn invalid(parameter: &str, message: String) -> ApiError {
 fn limit(text: Option<String>) -> Result<usize, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(LIMIT_DEFAULT) };
     text.parse().map_err(|_| invalid("limit", format!("{text:?} is no number; 1 to {PAGE_EVENTS_MAX} are")))
+}
+
+fn flag(parameter: &str, text: Option<String>) -> Result<bool, ApiError> {
+    match text.as_deref() {
+        None | Some("" | "false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(invalid(parameter, format!("{other:?} is neither true nor false"))),
+    }
 }
 
 /// RFC 3339, or milliseconds since the Unix epoch. An empty text is as good as none: forms send it.
@@ -189,12 +200,8 @@ fn bucket(text: &str) -> Result<u32, ApiError> {
     seconds.ok_or_else(|| invalid("bucket", format!("{text:?} is no length; 1m, 5m, 1h and 1d are")))
 }
 
-async fn ask<T: Send + 'static>(
-    question: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let answer =
-        web::block(question).await.map_err(|_| ApiError::internal("the question could not be asked"))?;
-    answer.map_err(|error| match error {
+fn failure(error: StoreError) -> ApiError {
+    match error {
         StoreError::Query(error) => ApiError::bad_request("invalid_parameter", error.to_string()),
         error if error.is_transient() => {
             ApiError::unavailable("store_unavailable", error.to_string(), Duration::from_secs(1))
@@ -203,7 +210,7 @@ async fn ask<T: Send + 'static>(
             tracing::error!(%error, "the event store cannot answer");
             ApiError::internal("the event store cannot answer; see the log")
         }
-    })
+    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::{
     },
     pipeline::View,
     security::Security,
-    store::Reader,
+    store::EventStore,
 };
 
 /// Threads of each worker for questions to the store and for unpacking.
@@ -65,7 +65,7 @@ pub struct Shared {
     /// All metrics.
     pub registry: Registry,
     /// The event store, where there is one. Changes with the configuration.
-    pub store: RwLock<Option<Reader>>,
+    pub store: RwLock<Option<Arc<dyn EventStore>>>,
     /// Where everything lives.
     pub data_dir: PathBuf,
     /// Who may ask at all.
@@ -80,13 +80,13 @@ pub struct Shared {
 
 impl Shared {
     /// The event store, where there is one.
-    pub fn store_reader(&self) -> Option<Reader> {
+    pub fn event_store(&self) -> Option<Arc<dyn EventStore>> {
         self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Follows a change of the configuration.
-    pub fn set_store(&self, reader: Option<Reader>) {
-        *self.store.write().unwrap_or_else(PoisonError::into_inner) = reader;
+    pub fn set_store(&self, store: Option<Arc<dyn EventStore>>) {
+        *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
     }
 }
 

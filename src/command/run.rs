@@ -44,7 +44,7 @@ use crate::{
     },
     pipeline::{self, Pipeline},
     security::{Security, exposure},
-    store::Reader,
+    store,
 };
 
 /// What a shell says of a process that a signal ended.
@@ -146,7 +146,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
     let shared = web::Data::new(Shared {
         view: view.clone(),
         limits: limits.clone(),
-        store: std::sync::RwLock::new(store_reader(&config, data_dir.path())),
+        store: std::sync::RwLock::new(store::open(&config, data_dir.path())),
         data_dir: data_dir.path().to_owned(),
         security: security.clone(),
         admin: Admin::new(&config.admin, view.watched.clone()),
@@ -252,11 +252,6 @@ fn banner(config: &Config, server: &Server, grpc: &GrpcServer, data_dir: &Path, 
     };
 }
 
-fn store_reader(config: &Config, data_dir: &Path) -> Option<Reader> {
-    let has_store = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Store(_)));
-    has_store.then(|| Reader::new(data_dir::store(data_dir)))
-}
-
 impl Running {
     async fn serve(mut self, mut signals: Signals) -> Done {
         loop {
@@ -335,7 +330,7 @@ impl Running {
         if before.limits != config.limits {
             self.shared.limits.replace(&config.limits);
         }
-        self.shared.set_store(store_reader(config, self.data_dir.path()));
+        self.shared.set_store(store::open(config, self.data_dir.path()));
         Ok(json!({
             "sinks_added": changes.sinks_added,
             "sinks_removed": changes.sinks_removed,

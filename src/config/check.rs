@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    AdminConfig, BatchConfig, Config, Durability, KeyPath, LogConfig, Problem, RateLimit, RetryConfig,
-    SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
+    AdminConfig, BatchConfig, Config, Durability, KeyPath, LogConfig, PostgresSink, Problem, RateLimit,
+    RetryConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
 };
 
 /// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
@@ -138,10 +138,11 @@ impl Config {
             let RetryConfig { backoff_min, backoff_max, .. } = sink.retry;
             found.backoff(&["sinks", name, "retry"], backoff_min, backoff_max);
             match &sink.kind {
-                SinkKind::Store(_) => {
+                SinkKind::Store(_) | SinkKind::Postgres(PostgresSink { store: true, .. }) => {
+                    let key = if matches!(sink.kind, SinkKind::Store(_)) { "type" } else { "store" };
                     if let Some(first) = store.replace(name) {
-                        let message = format!("{first:?} is a store already; there can be only one");
-                        found.add(&["sinks", name, "type"], message);
+                        let message = format!("{first:?} is the store already; there can be only one");
+                        found.add(&["sinks", name, key], message);
                     }
                 }
                 SinkKind::File(file) => {
@@ -365,7 +366,15 @@ mod tests {
             ),
             ("sinks: {o: {type: otlp}}", "sinks.o.endpoint: is missing"),
             ("sinks: {Up: {type: store}}", "sinks.Up: the name"),
-            ("sinks: {a: {type: store}, b: {type: store}}", "sinks.b.type: \"a\" is a store already"),
+            ("sinks: {a: {type: store}, b: {type: store}}", "sinks.b.type: \"a\" is the store already"),
+            (
+                "sinks: {a: {type: store}, b: {type: postgres, url: 'postgres://h/d', store: true}}",
+                "sinks.b.store: \"a\" is the store already",
+            ),
+            (
+                "sinks: {b: {type: postgres, url: 'postgres://h/d', store: true, concurrency: 4, pool_max: 5}}",
+                "sinks.b.pool_max: leaves no connection for questions; give it at least 6",
+            ),
             ("sinks: {a: {type: file, path: x}, b: {type: file, path: ./x}}", "sinks.b.path: is the file"),
             ("sinks: {a: {type: file, path: ..}}", "sinks.a.path: is not a file's name"),
             ("sinks: {a: {type: http, url: 'ftp://x/'}}", "sinks.a.url: is not a URL"),

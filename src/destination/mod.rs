@@ -34,7 +34,7 @@ pub mod otlp;
 pub mod postgres;
 pub mod projected;
 pub mod s3;
-mod tls;
+pub(crate) mod tls;
 
 use std::{error::Error, io, path::Path, sync::Arc};
 

@@ -14,15 +14,16 @@
 //! the whole of a delivery, which the server has too.
 
 mod copy;
-mod fault;
+pub(crate) mod fault;
+pub(crate) mod micros;
 mod month;
 mod schema;
+pub(crate) mod session;
 
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
     fmt,
-    path::Path,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -35,16 +36,16 @@ use forebay_actors::{
 };
 use futures::{FutureExt as _, SinkExt as _, future::LocalBoxFuture};
 use tokio::sync::Semaphore;
-use tokio_postgres::{Client, Config, Statement, config::Host};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, Statement};
 
 use self::{
     copy::{COLUMNS, Rows},
     fault::failure,
     month::Month,
     schema::SchemaError,
+    session::{Access, Driver},
 };
-use super::{chain, encoding, tls, unbuildable};
+use super::{chain, encoding, unbuildable};
 use crate::config::{Partitions, PostgresSink, PostgresTable as Table};
 
 /// Bytes of one message of a copy: the client copies each into its buffer, and the server takes them as they come.
@@ -60,10 +61,7 @@ pub struct PostgresDestination {
 
 /// All that one delivery needs.
 struct Server {
-    config: Config,
-    tls: MakeRustlsConnect,
-    /// The server for messages: without user and password.
-    place: String,
+    access: Access,
     table: Table,
     options: PostgresSink,
     /// Connections that wait for the next delivery.
@@ -82,15 +80,6 @@ struct Connection {
     _driver: Driver,
 }
 
-/// Drives a connection, and ends with it: a server that does not answer keeps no socket.
-struct Driver(tokio::task::JoinHandle<()>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 // === impl PostgresDestination ===
 
 impl PostgresDestination {
@@ -99,12 +88,10 @@ impl PostgresDestination {
     /// # Errors
     /// [`Cause::Build`] where the URL, the table or the certificates cannot be used.
     pub fn new(options: &PostgresSink) -> Result<Self, DeliveryError> {
-        let config = options.connection().map_err(|why| unbuildable(format!("the url {why}")))?;
+        let access = Access::new(options)?;
         let table = Table::parse(&options.table).map_err(|why| unbuildable(format!("the table {why}")))?;
         let server = Server {
-            place: place(&config),
-            tls: MakeRustlsConnect::new(tls::client_with(&options.tls)?),
-            config,
+            access,
             table,
             options: options.clone(),
             idle: RefCell::default(),
@@ -119,7 +106,7 @@ impl PostgresDestination {
 impl fmt::Debug for PostgresDestination {
     /// Only what has no secret in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PostgresDestination").field(&self.server.place).finish()
+        f.debug_tuple("PostgresDestination").field(&self.server.access.place()).finish()
     }
 }
 
@@ -144,7 +131,7 @@ impl Server {
         work: impl Future<Output = Result<T, DeliveryError>>,
     ) -> Result<T, DeliveryError> {
         let late = || {
-            let message = format!("{}: no answer within {:?}", self.place, self.options.timeout);
+            let message = format!("{}: no answer within {:?}", self.access.place(), self.options.timeout);
             Err(DeliveryError::transient(Cause::Timeout, message))
         };
         tokio::time::timeout(self.options.timeout, work).await.unwrap_or_else(|_| late())
@@ -189,13 +176,8 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<Connection, DeliveryError> {
-        let connected = self.config.connect(self.tls.clone()).await;
-        let (client, connection) = connected.map_err(|error| self.failed(&error))?;
-        let driver = tokio::spawn(async move {
-            // The same error comes to whoever waits for an answer.
-            let _ = connection.await;
-        });
-        let driver = Driver(driver);
+        let connected = self.access.connect().await;
+        let (client, driver) = connected.map_err(|error| self.failed(&error))?;
         let copy = self.set_up(&client).await.map_err(|error| self.failed(&error))?;
         Ok(Connection { client, copy, _driver: driver })
     }
@@ -223,9 +205,8 @@ impl Server {
 
     /// Makes and checks the table.
     async fn prepare(&self, client: &mut Client) -> Result<(), DeliveryError> {
-        let PostgresSink { idempotent, partitions, manage_schema, .. } = self.options;
-        if manage_schema {
-            let made = schema::make(client, &self.table, idempotent, partitions).await;
+        if self.options.manage_schema {
+            let made = schema::make(client, &self.table, &self.options).await;
             made.map_err(|error| self.unfit(error))?;
         }
         schema::check(client, &self.table, &self.options, false).await.map_err(|error| self.unfit(error))
@@ -269,14 +250,14 @@ impl Server {
             self.is_checked.set(false);
             self.partitions.borrow_mut().clear();
         }
-        failure(&self.place, error)
+        failure(self.access.place(), error)
     }
 
     fn unfit(&self, error: SchemaError) -> DeliveryError {
         match error {
             SchemaError::Server(error) => self.failed(&error),
             SchemaError::Unfit(what) => {
-                DeliveryError::transient(Cause::Refused, format!("{}: {what}", self.place))
+                DeliveryError::transient(Cause::Refused, format!("{}: {what}", self.access.place()))
             }
         }
     }
@@ -290,19 +271,4 @@ async fn copy_rows(client: &Client, copy: &Statement, rows: Rows) -> Result<(), 
         sink.feed(bytes.split_to(bytes.len().min(CHUNK_BYTES))).await?;
     }
     sink.finish().await.map(drop)
-}
-
-// === Options ===
-
-/// The server and its database, for people.
-fn place(config: &Config) -> String {
-    let ports = config.get_ports();
-    let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(5432);
-    let host = |(at, host): (usize, &Host)| match host {
-        Host::Tcp(name) => format!("{name}:{}", port(at)),
-        Host::Unix(path) => format!("{}:{}", Path::display(path), port(at)),
-    };
-    let hosts: Vec<_> = config.get_hosts().iter().enumerate().map(host).collect();
-    let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
-    format!("postgres {}/{database}", hosts.join(","))
 }

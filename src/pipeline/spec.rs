@@ -16,17 +16,15 @@ use forebay_actors::{
     sink::{BreakerPolicy, Concurrency, CutPolicy, SinkPolicy},
     state::WhenFull,
 };
+use futures::{FutureExt as _, TryFutureExt as _};
 
 use super::Destinations;
 use crate::{
-    config::{self, Config, SinkConfig, SinkKind},
+    config::{self, Config, SinkConfig},
     data_dir,
     destination::{self, projected::ProjectedDestination},
     store,
 };
-
-/// Rows that retention deletes at a time: tens of milliseconds of the store's writer.
-const PURGE_SLICE_ROWS: usize = 5_000;
 
 /// The factories of the destinations that configurations name.
 pub fn destinations(data_dir: &Path, clock: Clock) -> Destinations {
@@ -127,18 +125,15 @@ pub(super) fn retention_spec(
         let next = schedule.as_ref()?.find_next_occurrence(&now.to_chrono(), false).ok()?;
         next.timestamp_nanos_opt().map(Timestamp::from_nanos)
     };
-    let has_store = config.sinks.values().any(|sink| matches!(sink.kind, SinkKind::Store(_)));
-    let path = data_dir::store(data_dir);
-    let purge: Purge = Arc::new(move |cutoff| {
-        let purge = || store::Writer::open(&path)?.delete_before(cutoff, PURGE_SLICE_ROWS);
-        purge().map_err(|e| e.to_string())
+    let purge = store::open(config, data_dir).map(|store| -> Purge {
+        Arc::new(move |cutoff| store.purge(cutoff).map_err(|error| error.to_string()).boxed())
     });
     RetentionSpec {
         buffer,
         journal_keep: config.retention.journal_keep,
         rows_keep: Duration::from_secs(u64::from(config.retention.days) * 24 * 3600),
         schedule: Arc::new(schedule),
-        purge: has_store.then_some(purge),
+        purge,
         clock,
     }
 }

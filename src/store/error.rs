@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use forebay_actors::event::DecodeError;
@@ -53,6 +54,17 @@ pub enum StoreError {
         /// The latest version this build knows.
         known: i64,
     },
+    /// A server does not answer, or says why it will not. Whatever it is, an operator can mend it without Forebay.
+    #[error("{place}: {what}")]
+    Unavailable {
+        /// The server, without secrets.
+        place: String,
+        /// What was waited for, or the server's own words.
+        what: String,
+    },
+    /// The work on a question ended without one: a bug.
+    #[error("the question was given up without an answer")]
+    NoAnswer,
     /// A record of the batch is not what its format says. No event of the batch was stored.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -92,6 +104,9 @@ pub enum QueryError {
     /// More rows than an answer may have.
     #[error("more than {max} rows: ask for a shorter time or longer buckets", max = STATS_ROWS_MAX)]
     TooManyRows,
+    /// More events than the store counts in the time it gives a question.
+    #[error("counting takes more than {0:?}: ask for a shorter time, or for one service")]
+    TooManyEvents(Duration),
 }
 
 // === impl StoreError ===
@@ -99,7 +114,7 @@ pub enum QueryError {
 impl StoreError {
     /// Whether the same call may succeed later without anyone repairing anything but room, rights or load.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::DiskFull { .. } | Self::Busy { .. } | Self::Io { .. })
+        matches!(self, Self::DiskFull { .. } | Self::Busy { .. } | Self::Io { .. } | Self::Unavailable { .. })
     }
 
     /// Whether the connection that said so is still as good as a new one.

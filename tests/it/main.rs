@@ -18,6 +18,7 @@ mod regression;
 mod security;
 mod services;
 mod soak;
+mod stores;
 mod support;
 
 /// The binary's: what memory comes to depends on it.

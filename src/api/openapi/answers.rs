@@ -158,6 +158,9 @@ pub struct EventPage {
     pub next_cursor: Option<String>,
     /// Fewer events than asked for though more may match: ask on with `next_cursor`.
     pub partial: bool,
+    /// Only with `count=true`: all events of `service`, `from` and `to`; null with `q`, and where counting takes too long.
+    #[serde(default)]
+    pub count: Option<u64>,
 }
 
 /// Counts over time.

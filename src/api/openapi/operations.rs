@@ -28,7 +28,7 @@ const TOKEN_IN_QUERY: &str = "`token_in_query`: a token does not belong in the a
 const RATE: &str = "`rate_limited`: too many requests, of this client or of all together.";
 const STORE: &str = "`store_unavailable`: the event store cannot be read now.";
 const BROKEN: &str = "`internal`: what should not happen; the log says more.";
-const NO_STORE: &str = "`no_store`: there is no sink of `type: store`.";
+const NO_STORE: &str = "`no_store`: no sink is an event store.";
 const PARAMETER: &str =
     "`invalid_parameter`: a parameter that is not known, given twice, or makes no sense; `token_in_query`.";
 
@@ -147,6 +147,7 @@ fn page() -> OperationBuilder {
         of_type(Type::Integer).minimum(Some(1)).maximum(Some(PAGE_EVENTS_MAX)).default(Some(json!(100)));
     let limit = OneOfBuilder::new().item(limit).item(empty());
     let cursor = text().pattern(Some("^[0-9a-f]{44}$"));
+    let count = of_type(Type::String).enum_values(Some(["true", "false"])).default(Some(json!("false")));
     let operation = operation("get_events", "events", "A page of events", "Of the event store, by time.")
         .parameter(query("service", "Of this service only.", text()))
         .parameter(query("q", "Only messages that contain this text, in either case.", text()))
@@ -158,6 +159,7 @@ fn page() -> OperationBuilder {
             cursor,
         ))
         .parameter(query("order", "By time: the newest first, or the oldest.", order))
+        .parameter(query("count", "Whether to count all events of `service`, `from` and `to`, too.", count))
         .response("200", answer("The page.", "EventPage"));
     of_store(fails(operation, 400, PARAMETER), NO_STORE)
 }
@@ -180,7 +182,16 @@ fn stats() -> OperationBuilder {
     ))
     .parameter(query("group_by", "A row for each service.", group))
     .response("200", answer("The counts. Buckets without events are left out.", "EventCounts"));
-    of_store(fails(operation, 400, &format!("{PARAMETER} Or more rows than an answer may have.")), NO_STORE)
+    of_store(
+        fails(
+            operation,
+            400,
+            &format!(
+                "{PARAMETER} Or more rows than an answer may have, or more events than are counted in time."
+            ),
+        ),
+        NO_STORE,
+    )
 }
 
 fn one() -> OperationBuilder {

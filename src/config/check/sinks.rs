@@ -7,6 +7,7 @@ use crate::config::{
     BatchConfig, ClickhouseSink, Concurrency, Fields, HttpSink, KeyTemplate, OtlpProtocol, OtlpSink,
     PostgresSink, PostgresTable, S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
 };
+use crate::store::postgres as store;
 
 /// Characters of a sink's name: it is a metric label, a directory and part of a URL.
 const SINK_NAME_CHARS_MAX: usize = 64;
@@ -50,7 +51,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
     match &sink.kind {
         SinkKind::Http(http) => http_values(name, http, found),
         SinkKind::Otlp(otlp) => otlp_values(name, otlp, found),
-        SinkKind::Postgres(postgres) => postgres_values(name, postgres, found),
+        SinkKind::Postgres(postgres) => postgres_values(name, postgres, sink.concurrency.max, found),
         SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
         SinkKind::S3(s3) => s3_values(name, s3, found),
         SinkKind::File(file) => {
@@ -196,7 +197,7 @@ fn headers(name: &str, headers: &BTreeMap<String, String>, found: &mut Found) {
     }
 }
 
-fn postgres_values(name: &str, sink: &PostgresSink, found: &mut Found) {
+fn postgres_values(name: &str, sink: &PostgresSink, concurrency: usize, found: &mut Found) {
     if let Err(why) = sink.connection() {
         found.add(&["sinks", name, "url"], why);
     }
@@ -204,6 +205,11 @@ fn postgres_values(name: &str, sink: &PostgresSink, found: &mut Found) {
         found.add(&["sinks", name, "table"], why);
     }
     found.zero_count(&["sinks", name, "pool_max"], sink.pool_max);
+    let least = concurrency.saturating_add(store::SESSIONS_BESIDE + 1);
+    if sink.store && sink.pool_max > 0 && sink.pool_max < least {
+        let message = format!("leaves no connection for questions; give it at least {least}");
+        found.add(&["sinks", name, "pool_max"], message);
+    }
     tls_client(name, &sink.tls, found);
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
 }

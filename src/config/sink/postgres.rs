@@ -42,7 +42,12 @@ pub struct PostgresSink {
     /// Whether a table that Forebay makes is partitioned by the events' time.
     #[serde(default)]
     pub partitions: Partitions,
-    /// Connections at most; there are never more than deliveries at the same time (`concurrency`).
+    /// Whether the table is the event store: `GET /events` is answered from it, and rows older than `retention.days` are
+    /// deleted. At most one sink is the store.
+    #[serde(default)]
+    pub store: bool,
+    /// Connections at most: one for each delivery at the same time (`concurrency`) and one for probes; with `store`, the
+    /// others are for questions.
     #[serde(default = "pool_max")]
     pub pool_max: usize,
     /// From taking a connection to the word that the batch is there. The server itself gives a statement up after it.
@@ -93,6 +98,7 @@ impl PostgresSink {
             idempotent: true,
             manage_schema: true,
             partitions: Partitions::None,
+            store: false,
             pool_max: POOL_MAX,
             timeout: TIMEOUT,
             tls: TlsClient::default(),

@@ -12,7 +12,7 @@ use forebay_actors::{
     record::Batch,
 };
 
-use super::{super::unreadable, month::Month};
+use super::{super::unreadable, micros::Micros, month::Month};
 
 /// What is written of an event, in this order.
 pub(super) const COLUMNS: [&str; 6] =
@@ -26,9 +26,6 @@ const ROW_OVERHEAD_BYTES: usize = 2 + 6 * 4 + 2 * 8 + 1;
 
 /// Bytes of an id that the record does not spell out.
 const ID_BYTES: usize = 36;
-
-/// Seconds from the Unix epoch to the server's, which is the beginning of the year 2000.
-const EPOCH_SECONDS: i64 = 946_684_800;
 
 const NULL: i32 = -1;
 
@@ -107,9 +104,8 @@ fn length(bytes: usize) -> i32 {
     i32::try_from(bytes).expect("an event is smaller than its batch, which memory bounds far below 2 GiB")
 }
 
-/// A `timestamptz`: microseconds. What is finer is cut off, as the server itself would have to.
+/// A `timestamptz`.
 fn put_time(time: Timestamp, out: &mut Vec<u8>) {
     put_length(8, out);
-    let micros = time.nanos().div_euclid(1_000) - EPOCH_SECONDS * 1_000_000;
-    out.extend_from_slice(&micros.to_be_bytes());
+    out.extend_from_slice(&Micros::from(time).0.to_be_bytes());
 }

@@ -16,11 +16,8 @@ use super::super::chain;
 /// The failure of a delivery to the server at `place`.
 pub(super) fn failure(place: &str, error: &Error) -> DeliveryError {
     let retry = Verdict::Retry { after: None };
-    let Some(db) = error.as_db_error() else {
-        let what = if error.is_closed() { "the connection broke" } else { "no connection" };
-        // A name of a column that does not fit and the like are bugs, which show in the text.
-        return DeliveryError::transient(Cause::Connect, format!("{place}: {what}: {}", chain(error)));
-    };
+    let message = format!("{place}: {}", words(error));
+    let Some(db) = error.as_db_error() else { return DeliveryError::transient(Cause::Connect, message) };
     let code = db.code().code();
     // A partition that its owner has not made yet is no fault of the rows, though the code says so.
     let no_partition = db.routine() == Some("ExecFindPartition");
@@ -33,12 +30,22 @@ pub(super) fn failure(place: &str, error: &Error) -> DeliveryError {
         ("08" | "57", _) => (Cause::Connect, retry),
         _ => (Cause::Server, retry),
     };
-    let mut message = format!("{place}: {} ({code})", db.message());
+    DeliveryError { cause, message, status: None, verdict }
+}
+
+/// What the server says, or why it says nothing, on one line.
+pub(crate) fn words(error: &Error) -> String {
+    let Some(db) = error.as_db_error() else {
+        let what = if error.is_closed() { "the connection broke" } else { "no connection" };
+        // A name of a column that does not fit and the like are bugs, which show in the text.
+        return format!("{what}: {}", chain(error));
+    };
+    let mut words = format!("{} ({})", db.message(), db.code().code());
     for more in [db.detail(), db.hint()].into_iter().flatten() {
-        message.push_str("; ");
-        message.push_str(more);
+        words.push_str("; ");
+        words.push_str(more);
     }
-    DeliveryError { cause, message: one_line(&message), status: None, verdict }
+    one_line(&words)
 }
 
 /// Whether the table may have been taken away or changed, so that it is worth to look again.

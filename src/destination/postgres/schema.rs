@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use super::month::Month;
 use crate::config::{Partitions, PostgresSink, PostgresTable as Table};
@@ -29,6 +29,12 @@ const ADDED: [(&str, &str); 3] = [
     ("created_at", "timestamptz NOT NULL DEFAULT now()"),
 ];
 
+/// Columns of the indexes that questions to the event store walk along.
+const WALKED: [&[&str]; 3] = [&["timestamp", "id"], &["service", "timestamp"], &["event_id"]];
+
+/// Bytes of a table up to which an index is made in passing: a second, in which others wait.
+const INDEXED_AT_ONCE_BYTES_MAX: i64 = 64 << 20;
+
 /// What is wrong with a table.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SchemaError {
@@ -40,19 +46,18 @@ pub(super) enum SchemaError {
     Unfit(String),
 }
 
-/// Makes the table where it is missing, and the columns of it that are.
+/// Makes the table where it is missing, and the columns and indexes of it that are.
 pub(super) async fn make(
     client: &mut Client,
     table: &Table,
-    idempotent: bool,
-    partitions: Partitions,
+    options: &PostgresSink,
 ) -> Result<(), SchemaError> {
     let transaction = client.transaction().await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).await?;
     // A role that may write but not make anything is fine as long as nothing has to be made.
     let found = columns(&transaction, table).await?;
     if found.is_empty() {
-        transaction.batch_execute(&definition(table, idempotent, partitions)).await?;
+        transaction.batch_execute(&definition(table, options.idempotent, options.partitions)).await?;
     } else {
         for (name, kind) in ADDED {
             if !found.iter().any(|(column, _)| column == name) {
@@ -61,7 +66,37 @@ pub(super) async fn make(
             }
         }
     }
+    if options.store {
+        make_indexes(&transaction, table).await?;
+    }
     transaction.commit().await?;
+    Ok(())
+}
+
+/// Makes the indexes that questions walk along. On a large table that would take minutes in which nobody else can write;
+/// there it is for its owner to do, and so is it on a table that is not ours.
+async fn make_indexes(transaction: &Transaction<'_>, table: &Table) -> Result<(), SchemaError> {
+    let name = table.to_string();
+    let sql = "SELECT pg_has_role(relowner, 'USAGE'), (pg_relation_size(oid) + coalesce((SELECT sum(pg_relation_size(relid)) \
+               FROM pg_partition_tree(oid)), 0))::bigint FROM pg_class WHERE oid = to_regclass($1)";
+    let row = transaction.query_one(sql, &[&name]).await?;
+    let may_be_made = row.get(0) && row.get::<_, i64>(1) < INDEXED_AT_ONCE_BYTES_MAX;
+    for columns in WALKED {
+        let sql = "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass($1) AND indisvalid AND indpred IS NULL \
+                   AND (SELECT array_agg(attname::text ORDER BY place) \
+                   FROM unnest(indkey[0:cardinality($2::text[]) - 1]) WITH ORDINALITY AS k (number, place) \
+                   JOIN pg_attribute ON attrelid = indrelid AND attnum = number) = $2::text[])";
+        if transaction.query_one(sql, &[&name, &columns]).await?.get(0) {
+            continue;
+        }
+        let columns = columns.join(", ");
+        if may_be_made {
+            transaction.batch_execute(&format!("CREATE INDEX ON {table} ({columns})")).await?;
+        } else {
+            let remedy = format!("CREATE INDEX CONCURRENTLY ON {table} ({columns})");
+            tracing::warn!(%table, remedy, "questions to the event store are slow without an index");
+        }
+    }
     Ok(())
 }
 
@@ -179,7 +214,7 @@ async fn columns(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// The table as Forebay makes it.
+/// The table as Forebay makes it. The server names its indexes: those of a table that was renamed keep their names.
 fn definition(table: &Table, idempotent: bool, partitions: Partitions) -> String {
     let is_partitioned = partitions == Partitions::Monthly;
     let key = match (idempotent, is_partitioned) {
@@ -195,7 +230,6 @@ fn definition(table: &Table, idempotent: bool, partitions: Partitions) -> String
     } else {
         String::new()
     };
-    let index = table.index_name("_service_timestamp");
     format!(
         "{schema}CREATE TABLE {table} (
             id bigserial NOT NULL,
@@ -208,6 +242,6 @@ fn definition(table: &Table, idempotent: bool, partitions: Partitions) -> String
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY ({key})
         ){by}{others};
-        CREATE INDEX {index} ON {table} (service, timestamp)"
+        CREATE INDEX ON {table} (service, timestamp)"
     )
 }

@@ -6,7 +6,7 @@ mod documented;
 mod hostile;
 mod ingest;
 mod observe;
-mod query;
+pub mod query;
 
 use serde_json::{Value, json};
 

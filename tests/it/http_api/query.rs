@@ -1,4 +1,5 @@
-//! Questions to the event store.
+//! Questions to the event store. Each check is a test of the embedded store here, and of a table of PostgreSQL in
+//! `services/postgres/store.rs`.
 
 use serde_json::json;
 
@@ -7,9 +8,33 @@ use crate::support::{
     until,
 };
 
+/// The checks by name; each is given a place with an event store in which nothing is stored.
+macro_rules! checks {
+    ($($name:ident),* $(,)?) => {
+        pub const CHECKS: &[(&str, fn(&Place))] = &[$((stringify!($name), $name as fn(&Place))),*];
+
+        mod embedded {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(&super::Place::new());
+                }
+            )*
+        }
+    };
+}
+
+checks!(
+    pages_are_what_was_asked_for,
+    paging_is_not_disturbed_by_what_arrives,
+    questions_that_make_no_sense_are_refused,
+    stats_add_up,
+    one_event_is_asked_for_by_its_id,
+);
+
 /// 20 events of two services, a minute apart, from 2026-01-31T08:00:00Z on.
-fn filled() -> Forebay {
-    let forebay = Place::new().start();
+fn filled(place: &Place) -> Forebay {
+    let forebay = place.start();
     let events: Vec<_> = (0..20)
         .map(|i| {
             let (service, message) = (["web", "db"][i % 2], format!("Message {i} of Z\u{fc}rich"));
@@ -28,9 +53,8 @@ fn ids(forebay: &Forebay, query: &str) -> Vec<String> {
 }
 
 /// Order, service, time range (from included, to not), text and limit select what they say.
-#[test]
-fn pages_are_what_was_asked_for() {
-    let forebay = filled();
+pub fn pages_are_what_was_asked_for(place: &Place) {
+    let forebay = filled(place);
     let all: Vec<_> = (0..20).map(|i| format!("e{i:02}")).collect();
     let newest: Vec<_> = all.iter().rev().cloned().collect();
     for query in ["", "order=newest&", "order=desc&limit=3", "limit=7"] {
@@ -61,12 +85,19 @@ fn pages_are_what_was_asked_for() {
     assert_eq!((page["events"].as_array().unwrap().len(), &page["partial"]), (5, &json!(false)));
     let page = forebay.json("/events?limit=20");
     assert_eq!(page["next_cursor"], json!(null), "nothing lies behind the last");
+    assert_eq!(page.get("count"), None, "nobody asked");
+    let page = forebay.json("/events?limit=5&count=true&service=db&from=2026-01-31T08:05:00Z");
+    assert_eq!((page["events"].as_array().unwrap().len(), &page["count"]), (5, &json!(8)));
+    assert_eq!(
+        forebay.json("/events?count=true&q=message")["count"],
+        json!(null),
+        "searched, and not counted"
+    );
 }
 
 /// A page goes on where it ended, also when events arrive in between.
-#[test]
-fn paging_is_not_disturbed_by_what_arrives() {
-    let forebay = filled();
+pub fn paging_is_not_disturbed_by_what_arrives(place: &Place) {
+    let forebay = filled(place);
     let first = forebay.json("/events?limit=10");
     forebay
         .post_json(
@@ -82,9 +113,8 @@ fn paging_is_not_disturbed_by_what_arrives() {
 }
 
 /// Questions that make no sense are refused with what is wrong, and by its parameter's name.
-#[test]
-fn questions_that_make_no_sense_are_refused() {
-    let forebay = filled();
+pub fn questions_that_make_no_sense_are_refused(place: &Place) {
+    let forebay = filled(place);
     let cursor = forebay.json("/events?limit=1")["next_cursor"].as_str().unwrap().to_owned();
     let other_order = format!("cursor={cursor}&order=oldest");
     let cut = format!("cursor={}", &cursor[1..]);
@@ -101,6 +131,7 @@ fn questions_that_make_no_sense_are_refused() {
         (&other_order, "cursor"),
         ("servce=web", "servce"),
         ("q=a&q=b", "q"),
+        ("count=yes", "count"),
     ] {
         let error = forebay.get(&format!("/events?{query}")).error(400, "invalid_parameter");
         assert!(error["message"].as_str().unwrap().contains(named), "{query}: {error}");
@@ -114,9 +145,8 @@ fn questions_that_make_no_sense_are_refused() {
 }
 
 /// Counts over time add up, by any bucket, by service and in any range, pieces of minutes included.
-#[test]
-fn stats_add_up() {
-    let forebay = filled();
+pub fn stats_add_up(place: &Place) {
+    let forebay = filled(place);
     let stats = forebay.json("/events/stats?bucket=5m");
     assert_eq!(stats["bucket_seconds"], 300);
     let five = |minute: u32| json!({"bucket": format!("2026-01-31T08:{minute:02}:00Z"), "count": 5});
@@ -132,7 +162,20 @@ fn stats_add_up() {
     assert_eq!(forebay.json("/events/stats")["bucket_seconds"], 60);
 }
 
-/// Without a `store` sink the questions say so.
+/// An event is what was posted; one that is not there is not found.
+pub fn one_event_is_asked_for_by_its_id(place: &Place) {
+    let forebay = place.start();
+    let event = json!({"event_id": "a/b \u{fc}", "service": "web", "message": "m", "metadata": {"a": [1, null]},
+        "timestamp": "2026-01-31T08:00:00.000001Z"});
+    forebay.post_json(event.to_string()).ok(202);
+    let mut found = forebay.stored("a%2Fb%20%C3%BC");
+    assert!(found["ingested_at"].take().is_string());
+    found.as_object_mut().unwrap().remove("ingested_at");
+    assert_eq!(found, event);
+    forebay.get("/events/none").error(404, "event_not_found");
+}
+
+/// Without a store the questions say so.
 #[test]
 fn without_a_store_there_is_no_answer() {
     let forebay = Place::empty().sink("nowhere", "{ type: blackhole }").start();

@@ -5,8 +5,8 @@ use std::fmt;
 /// Bytes of a name that the server keeps; it cuts longer ones off without a word.
 const NAME_BYTES_MAX: usize = 63;
 
-/// The longest suffix of a name that is made of the table's: that of its index.
-const SUFFIX_BYTES_MAX: usize = 18;
+/// The longest suffix of a name that is made of the table's: that of a month.
+const SUFFIX_BYTES_MAX: usize = 8;
 
 /// A table, alone or in a schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Table {
                 return Err("is not a table's name; like `events` or `telemetry.events`");
             }
             if part.len() > NAME_BYTES_MAX - SUFFIX_BYTES_MAX {
-                return Err("is too long; 45 bytes leave room for the names of its indexes and partitions");
+                return Err("is too long; 55 bytes leave room for the names of its partitions");
             }
         }
         Ok(Self { schema: schema.map(str::to_owned), name: name.to_owned() })
@@ -44,11 +44,6 @@ impl Table {
     /// The schema, quoted.
     pub fn schema(&self) -> Option<String> {
         self.schema.as_deref().map(quoted)
-    }
-
-    /// The name of an index of it, quoted; an index is always in its table's schema.
-    pub fn index_name(&self, suffix: &str) -> String {
-        quoted(&format!("{}{suffix}", self.name))
     }
 }
 
@@ -80,7 +75,7 @@ mod tests {
         ] {
             assert_eq!(Table::parse(text).unwrap().to_string(), sql);
         }
-        let long = "x".repeat(46);
+        let long = "x".repeat(56);
         for wrong in ["", ".", "a.", ".a", "a.b.c", "a\0b", &long] {
             Table::parse(wrong).unwrap_err();
         }

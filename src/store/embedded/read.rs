@@ -8,9 +8,8 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{
-    Page, Query, SCAN_MS_MAX, StatsBucket, StatsQuery, StoreError, StoredEvent, query, schema, stats,
-};
+use super::{page, schema, stats};
+use crate::store::{Page, Query, SCAN_MS_MAX, StatsBucket, StatsQuery, StoreError, StoredEvent};
 
 /// Questions that are answered at one time; further ones wait.
 pub const READERS_MAX: usize = 4;
@@ -67,7 +66,14 @@ impl Reader {
 
     pub(super) fn page_within(&self, query: &Query, scan_max: Duration) -> Result<Page, StoreError> {
         query.check()?;
-        self.read(|connection| query::page(connection, query, scan_max).map_err(StoreError::at(self.path())))
+        let at = StoreError::at(self.path());
+        let counting = query.counting();
+        let (page, count) = self.read(|connection| {
+            let page = page::page(connection, query, scan_max).map_err(at)?;
+            let count = counting.as_ref().map(|counting| stats::count(connection, self.path(), counting));
+            Ok((page, count.transpose()?.unwrap_or_default()))
+        })?;
+        Ok(Page { count: counting.map(|_| count), ..page })
     }
 
     /// The event of this id, if there is one. Blocks.
@@ -75,7 +81,7 @@ impl Reader {
     /// # Errors
     /// What the disk or SQLite says.
     pub fn get(&self, event_id: &str) -> Result<Option<StoredEvent>, StoreError> {
-        self.read(|connection| query::event_of_id(connection, event_id).map_err(StoreError::at(self.path())))
+        self.read(|connection| page::event_of_id(connection, event_id).map_err(StoreError::at(self.path())))
     }
 
     /// How many events there are in each bucket of time. Buckets without events are left out. Blocks.

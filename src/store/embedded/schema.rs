@@ -7,7 +7,7 @@ use std::{fs, io, path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::StoreError;
+use crate::store::StoreError;
 
 /// Page cache of the writer in KiB: room for the pages a batch changes, so that none is written twice.
 pub const WRITER_CACHE_KIB: u32 = 8 * 1024;

@@ -12,7 +12,8 @@ use forebay_actors::{
 use futures::future::LocalBoxFuture;
 use tokio::task::spawn_blocking;
 
-use super::{StoreError, Writer};
+use super::Writer;
+use crate::store::StoreError;
 
 /// Stores batches on a blocking thread. A batch that comes twice changes nothing the second time.
 ///

@@ -9,7 +9,8 @@ use forebay_actors::{
 };
 use uuid::Uuid;
 
-use super::{Query, Reader, StoredEvent, Writer};
+use super::{Reader, Writer};
+use crate::store::{Query, StoredEvent};
 
 /// A directory that goes with it, a writer and a reader of a database in it.
 pub struct Store {

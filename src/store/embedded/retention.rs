@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use forebay_actors::event::Timestamp;
 use rusqlite::{Connection, Transaction};
 
-use super::{StoreError, Writer, schema::minute_of, write::begin};
+use super::{Writer, schema::minute_of, write::begin};
+use crate::store::StoreError;
 
 const DELETE: &str = "
     DELETE FROM events WHERE id IN (
@@ -88,12 +89,10 @@ mod tests {
     use std::fs;
 
     use super::{
-        super::{
-            StatsQuery,
-            fixture::{Store, batch, draft, time},
-        },
+        super::fixture::{Store, batch, draft, time},
         *,
     };
+    use crate::store::StatsQuery;
 
     /// The counts say what the events say.
     fn assert_counts_are_right(store: &Store) {

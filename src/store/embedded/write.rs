@@ -13,10 +13,8 @@ use forebay_actors::{
 };
 use rusqlite::{Connection, Statement, Transaction, TransactionBehavior};
 
-use super::{
-    StoreError,
-    schema::{self, WAL_BYTES_MAX, minute_of},
-};
+use super::schema::{self, WAL_BYTES_MAX, minute_of};
+use crate::store::StoreError;
 
 /// The one who writes. A second one (retention, say) may exist: each waits for the other's transaction.
 #[derive(Debug)]
@@ -164,12 +162,10 @@ fn id_str<'a>(id: &EventId<'a>, text: &'a mut Vec<u8>) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{
-            Order, Query,
-            fixture::{Store, batch, batch_of, draft, time},
-        },
+        super::fixture::{Store, batch, batch_of, draft, time},
         *,
     };
+    use crate::store::{Order, Query};
 
     fn query() -> Query {
         Query { limit: 100, order: Order::Oldest, ..Query::default() }
