@@ -149,6 +149,10 @@ impl Server {
         if !self.is_checked.get() {
             self.prepare(&mut connection.client).await?;
             self.is_checked.set(true);
+        } else if !self.options.idempotent {
+            // Rows go straight in as bytes, and a column of another type may take them for something else without a word.
+            let fit = schema::check_columns(&connection.client, &self.table).await;
+            fit.map_err(|error| self.unfit(error))?;
         }
         self.make_partitions(&connection.client, &rows.months).await?;
         let written = self.write(&connection, rows).await;

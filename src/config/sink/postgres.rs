@@ -110,9 +110,11 @@ impl PostgresSink {
     /// # Errors
     /// What is wrong with the URL, without the URL: it may have a password in it.
     pub fn connection(&self) -> Result<Config, String> {
-        let mut config = Config::from_str(&self.url).map_err(|error| {
+        let mut config = Config::from_str(&self.with_known_mode()).map_err(|error| {
             let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            format!("cannot be read: {why}")
+            let is_of_file = why.contains("sslrootcert") || why.contains("sslcert") || why.contains("sslkey");
+            let hint = if is_of_file { "; certificates are named under `tls`" } else { "" };
+            format!("cannot be read: {why}{hint}")
         })?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err("names no host; like `postgres://user@host/database`".to_owned());
@@ -134,7 +136,20 @@ impl PostgresSink {
         }
         Ok(config)
     }
+
+    /// The URL in words that the library knows. A user or a password, which stand before any parameter, stay as they are.
+    fn with_known_mode(&self) -> String {
+        let start = if self.url.contains("://") { self.url.find('?').unwrap_or(self.url.len()) } else { 0 };
+        let (before, parameters) = self.url.split_at(start);
+        let known = CHECKING_MODES
+            .iter()
+            .fold(parameters.to_owned(), |known, mode| known.replace(mode, "sslmode=require"));
+        format!("{before}{known}")
+    }
 }
+
+/// The modes of libpq that check a certificate, which the library does not know by name and we always do.
+const CHECKING_MODES: [&str; 2] = ["sslmode=verify-full", "sslmode=verify-ca"];
 
 fn is_this_machine(host: &Host) -> bool {
     match host {

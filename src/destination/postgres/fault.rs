@@ -3,6 +3,7 @@
 //! | the server's word | what it means here |
 //! |---|---|
 //! | class 22 (a text with a zero byte, a number out of range), 23 (a constraint of the table's owner), 54 (too large) | these events are rejected, with the server's own words |
+//! | 23502 of a column that is not written, rows without a partition | refused: it is no fault of the events |
 //! | 28, 3D, 3F, 42, 25006, 0A (password, database, schema, table, columns, rights, read-only) | refused: tried again, since an operator can mend it |
 //! | 53 (disk, memory, connections), 55 (locks), 57014 (its own time limit) | throttled or in time: tried again |
 //! | 08, 57P0x, a broken connection | no connection: tried again on a new one |
@@ -11,7 +12,7 @@
 use forebay_actors::destination::{Cause, DeliveryError, Verdict};
 use tokio_postgres::Error;
 
-use super::super::chain;
+use super::{super::chain, copy::COLUMNS};
 
 /// The failure of a delivery to the server at `place`.
 pub(super) fn failure(place: &str, error: &Error) -> DeliveryError {
@@ -21,8 +22,10 @@ pub(super) fn failure(place: &str, error: &Error) -> DeliveryError {
     let code = db.code().code();
     // A partition that its owner has not made yet is no fault of the rows, though the code says so.
     let no_partition = db.routine() == Some("ExecFindPartition");
+    // Nor is a column that somebody has added and that nobody fills.
+    let others_column = code == "23502" && !db.column().is_some_and(|column| COLUMNS.contains(&column));
     let (cause, verdict) = match (&code[..2], code) {
-        _ if no_partition => (Cause::Refused, retry),
+        _ if no_partition || others_column => (Cause::Refused, retry),
         ("22" | "23" | "54", _) => (Cause::Rejected, Verdict::Reject),
         ("28" | "3D" | "3F" | "42" | "0A", _) | (_, "25006") => (Cause::Refused, retry),
         (_, "57014") => (Cause::Timeout, retry),

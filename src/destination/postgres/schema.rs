@@ -117,7 +117,7 @@ pub(super) async fn check(
     }
     let wrong = misfits(&found, is_made);
     if !wrong.is_empty() {
-        return Err(SchemaError::Unfit(format!("the columns of {table} do not fit{wrong}")));
+        return Err(unfit_columns(table, &wrong));
     }
     let name = table.to_string();
     let rights: &[&str] = if options.idempotent { &["INSERT", "SELECT"] } else { &["INSERT"] };
@@ -131,6 +131,18 @@ pub(super) async fn check(
         check_key(client, &name, options.partitions).await?;
     }
     Ok(())
+}
+
+/// Looks at the columns alone.
+pub(super) async fn check_columns(client: &Client, table: &Table) -> Result<(), SchemaError> {
+    let found = columns(client, table).await?;
+    // A table that went away is the server's own word.
+    let wrong = if found.is_empty() { String::new() } else { misfits(&found, false) };
+    if wrong.is_empty() { Ok(()) } else { Err(unfit_columns(table, &wrong)) }
+}
+
+fn unfit_columns(table: &Table, wrong: &str) -> SchemaError {
+    SchemaError::Unfit(format!("the columns of {table} do not fit{wrong}"))
 }
 
 /// What the columns have against being written, each with its remedy; empty where they fit.

@@ -44,19 +44,19 @@ const SEND_BATCH: &str = "/forebay.ingest.v1.IngestService/SendBatch";
 // === certificates ===
 
 /// An authority of this test alone.
-struct Authority {
+pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key.
-struct Identity {
+pub struct Identity {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -66,7 +66,8 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    fn identity(&self, name: &str) -> Identity {
+    /// A certificate of this name, for `localhost`.
+    pub fn identity(&self, name: &str) -> Identity {
         self.identity_until(name, 2049)
     }
 
@@ -82,7 +83,7 @@ impl Authority {
         Identity { certificate, key: key.serialize_der() }
     }
 
-    fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         pem("CERTIFICATE", &self.certificate)
     }
 
@@ -107,10 +108,18 @@ impl Authority {
 }
 
 impl Identity {
+    pub fn pem(&self) -> String {
+        pem("CERTIFICATE", &self.certificate)
+    }
+
+    pub fn key_pem(&self) -> String {
+        pem("PRIVATE KEY", &self.key)
+    }
+
     fn write(&self, place: &Place) {
         // The key first: between the two, they do not fit.
-        fs::write(place.file("server.key"), pem("PRIVATE KEY", &self.key)).unwrap();
-        fs::write(place.file("server.pem"), pem("CERTIFICATE", &self.certificate)).unwrap();
+        fs::write(place.file("server.key"), self.key_pem()).unwrap();
+        fs::write(place.file("server.pem"), self.pem()).unwrap();
     }
 }
 

@@ -1,5 +1,6 @@
 //! `type: postgres` against a real server: the binary delivers, `psql` looks.
 
+mod faults;
 mod store;
 
 use std::{

@@ -35,7 +35,7 @@ impl Postgres {
     }
 
     /// Another session, in which a statement goes on.
-    fn session(&self, sql: &str) -> Session {
+    pub(super) fn session(&self, sql: &str) -> Session {
         let port = self.0.port.to_string();
         let mut psql = Command::new("psql");
         psql.args(["-X", "-q", "-h", "127.0.0.1", "-U", "postgres", "-p", &port, "-c", sql, "postgres"]);
@@ -44,7 +44,7 @@ impl Postgres {
 }
 
 /// `psql` with something to do; it ends with the test.
-struct Session(Child);
+pub(super) struct Session(Child);
 
 impl Drop for Session {
     fn drop(&mut self) {
