@@ -1,6 +1,6 @@
 """The current engine of ClickHouse (the package chdb) behind as much of its HTTP interface as a sink uses.
 
-clickhouse_engine.py DIR PORT: serves on loopback until it is killed.
+clickhouse_engine.py DIR PORT: serves on loopback until it is killed; the file DIR/ready is there when it does.
 
 The engine takes statements as text only, so the rows of an INSERT go through a file: the columns' types are looked up, as
 the real server does, and the rows are read from the file with exactly these.
@@ -16,13 +16,10 @@ import tempfile
 import threading
 import urllib.parse
 
-from chdb import session
-
 INSERT = re.compile(r"INSERT INTO (?P<table>\S+) \((?P<columns>[^)]*)\) FORMAT RowBinary", re.S)
 PASSED_ON = ("insert_deduplication_token", "async_insert", "wait_for_async_insert")
 
 directory, port = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-engine = session.Session(str(directory / "engine"))
 # The engine is one for the process.
 lock = threading.Lock()
 
@@ -135,4 +132,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+# A port that is taken is found before the seconds that the engine takes to load.
+server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+
+from chdb import session  # noqa: E402
+
+engine = session.Session(str(directory / "engine"))
+(directory / "ready").touch()
+server.serve_forever()

@@ -178,8 +178,8 @@ fn a_copied_identity_is_told_apart() {
 #[test]
 fn who_is_not_there_is_said() {
     let other = crate::support::http::Destination::start();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for (address, words) in [(port, "Connection refused"), (other.address, "is another port meant?")] {
+    let nobody = ([127, 0, 0, 1], crate::support::free_port()).into();
+    for (address, words) in [(nobody, "Connection refused"), (other.address, "is another port meant?")] {
         let place = Place::empty().sink("up", &sink(address, ""));
         let edge = place.start();
         post(&edge, &[event("a")]);

@@ -300,7 +300,7 @@ fn what_is_wrong_with_the_sender_waits() {
 #[test]
 fn a_wrong_endpoint_is_said_in_words() {
     let http = Destination::start();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = ([127, 0, 0, 1], crate::support::free_port()).into();
     for (endpoint, expected) in
         [(http.address, "is `protocol: http` meant"), (nobody, "no connection: Connection refused")]
     {

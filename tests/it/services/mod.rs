@@ -11,7 +11,7 @@ mod pushgateway;
 mod s3;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::support::{
     binary::{Forebay, Place},
     device::Device,
+    free_port,
     http::Connection,
     skipped,
     testbed::incompressible,
@@ -70,9 +71,9 @@ impl Service {
             return None;
         }
         let mut service = Self { script, device, dir, port: 0, is_up: false };
-        // Another process may take the port before the server does; then another one is free.
+        // Another run on this machine may take the port before the server does; then another one is free.
         for _ in 0..5 {
-            service.port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+            service.port = free_port();
             if service.try_up().status.success() {
                 service.is_up = true;
                 return Some(service);
@@ -108,6 +109,12 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        let log = std::fs::read_to_string(self.dir.path().join("output.log")).unwrap_or_default();
+        if std::thread::panicking() && !log.is_empty() {
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(20)..];
+            println!("--- {} said last:\n{}", self.script.display(), last.join("\n"));
+        }
         if self.is_up {
             let _ = Command::new(&self.script).arg("kill").arg(self.dir.path()).output();
         }

@@ -14,7 +14,9 @@ pub mod wire;
 
 use std::{
     io::Write as _,
+    net::TcpListener,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -32,6 +34,30 @@ pub fn thorough<T>(plain: T, in_ci: T) -> T {
 pub fn data_dir() -> PathBuf {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     std::env::var_os("FOREBAY_DATA").map_or(beside, PathBuf::from)
+}
+
+/// A port of loopback for a server that cannot be told to take any. Ports that the system gives to whoever asks for any are
+/// left out: one of these could be another's by the time the server takes it, or while it is down.
+pub fn free_port() -> u16 {
+    /// Below are those of what a machine usually runs.
+    const FIRST: u16 = 10_000;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let given = range.split_whitespace().next().and_then(|first| first.parse::<u16>().ok()).unwrap_or(32_768);
+    let choice = given.saturating_sub(FIRST);
+    assert!(
+        choice > 1000,
+        "the system gives ports from {given} on: too few are left between {FIRST} and that"
+    );
+    // Several runs on one machine begin at different places.
+    let begin = u16::try_from(std::process::id() * 97 % u32::from(choice)).unwrap_or_default();
+    let mut ports = std::iter::repeat_with(|| {
+        let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+        FIRST + u16::try_from((u32::from(begin) + u32::from(taken)) % u32::from(choice)).unwrap_or_default()
+    });
+    let free =
+        ports.by_ref().take(choice.into()).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.expect("a port is free")
 }
 
 /// Says that a test did nothing. Not by `eprintln`, which the test harness keeps to itself where a test passes.

@@ -1,15 +1,11 @@
 //! Three servers that keep the stream together.
 
-use std::net::TcpListener;
-
 use super::*;
+use crate::support::free_port;
 
 /// Three servers of one cluster, or the word that the test is skipped.
 fn three_servers(test: &str) -> Option<Vec<Service>> {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let held = [free(), free(), free()];
-    let ports = held.each_ref().map(|listener| listener.local_addr().unwrap().port());
-    drop(held);
+    let ports = [free_port(), free_port(), free_port()];
     let routes = ports.map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).join(", ");
     let servers = ports.iter().map(|port| {
         let dir = Service::dir();

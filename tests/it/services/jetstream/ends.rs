@@ -23,7 +23,7 @@ fn refused(place: &Place, words: &str) {
 #[test]
 fn what_cannot_be_a_journal_is_refused() {
     let Some(shared) = Shared::start("what_cannot_be_a_journal_is_refused") else { return };
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = crate::support::free_port();
     let sink = "{ type: blackhole }";
     refused(&shared.place_with(nobody, "").sink("out", sink), "onnect");
     let wrong = ", user: forebay, password: wrong";
