@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    future::ready,
+    future::{pending, ready},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -22,7 +22,11 @@ pub const REJECTED_STATUS: u16 = 422;
 
 /// The destination of one sink, as the test sees it. It outlives the sink, and the pipeline.
 #[derive(Clone)]
-pub struct Fake(Arc<Shared>);
+pub struct Fake {
+    shared: Arc<Shared>,
+    /// Of which life of the process it is the connection.
+    life: u64,
+}
 
 struct Shared {
     state: Mutex<(Orders, Seen)>,
@@ -78,6 +82,8 @@ pub struct Seen {
     pub taken: Vec<(String, Vec<String>)>,
     /// What it holds for other sinks, by key.
     pub held: BTreeMap<String, Bytes>,
+    /// Lives of the process that have ended.
+    ended: u64,
 }
 
 impl Seen {
@@ -101,14 +107,15 @@ impl Seen {
 impl Default for Fake {
     fn default() -> Self {
         let (changed, _) = watch::channel(());
-        Self(Arc::new(Shared { state: Mutex::default(), released: Condvar::new(), changed }))
+        let shared = Shared { state: Mutex::default(), released: Condvar::new(), changed };
+        Self { shared: Arc::new(shared), life: 0 }
     }
 }
 
 impl Fake {
     /// Makes the destination, as often as the sink asks for it.
     pub fn factory(&self) -> DestinationFactory {
-        let fake = self.clone();
+        let fake = Self { shared: self.shared.clone(), life: self.state().1.ended };
         Arc::new(move || {
             let panic = fake.change(|orders, seen| {
                 seen.built += 1;
@@ -119,10 +126,15 @@ impl Fake {
         })
     }
 
+    /// The process that has it at hand is dead from now on: what it asks for has no effect and no answer any more.
+    pub fn end_life(&self) {
+        self.change(|_, seen| seen.ended += 1);
+    }
+
     /// Changes what it does, also with what it has at hand.
     pub fn order(&self, change: impl FnOnce(&mut Orders)) {
         self.change(|orders, _| change(orders));
-        self.0.released.notify_all();
+        self.shared.released.notify_all();
     }
 
     /// From now on it takes everything.
@@ -137,7 +149,7 @@ impl Fake {
 
     /// Waits until what it was given is as wanted.
     pub async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
-        let mut changed = self.0.changed.subscribe();
+        let mut changed = self.shared.changed.subscribe();
         let held = timeout(PATIENCE, changed.wait_for(|()| holds(&self.state().1))).await;
         if held.is_err() {
             let seen = self.seen();
@@ -150,19 +162,29 @@ impl Fake {
         let (orders, seen) = &mut *state;
         let result = change(orders, seen);
         drop(state);
-        self.0.changed.send_replace(());
+        self.shared.changed.send_replace(());
         result
     }
 
+    /// The same for a process, as long as it lives.
+    async fn serve<T>(&self, change: impl FnOnce(&mut Orders, &mut Seen) -> T) -> T {
+        let change =
+            |orders: &mut Orders, seen: &mut Seen| (seen.ended == self.life).then(|| change(orders, seen));
+        match self.change(change) {
+            Some(result) => result,
+            None => pending().await,
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, (Orders, Seen)> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn take(self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
         let id = batch.id().to_string();
         self.change(|_, seen| seen.asked.push(id.clone()));
-        drop(self.0.released.wait_while(self.state(), |(orders, _)| orders.hold_thread));
-        let mut changed = self.0.changed.subscribe();
+        drop(self.shared.released.wait_while(self.state(), |(orders, _)| orders.hold_thread));
+        let mut changed = self.shared.changed.subscribe();
         // The sender lives as long as this.
         let first = batch.span().first.0;
         let hangs = |orders: &Orders| orders.hang || first < orders.hang_before;
@@ -200,7 +222,7 @@ impl Fake {
             }
             position = position.plus(1);
         }
-        self.change(|_, seen| seen.taken.push((id, ids)));
+        self.serve(|_, seen| seen.taken.push((id, ids))).await;
         Ok(Receipt { rejected, ..Receipt::of(bytes) })
     }
 }
@@ -213,15 +235,16 @@ impl Fake {
 
     /// Does something with what it holds, unless it was told to hang or to fail.
     async fn with_orders<T>(self, work: impl FnOnce(&Orders, &mut Seen) -> T) -> Result<T, DeliveryError> {
-        let mut changed = self.0.changed.subscribe();
+        let mut changed = self.shared.changed.subscribe();
         let _ = changed.wait_for(|()| !self.state().0.hang).await;
-        self.change(|orders, seen| match orders.fail.checked_sub(1) {
+        let serve = |orders: &mut Orders, seen: &mut Seen| match orders.fail.checked_sub(1) {
             Some(less) => {
                 orders.fail = less;
                 Err(DeliveryError::transient(Cause::Connect, "the holder was told to fail"))
             }
             None => Ok(work(orders, seen)),
-        })
+        };
+        self.serve(serve).await
     }
 }
 
@@ -236,7 +259,7 @@ impl Holding for Fake {
                 orders.hold_in_silence
             };
             if fake.clone().with_orders(keep).await? {
-                let mut changed = fake.0.changed.subscribe();
+                let mut changed = fake.shared.changed.subscribe();
                 let _ = changed.wait_for(|()| !fake.state().0.hold_in_silence).await;
             }
             Ok(Receipt::of(bytes))

@@ -251,6 +251,8 @@ impl TestBed {
 
     /// Where the sink would go on if the process died now.
     pub fn saved_cursor(&self, sink: &str) -> Option<Position> {
+        // Before the copy, so that no destination sees more of this life than what is copied accounts for.
+        self.surroundings.end_life();
         let copy = TempDir::new().expect("a temporary directory can be made");
         copy_dir(&data_dir::state(self.path()), copy.path());
         let state = StateDb::open(copy.path()).expect("the copy can be opened");
@@ -316,6 +318,8 @@ impl TestBed {
 
     /// The same, with another configuration for what starts.
     pub async fn crash_into(self, config: &Config) -> Self {
+        // Before the copy, so that no destination sees more of this life than what is copied accounts for.
+        self.surroundings.end_life();
         let copy = TempDir::new().expect("a temporary directory can be made");
         copy_dir(self.path(), copy.path());
         let surroundings = self.surroundings.clone();
@@ -366,6 +370,10 @@ impl Surroundings {
     fn clock(&self) -> Clock {
         let (system, off) = (Clock::system(), self.clock_off.clone());
         Clock::from_fn(move || Timestamp::from_nanos(system.now().nanos() + off.load(Ordering::Relaxed)))
+    }
+
+    fn end_life(&self) {
+        self.fakes.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Fake::end_life);
     }
 
     fn fake(&self, name: &SinkName) -> Fake {
