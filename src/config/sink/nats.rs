@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::subject::SubjectTemplate;
 use super::TlsClient;
-use crate::config::{Secret, units};
+use crate::config::{Secret, jetstream::nats_servers, units};
 
 /// Where nobody says another subject, by encoding.
 const EVENTS: &str = "events.{service}";
@@ -150,26 +150,7 @@ impl NatsSink {
     /// # Errors
     /// Why they are none. The text has nothing of them in it, since there may be a password.
     pub fn servers(&self) -> Result<Vec<&str>, &'static str> {
-        let servers: Vec<_> = self.url.split(',').map(str::trim).collect();
-        for server in &servers {
-            let Some((scheme, rest)) = server.split_once("://") else {
-                return Err("is not a URL; like `nats://nats:4222`");
-            };
-            if !matches!(scheme, "nats" | "tls") {
-                return Err("begins with neither nats:// nor tls://; like `nats://nats:4222`");
-            }
-            if rest.contains('@') {
-                return Err(
-                    "has a user or a token in it; they have keys of their own: user and password, or token",
-                );
-            }
-            let (host, port) =
-                rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).unwrap_or((rest, "4222"));
-            if host.is_empty() || host.contains('/') || port.parse::<u16>().is_err() {
-                return Err("is no address of a server; like `nats://nats:4222`, without a path");
-            }
-        }
-        Ok(servers)
+        nats_servers(&self.url)
     }
 }
 
