@@ -33,6 +33,7 @@ use crate::{
     budget::MemoryBudget,
     config::{Config, Format, LogConfig, LogFormat, SinkKind},
     data_dir::{self, DataDir},
+    destination::pushgateway::OwnMetrics,
     ingress::{
         batch::{self, BatchIngress},
         body::{BodyBudget, BodyLimits},
@@ -64,6 +65,7 @@ struct Running {
     control: Option<ServerHandle>,
     orders: mpsc::Receiver<Ordered>,
     security: Security,
+    own_metrics: OwnMetrics,
     file: Option<PathBuf>,
     log: LogHandle,
     data_dir: DataDir,
@@ -196,6 +198,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         .filter(|(key, _)| key.starts_with("otlp."))
         .map(|(_, address)| *address)
         .collect();
+    let mut own_metrics = OwnMetrics::new(&registry).map_err(|e| e.to_string())?;
     let documentation = Documentation::new(&addresses, shared.admin.is_some());
     let server = server::start(&config.http, shared.clone(), ingress, documentation, LAST_ANSWERS);
     let server = server.map_err(|e| format!("http.listen {}: {e}", config.http.listen))?;
@@ -209,9 +212,22 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         }
     };
     actix::spawn(security.clone().watch());
+    own_metrics.follow(&config, server.address).await;
     banner(&config, &server, &grpc, data_dir.path(), file);
     let file = file.map(Path::to_owned);
-    Ok(Running { pipeline, shared, server, grpc, control, orders, security, file, log, data_dir })
+    Ok(Running {
+        pipeline,
+        shared,
+        server,
+        grpc,
+        control,
+        orders,
+        security,
+        own_metrics,
+        file,
+        log,
+        data_dir,
+    })
 }
 
 /// What somebody wants to know who has just started it.
@@ -289,6 +305,8 @@ impl Running {
         // The gate closes first: from now on events are refused, and readiness says so, while health and metrics can be
         // read to the end.
         let drained = self.pipeline.drain(deadline).await;
+        // With what the end has changed.
+        self.own_metrics.end().await;
         self.grpc.stop(LAST_ANSWERS).await;
         if tokio::time::timeout(LAST_ANSWERS, self.server.handle.stop(true)).await.is_err() {
             self.server.handle.stop(false).await;
@@ -340,6 +358,7 @@ impl Running {
             self.shared.limits.replace(&config.limits);
         }
         self.shared.set_store(store::open(config, self.data_dir.path()));
+        self.own_metrics.follow(config, self.server.address).await;
         Ok(json!({
             "sinks_added": changes.sinks_added,
             "sinks_removed": changes.sinks_removed,

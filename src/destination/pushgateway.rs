@@ -7,18 +7,13 @@
 //!   restart a counter begins anew, as Prometheus expects of counters.
 //! - What is no metric, and points that a gateway cannot have, are counted as refused, with a line in the log for each reason.
 //!
-//! | answer | what it means here |
-//! |---|---|
-//! | 2xx | delivered |
-//! | 400 | the values are rejected, with the gateway's own words: it found them inconsistent with others that it has |
-//! | no answer, 408, 429, 5xx | tried again, not before the server's `Retry-After` |
-//! | any other | refused: tried again, since whatever were pushed would fail the same way |
-//!
 //! Limits: latest values of `state_bytes`, and as much again while a batch is pushed; `PUSHES_MAX` pushes at a time.
 
 mod groups;
 mod names;
+mod own;
 mod request;
+mod wire;
 
 use std::{
     cell::Cell,
@@ -26,46 +21,28 @@ use std::{
     fmt,
     rc::Rc,
     sync::Arc,
-    time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use forebay_actors::{
-    destination::{Cause, Delivery, DeliveryError, Destination, Receipt, Verdict},
+    destination::{Delivery, DeliveryError, Destination, Receipt},
     otlp::Signal,
     record::{Batch, Part},
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::LocalBoxFuture, stream};
 use prost::Message as _;
-use reqwest::{
-    Client, Method, Response, StatusCode, Url,
-    header::{self, HeaderMap, HeaderName, HeaderValue},
-    redirect::Policy,
-};
 use tokio::sync::Mutex;
 
+pub use self::own::OwnMetrics;
 use self::{
     groups::{Group, GroupKey, Grouping, Label, Refused},
     request::Request,
+    wire::Wire,
 };
-use super::{
-    chain,
-    http::{
-        ANSWER_TIME_MAX, IDLE_MAX, QUOTED_BYTES_MAX, endpoint_url, is_loopback, one_line, retry_after,
-        unanswered, without_secrets,
-    },
-    tls, unbuildable, unreadable,
-};
-use crate::config::{PushMethod, PushgatewaySink};
+use super::unreadable;
+use crate::config::PushgatewaySink;
 
 /// Groups of a batch that are pushed at a time.
 const PUSHES_MAX: usize = 4;
-
-/// Time to delete the groups at the end, all of them together.
-const FAREWELL_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// The text format that every gateway takes.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Pushes the latest values.
 pub struct PushgatewayDestination {
@@ -73,10 +50,7 @@ pub struct PushgatewayDestination {
 }
 
 struct Gateway {
-    client: Client,
-    url: Url,
-    /// The URL for messages: without user, password and query.
-    shown: String,
+    wire: Wire,
     grouping: Grouping,
     options: PushgatewaySink,
     /// Held while a batch is pushed: what the next one changes, it changes in what this one has made.
@@ -125,44 +99,17 @@ impl PushgatewayDestination {
     /// # Errors
     /// [`Cause::Build`] where the URL, a header or the certificates cannot be used.
     pub fn new(options: &PushgatewaySink) -> Result<Self, DeliveryError> {
-        let url = endpoint_url(&options.url)?;
-        let client = client(options, &url)?;
-        let grouping = Grouping { job: options.job.clone(), labels: options.grouping.clone() };
-        let (shown, options) = (without_secrets(&url), options.clone());
+        let wire = Wire::new(options)?;
         let (groups, said) = Default::default();
-        Ok(Self { gateway: Rc::new(Gateway { client, url, shown, grouping, options, groups, said }) })
+        let (grouping, options) = (Grouping::of(options), options.clone());
+        Ok(Self { gateway: Rc::new(Gateway { wire, grouping, options, groups, said }) })
     }
-}
-
-fn client(options: &PushgatewaySink, url: &Url) -> Result<Client, DeliveryError> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &options.headers {
-        let key = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| unbuildable(format!("headers: {name:?} is not the name of a header")))?;
-        // The value is likely a token, so no message shows it.
-        let mut value = HeaderValue::from_str(value).map_err(|_| {
-            unbuildable(format!("headers: the value of {name} has characters a header cannot"))
-        })?;
-        value.set_sensitive(true);
-        headers.insert(key, value);
-    }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT));
-    let mut client = Client::builder()
-        .tls_backend_preconfigured(tls::client_with(&options.tls)?)
-        .default_headers(headers)
-        .timeout(options.timeout)
-        .pool_idle_timeout(IDLE_MAX)
-        .redirect(Policy::none());
-    if is_loopback(url) {
-        client = client.no_proxy();
-    }
-    client.build().map_err(|e| unbuildable(format!("no HTTP client can be set up: {}", chain(&e))))
 }
 
 impl fmt::Debug for PushgatewayDestination {
     /// Only what has no secret in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PushgatewayDestination").field(&self.gateway.shown).finish()
+        f.debug_tuple("PushgatewayDestination").field(&self.gateway.wire.shown).finish()
     }
 }
 
@@ -175,11 +122,7 @@ impl Destination for PushgatewayDestination {
     /// Asks whether the gateway is ready. Whether it would take a push only shows with the first.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let gateway = self.gateway.clone();
-        async move {
-            let ready = gateway.at(["-".to_owned(), "ready".to_owned()]);
-            gateway.ask(Method::GET, ready, String::new()).await
-        }
-        .boxed_local()
+        async move { gateway.wire.ready().await }.boxed_local()
     }
 }
 
@@ -189,20 +132,16 @@ impl Gateway {
     async fn deliver(&self, batch: &Batch) -> Result<Receipt, DeliveryError> {
         let mut groups = self.groups.lock().await;
         let changes = self.changes(batch, &groups)?;
-        let method = match self.options.method {
-            PushMethod::Post => Method::POST,
-            PushMethod::Put => Method::PUT,
-        };
         let pushes = changes.groups.iter().map(|(key, group)| {
-            let (method, place, text) = (method.clone(), self.place(key), group.text());
+            let text = group.text();
             let bytes = text.len() as u64;
-            self.ask(method, place, text).map(move |pushed| pushed.map(|()| bytes))
+            self.wire.push(self.wire.place(key), text).map(move |pushed| pushed.map(|()| bytes))
         });
         let bytes = stream::iter(pushes)
             .buffer_unordered(PUSHES_MAX)
             .try_fold(0, |sum, bytes| async move { Ok(sum + bytes) })
             .await?;
-        self.said.say(&self.shown, &changes);
+        self.said.say(&self.wire.shown, &changes);
         let Refused { exponential, other_type, no_room } = changes.refused;
         let refused = changes.others + exponential + other_type + no_room;
         groups.keep(changes.groups, self.options.state_bytes);
@@ -232,85 +171,14 @@ impl Gateway {
         changes.others = batch.count().saturating_sub(points);
         Ok(changes)
     }
-
-    /// Where a group is pushed to. What cannot stand in a path is in Base64, as the gateway has it.
-    fn place(&self, key: &[Label]) -> Url {
-        let is_plain = |value: &str| {
-            !value.is_empty()
-                && value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
-                && !matches!(value, "." | "..")
-        };
-        let segments = key.iter().flat_map(|(label, value)| match is_plain(value) {
-            true => [label.clone(), value.clone()],
-            // Of nothing, the encoding is nothing; the gateway takes padding alone for it.
-            false if value.is_empty() => [format!("{label}@base64"), "=".to_owned()],
-            false => [format!("{label}@base64"), URL_SAFE.encode(value)],
-        });
-        self.at(std::iter::once("metrics".to_owned()).chain(segments))
-    }
-
-    fn at(&self, segments: impl IntoIterator<Item = String>) -> Url {
-        let mut url = self.url.clone();
-        url.path_segments_mut().expect("it has a host, so it has a path").pop_if_empty().extend(segments);
-        url
-    }
-
-    async fn ask(&self, method: Method, url: Url, text: String) -> Result<(), DeliveryError> {
-        let answer = self.client.request(method, url).body(text).send().await;
-        let answer = answer.map_err(|error| unanswered(&self.shown, error))?;
-        if answer.status().is_success() { Ok(()) } else { Err(self.refusal(answer).await) }
-    }
-
-    async fn refusal(&self, mut answer: Response) -> DeliveryError {
-        let status = answer.status();
-        let retry = Verdict::Retry { after: retry_after(answer.headers()) };
-        let (cause, verdict) = match status {
-            StatusCode::BAD_REQUEST => (Cause::Rejected, Verdict::Reject),
-            StatusCode::REQUEST_TIMEOUT => (Cause::Timeout, retry),
-            StatusCode::TOO_MANY_REQUESTS => (Cause::Throttled, retry),
-            status if status.is_server_error() => (Cause::Server, retry),
-            _ => (Cause::Refused, retry),
-        };
-        let words = match tokio::time::timeout(ANSWER_TIME_MAX, answer.chunk()).await {
-            Ok(Ok(Some(words))) => one_line(&words[..words.len().min(QUOTED_BYTES_MAX)]),
-            _ => String::new(),
-        };
-        let message = format!("{}: answered {status}: {words}", self.shown);
-        DeliveryError { cause, message, status: Some(status.as_u16()), verdict }
-    }
 }
 
 impl Drop for Gateway {
-    /// Deletes what was pushed, where that is wanted. The sink's own runtime may be at its end already, so this has another.
+    /// Deletes what was pushed, where that is wanted.
     fn drop(&mut self) {
         let groups = std::mem::take(self.groups.get_mut()).held;
-        if !self.options.delete_on_exit || groups.is_empty() {
-            return;
-        }
-        let places: Vec<_> = groups.keys().map(|key| self.place(key)).collect();
-        let (options, url, shown) = (self.options.clone(), self.url.clone(), self.shown.clone());
-        let farewell = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| unbuildable(error.to_string()))?;
-            // Connections of the other client belong to the other runtime.
-            let client = client(&options, &url)?;
-            runtime.block_on(async move {
-                let deleted = stream::iter(places)
-                    .map(|place| client.delete(place).send())
-                    .buffer_unordered(PUSHES_MAX);
-                let all = deleted.try_for_each(|answer| async move { answer.error_for_status().map(drop) });
-                match tokio::time::timeout(FAREWELL_TIME_MAX, all).await {
-                    Ok(deleted) => deleted.map_err(|error| unanswered(&shown, error)),
-                    Err(_) => {
-                        Err(DeliveryError::transient(Cause::Timeout, format!("{shown}: no answer in time")))
-                    }
-                }
-            })
-        });
-        match farewell.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "groups may be left at the gateway"),
-            Err(_) => tracing::warn!("groups may be left at the gateway: deleting them panicked"),
+        if self.options.delete_on_exit {
+            self.wire.delete(groups.keys().map(|key| self.wire.place(key)).collect());
         }
     }
 }

@@ -296,6 +296,7 @@ fn pushgateway_values(name: &str, sink: &PushgatewaySink, found: &mut Found) {
     }
     found.zero_size(&["sinks", name, "state_bytes"], sink.state_bytes as u64);
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
+    found.zero_duration_option(&["sinks", name, "own_metrics"], sink.own_metrics);
     headers(name, &sink.headers, found);
     tls_client(name, &sink.tls, found);
 }

@@ -34,6 +34,11 @@ pub struct PushgatewaySink {
     /// Whether the groups that were pushed to are deleted when the sink ends.
     #[serde(default)]
     pub delete_on_exit: bool,
+    /// How often the metrics of this process, as GET /metrics has them, are pushed as well: in a group of their own, with the job
+    /// `forebay` where `job` is absent, and host:port of the HTTP API for {service.instance.id}. Not at all where absent.
+    #[serde(default, with = "units::duration_option")]
+    #[schemars(with = "Option<units::Span>")]
+    pub own_metrics: Option<Duration>,
     /// Headers added to every request, like an authorization.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
@@ -86,6 +91,7 @@ impl PushgatewaySink {
             grouping: grouping(),
             method: PushMethod::Post,
             delete_on_exit: false,
+            own_metrics: None,
             headers,
             state_bytes: STATE_BYTES,
             timeout: TIMEOUT,

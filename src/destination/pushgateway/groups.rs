@@ -23,6 +23,7 @@ use super::{
         SummaryPoint,
     },
 };
+use crate::config::PushgatewaySink;
 
 /// Of `flags`: the series has ended, or has nothing to say.
 const NO_VALUE: u32 = 1;
@@ -32,8 +33,8 @@ const DELTA: i32 = 1;
 const SERIES_BYTES: usize = 160;
 /// Attributes that say who a resource is: they are `job`, and what grouping labels are made of.
 const NAMESPACE: &str = "service.namespace";
-const SERVICE: &str = "service.name";
-const INSTANCE: &str = "service.instance.id";
+pub(super) const SERVICE: &str = "service.name";
+pub(super) const INSTANCE: &str = "service.instance.id";
 /// As OpenTelemetry names a resource that does not say who it is.
 const UNKNOWN: &str = "unknown_service";
 
@@ -119,6 +120,10 @@ impl Refused {
 // === impl Grouping ===
 
 impl Grouping {
+    pub(super) fn of(options: &PushgatewaySink) -> Self {
+        Self { job: options.job.clone(), labels: options.grouping.clone() }
+    }
+
     /// The group of a resource.
     pub(super) fn key(&self, resource: &[Attribute]) -> GroupKey {
         let of = |key: &str| {

@@ -224,3 +224,53 @@ fn groups_are_deleted_at_the_end() {
         assert_eq!(gateway.groups().iter().filter(|labels| labels["job"] == "other").count(), other.len());
     }
 }
+
+/// Scenario: Forebay's own metrics are pushed; the gateway is killed and comes again; the sink is another by a reload; the process
+/// ends.
+/// Guarantee: what GET /metrics answers is at the gateway, in a group of the process; a push that fails is counted and costs
+/// nothing else; the last values are those of the end, or the group is gone where nothing is to stay.
+#[test]
+fn own_metrics_are_pushed() {
+    let Some(mut gateway) = Gateway::start("own_metrics_are_pushed") else { return };
+    let mut place = Place::empty();
+    place.set_sink("push", Some(&gateway.sink(", own_metrics: 50ms")));
+    let mut forebay = place.start();
+    let instance = |label: &Value| label["instance"].as_str().unwrap_or_default().to_owned();
+    until("the group is there", || gateway.groups().len() == 1);
+    let groups = gateway.groups();
+    assert_eq!(groups[0]["job"], "forebay");
+    assert!(instance(&groups[0]).ends_with(&format!(":{}", forebay.address.port())), "{groups:?}");
+    let pushes = |forebay: &Forebay, outcome: &str| {
+        forebay.metric("forebay_own_metrics_pushes_total", &format!("outcome=\"{outcome}\""))
+    };
+    gateway.0.down("kill");
+    until("failures are counted", || pushes(&forebay, "failed") > 1.0);
+    assert_eq!(forebay.get("/health").json()["status"], "healthy");
+    let before = pushes(&forebay, "ok");
+    gateway.0.up();
+    until("it is pushed again", || pushes(&forebay, "ok") > before);
+    assert_eq!(forebay.log().matches("own metrics cannot be pushed").count(), 1, "{}", forebay.log());
+
+    // So seldom that only the end brings what comes now.
+    place.set_sink("push", Some(&gateway.sink(", own_metrics: 1h, job: relay")));
+    place.write();
+    forebay.signal("HUP");
+    until("there is another group", || gateway.groups().iter().any(|group| group["job"] == "relay"));
+    post(&forebay, &[event("a"), event("b")]);
+    delivered(&forebay);
+    assert_eq!(forebay.stop(), Some(0));
+    let text = gateway.get("/metrics");
+    let accepted = |line: &str| {
+        line.starts_with("forebay_receiver_events_total{")
+            && line.contains("job=\"relay\"")
+            && line.ends_with(" 2")
+    };
+    assert!(text.lines().any(accepted), "{text}");
+
+    place.set_sink("push", Some(&gateway.sink(", own_metrics: 1h, job: gone, delete_on_exit: true")));
+    let mut forebay = place.start();
+    let is_there = || gateway.groups().iter().any(|group| group["job"] == "gone");
+    until("a third one is there", is_there);
+    assert_eq!(forebay.stop(), Some(0));
+    assert!(!is_there(), "{:?}", gateway.groups());
+}
