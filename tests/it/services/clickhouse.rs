@@ -5,17 +5,17 @@
 
 mod otel;
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
-
 use serde_json::{Value, json};
 
 use super::{
-    Service, a_full_device_is_waited_for, complains, event, load, p3_cuts_lose_and_double_nothing, post,
+    Service, a_full_device_is_waited_for, assert_each_once, complains, event,
+    p3_cuts_lose_and_double_nothing, post, through_kills,
 };
-use crate::support::{binary::Place, http::request, thorough, until};
+use crate::support::{
+    binary::{Forebay, Place},
+    http::request,
+    thorough, until,
+};
 
 struct Clickhouse(Service);
 
@@ -51,6 +51,13 @@ impl Clickhouse {
     fn count(&self) -> u64 {
         // Before the first batch there is no table.
         self.try_sql("SELECT count(DISTINCT event_id) FROM events").1.trim().parse().unwrap_or(0)
+    }
+
+    /// Until so many have come since now.
+    #[track_caller]
+    fn wait_for_more(&self, more: u64) {
+        let before = self.count();
+        until("rows arrive under load", || self.count() > before + more);
     }
 
     #[track_caller]
@@ -130,29 +137,12 @@ fn every_field_comes_back_from_the_current_engine() {
 #[test]
 fn p3_a_batch_that_comes_again_is_known_by_its_token() {
     let test = "p3_a_batch_that_comes_again_is_known_by_its_token";
-    let Some(clickhouse) = Clickhouse::start_current(test) else { return };
+    let Some(mut clickhouse) = Clickhouse::start_current(test) else { return };
     let place = Place::empty().sink("db", &clickhouse.sink(", batch: { max_events: 500 }"));
-    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mut acknowledged = BTreeSet::new();
-    for _ in 0..thorough(4, 20) {
-        let mut forebay = place.start();
-        let address = forebay.address;
-        ended.store(false, Ordering::Relaxed);
-        acknowledged.extend(std::thread::scope(|scope| {
-            let load = scope.spawn(|| load(address, &posts, &ended));
-            let before = clickhouse.count();
-            until("rows arrive under load", || clickhouse.count() > before + 1_000);
-            forebay.kill();
-            ended.store(true, Ordering::Relaxed);
-            load.join().unwrap()
-        }));
-    }
-    let forebay = place.start();
-    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    let under_load = |_, _: &Forebay, clickhouse: &mut Clickhouse| clickhouse.wait_for_more(1_000);
+    let acknowledged = through_kills(&place, thorough(4, 20), &mut clickhouse, under_load, |_, _| ());
     let rows = clickhouse.sql("SELECT event_id FROM events FORMAT TabSeparated");
-    let found: BTreeSet<_> = rows.lines().map(str::to_owned).collect();
-    assert_eq!(found.len(), rows.lines().count(), "one event, one row");
-    assert!(acknowledged.is_subset(&found), "{} of {}", found.len(), acknowledged.len());
+    assert_each_once(&acknowledged, rows.lines().map(str::to_owned));
 }
 
 /// Scenario: the process and the server are killed again and again under load.
@@ -162,36 +152,21 @@ fn p3_a_batch_that_comes_again_is_known_by_its_token() {
 fn p3_kills_on_both_sides_lose_nothing() {
     let Some(mut clickhouse) = Clickhouse::start("p3_kills_on_both_sides_lose_nothing") else { return };
     let place = Place::empty().sink("db", &clickhouse.sink(", batch: { max_events: 2000, max_wait: 100ms }"));
-    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mut acknowledged = BTreeSet::new();
-    for round in 0..thorough(4, 20) {
-        let mut forebay = place.start();
-        let address = forebay.address;
-        ended.store(false, Ordering::Relaxed);
-        let more = std::thread::scope(|scope| {
-            let load = scope.spawn(|| load(address, &posts, &ended));
-            let before = clickhouse.count();
-            until("rows arrive under load", || clickhouse.count() > before + 1_000);
-            if round % 2 == 0 {
-                clickhouse.0.down("kill");
-            }
-            forebay.kill();
-            ended.store(true, Ordering::Relaxed);
-            load.join().unwrap()
-        });
-        acknowledged.extend(more);
+    let under_load = |round, _: &Forebay, clickhouse: &mut Clickhouse| {
+        clickhouse.wait_for_more(1_000);
+        if round % 2 == 0 {
+            clickhouse.0.down("kill");
+        }
+    };
+    let mended = |round, clickhouse: &mut Clickhouse| {
         if round % 2 == 0 {
             clickhouse.0.up();
         }
-    }
-    let forebay = place.start();
-    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    };
+    let acknowledged = through_kills(&place, thorough(4, 20), &mut clickhouse, under_load, mended);
     clickhouse.sql("OPTIMIZE TABLE events FINAL");
     let rows = clickhouse.sql("SELECT event_id FROM events");
-    let found: BTreeSet<_> = rows.lines().map(str::to_owned).collect();
-    assert_eq!(found.len(), rows.lines().count(), "one event, one row");
-    let lost: Vec<_> = acknowledged.difference(&found).take(5).collect();
-    assert!(lost.is_empty(), "{lost:?} of {} are lost", acknowledged.len());
+    assert_each_once(&acknowledged, rows.lines().map(str::to_owned));
 }
 
 /// Nothing is lost while an operator has something to mend, and each time the sink says what: a wrong password, a database

@@ -11,6 +11,7 @@ mod pushgateway;
 mod s3;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -208,4 +209,48 @@ fn load(address: SocketAddr, posts: &AtomicUsize, ended: &AtomicBool) -> Vec<Str
         }
     }
     acknowledged
+}
+
+/// Round by round the process is started, events are posted, and it is killed with SIGKILL when `under_load` returns, which may do
+/// to the server what it likes; `mended` brings that back. In a last life everything is delivered. The ids that were
+/// acknowledged.
+#[track_caller]
+fn through_kills<S>(
+    place: &Place,
+    rounds: usize,
+    server: &mut S,
+    under_load: impl Fn(usize, &Forebay, &mut S),
+    mended: impl Fn(usize, &mut S),
+) -> BTreeSet<String> {
+    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..rounds {
+        let mut forebay = place.start();
+        let address = forebay.address;
+        ended.store(false, Ordering::Relaxed);
+        acknowledged.extend(std::thread::scope(|scope| {
+            let load = scope.spawn(|| load(address, &posts, &ended));
+            under_load(round, &forebay, server);
+            forebay.kill();
+            ended.store(true, Ordering::Relaxed);
+            load.join().unwrap()
+        }));
+        mended(round, server);
+    }
+    let forebay = place.start();
+    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    acknowledged
+}
+
+/// Every acknowledged event is there, and none is there twice.
+#[track_caller]
+fn assert_each_once(acknowledged: &BTreeSet<String>, rows: impl IntoIterator<Item = String>) {
+    let (mut found, mut count) = (BTreeSet::new(), 0);
+    for row in rows {
+        found.insert(row);
+        count += 1;
+    }
+    assert_eq!(found.len(), count, "one event, one row");
+    let lost: Vec<_> = acknowledged.difference(&found).take(5).collect();
+    assert!(lost.is_empty(), "{lost:?} of {} are lost", acknowledged.len());
 }

@@ -1,11 +1,6 @@
 //! `type: nats` against a real nats-server: the binary publishes, the stream is read back by a client.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use async_nats::jetstream::{
     self, Context,
@@ -19,7 +14,10 @@ use opentelemetry_proto::tonic::collector::{
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use super::{Service, complains, event, large_events, load, p3_cuts_lose_and_double_nothing, post};
+use super::{
+    Service, assert_each_once, complains, event, large_events, p3_cuts_lose_and_double_nothing, post,
+    through_kills,
+};
 use crate::support::{
     binary::{Forebay, Place},
     http::request,
@@ -237,38 +235,28 @@ fn p3_kills_on_both_sides_lose_and_double_nothing_in_a_stream() {
     // As long as the test may take: beyond it a stream knows no message.
     let keys = format!("{MADE}, stream_duplicate_window: 1h, batch: {{ max_events: 2000, max_wait: 100ms }}");
     let place = Place::empty().sink("db", &nats.sink(&keys));
-    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mut acknowledged = BTreeSet::new();
-    for round in 0..thorough(4, 20) {
-        let mut forebay = place.start();
-        let address = forebay.address;
-        ended.store(false, Ordering::Relaxed);
-        acknowledged.extend(std::thread::scope(|scope| {
-            let load = scope.spawn(|| load(address, &posts, &ended));
-            let before = nats.count();
-            until("messages arrive under load", || nats.count() > before + 500);
-            if round % 2 == 0 {
-                nats.service.down("kill");
-                until("the sink has seen it", || forebay.metric("forebay_sink_errors_total", "db") > 0.0);
-            }
-            if round % 4 == 0 {
-                nats.service.up();
-                let before = nats.count();
-                until("messages arrive again", || nats.count() > before + 500);
-            }
-            forebay.kill();
-            ended.store(true, Ordering::Relaxed);
-            load.join().unwrap()
-        }));
+    let more = |nats: &Nats| {
+        let before = nats.count();
+        until("messages arrive under load", || nats.count() > before + 500);
+    };
+    let under_load = |round, forebay: &Forebay, nats: &mut Nats| {
+        more(nats);
+        if round % 2 == 0 {
+            nats.service.down("kill");
+            until("the sink has seen it", || forebay.metric("forebay_sink_errors_total", "db") > 0.0);
+        }
+        if round % 4 == 0 {
+            nats.service.up();
+            more(nats);
+        }
+    };
+    let mended = |round, nats: &mut Nats| {
         if round % 4 == 2 {
             nats.service.up();
         }
-    }
-    let forebay = place.start();
-    delivered(&forebay);
-    let found = nats.ids();
-    let lost: Vec<_> = acknowledged.difference(&found).take(5).collect();
-    assert!(lost.is_empty(), "{lost:?} of {} are lost", acknowledged.len());
+    };
+    let acknowledged = through_kills(&place, thorough(4, 20), &mut nats, under_load, mended);
+    assert_each_once(&acknowledged, nats.ids());
 }
 
 /// Connections that break in the middle of batches and of their acknowledgements.

@@ -4,11 +4,9 @@ mod faults;
 mod store;
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt},
     process::Command,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use base64::Engine as _;
@@ -16,9 +14,13 @@ use forebay_actors::runtime::clock::Clock;
 use serde_json::{Value, json};
 
 use super::{
-    Service, a_full_device_is_waited_for, complains, event, load, p3_cuts_lose_and_double_nothing, post,
+    Service, a_full_device_is_waited_for, assert_each_once, complains, event,
+    p3_cuts_lose_and_double_nothing, post, through_kills,
 };
-use crate::support::{binary::Place, eventually, thorough, until};
+use crate::support::{
+    binary::{Forebay, Place},
+    eventually, thorough, until,
+};
 
 struct Postgres(Service);
 
@@ -121,39 +123,25 @@ fn p3_kills_on_both_sides_lose_nothing_and_double_nothing() {
         return;
     };
     let place = Place::empty().sink("db", &postgres.sink(", batch: { max_events: 500 }"));
-    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mut acknowledged = BTreeSet::new();
-    for round in 0..thorough(6, 30) {
-        let mut forebay = place.start();
-        let address = forebay.address;
-        ended.store(false, Ordering::Relaxed);
-        let more = std::thread::scope(|scope| {
-            let load = scope.spawn(|| load(address, &posts, &ended));
-            let before = postgres.count();
-            until("rows arrive under load", || postgres.count() > before + 1_000);
-            match round % 3 {
-                0 => postgres.0.down("kill"),
-                1 => drop(postgres.sql(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'forebay'",
-                )),
-                _ => {}
-            }
-            forebay.kill();
-            ended.store(true, Ordering::Relaxed);
-            load.join().unwrap()
-        });
-        acknowledged.extend(more);
+    let under_load = |round, _: &Forebay, postgres: &mut Postgres| {
+        let before = postgres.count();
+        until("rows arrive under load", || postgres.count() > before + 1_000);
+        match round % 3 {
+            0 => postgres.0.down("kill"),
+            1 => drop(postgres.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'forebay'",
+            )),
+            _ => {}
+        }
+    };
+    let mended = |round, postgres: &mut Postgres| {
         if round % 3 == 0 {
             postgres.0.up();
         }
-    }
-    let forebay = place.start();
-    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    };
+    let acknowledged = through_kills(&place, thorough(6, 30), &mut postgres, under_load, mended);
     let rows = postgres.sql("SELECT event_id FROM events");
-    let found: BTreeSet<_> = rows.lines().map(str::to_owned).collect();
-    assert_eq!(found.len(), rows.lines().count(), "one event, one row");
-    let lost: Vec<_> = acknowledged.difference(&found).take(5).collect();
-    assert!(lost.is_empty(), "{lost:?} of {} are lost", acknowledged.len());
+    assert_each_once(&acknowledged, rows.lines().map(str::to_owned));
 }
 
 /// One id in two posts, and twice in one, is one row: the first.
