@@ -1,11 +1,14 @@
-// An OpenTelemetry Collector with the few components that the tests want: OTLP in, OTLP out over gRPC and over HTTP,
-// and a file to look at what came. What the Collector does with them is its own code; this only names them.
+// An OpenTelemetry Collector with the few components that the tests want: OTLP in, for those who know a token where there
+// is one, OTLP out over gRPC and over HTTP, with queues that may lie on the disk, and a file to look at what came. What the
+// Collector does with them is its own code; this only names them.
 package main
 
 import (
 	"log"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/bearertokenauthextension"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/provider/envprovider"
@@ -13,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/otlpexporter"
 	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
+	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/collector/processor/batchprocessor"
@@ -28,6 +32,12 @@ func components() (otelcol.Factories, error) {
 		return factories, err
 	}
 	if factories.Processors, err = otelcol.MakeFactoryMap[processor.Factory](batchprocessor.NewFactory()); err != nil {
+		return factories, err
+	}
+	if factories.Extensions, err = otelcol.MakeFactoryMap[extension.Factory](
+		bearertokenauthextension.NewFactory(),
+		filestorage.NewFactory(),
+	); err != nil {
 		return factories, err
 	}
 	factories.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](
