@@ -6,20 +6,9 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
-    common::v1::{AnyValue, KeyValue, any_value},
-    metrics::v1::{
-        Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data, number_data_point,
-    },
-    resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans, Span},
-};
-use prost::Message as _;
-
 use super::{content, sdks};
 use crate::{
-    otlp::{protobuf, stored},
+    otlp::{every_signal, protobuf, stored},
     support::{
         binary::{Forebay, Place},
         clients::installed,
@@ -43,55 +32,11 @@ fn exporters(address: SocketAddr) -> [(&'static str, String); 3] {
     ]
 }
 
-fn resource(service: &str) -> Option<Resource> {
-    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(service.into())) });
-    let name = KeyValue { key: "service.name".into(), value, ..KeyValue::default() };
-    Some(Resource { attributes: vec![name], ..Resource::default() })
-}
-
-fn spans(service: &str, names: &[&str]) -> Vec<u8> {
-    let span = |name: &&str| Span {
-        trace_id: vec![7; 16],
-        span_id: vec![9; 8],
-        name: (*name).to_owned(),
-        start_time_unix_nano: 1_544_712_660_300_000_000,
-        end_time_unix_nano: 1_544_712_660_300_000_001,
-        ..Span::default()
-    };
-    let spans = names.iter().map(span).collect();
-    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
-    let of_resource = ResourceSpans { resource: resource(service), scope_spans, ..ResourceSpans::default() };
-    ExportTraceServiceRequest { resource_spans: vec![of_resource] }.encode_to_vec()
-}
-
-fn points(service: &str, names: &[&str]) -> Vec<u8> {
-    let metric = |name: &&str| {
-        let point = NumberDataPoint {
-            time_unix_nano: 1_544_712_660_300_000_000,
-            value: Some(number_data_point::Value::AsInt(7)),
-            ..NumberDataPoint::default()
-        };
-        let data = Some(Data::Gauge(Gauge { data_points: vec![point] }));
-        Metric { name: (*name).to_owned(), data, ..Metric::default() }
-    };
-    let metrics = names.iter().map(metric).collect();
-    let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
-    let of_resource =
-        ResourceMetrics { resource: resource(service), scope_metrics, ..ResourceMetrics::default() };
-    ExportMetricsServiceRequest { resource_metrics: vec![of_resource] }.encode_to_vec()
-}
-
 /// Gives the Collector some items of every signal, and says what they are called.
 #[track_caller]
 fn give(collector: &Collector, service: &str, round: usize) -> Vec<String> {
     let mut given = Vec::new();
-    for (signal, encode) in [
-        ("logs", protobuf as fn(&str, &[&str]) -> Vec<u8>),
-        ("traces", spans as fn(&str, &[&str]) -> Vec<u8>),
-        ("metrics", points as fn(&str, &[&str]) -> Vec<u8>),
-    ] {
-        let names: Vec<_> = (0..10).map(|number| format!("{signal}-{round}-{number}")).collect();
-        let body = encode(service, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    for (signal, names, body) in every_signal(service, &round.to_string()) {
         let headers = [("Content-Type", "application/x-protobuf")];
         request(collector.http, "POST", &format!("/v1/{signal}"), &headers, &body).unwrap().ok(200);
         given.extend(names);

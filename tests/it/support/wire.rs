@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -28,7 +28,8 @@ pub struct Wire {
 }
 
 struct State {
-    server: u16,
+    /// 0 where it leads to nobody.
+    server: AtomicU16,
     /// The next connection's first.
     cuts: Mutex<VecDeque<Cut>>,
     is_over: AtomicBool,
@@ -40,12 +41,17 @@ impl Wire {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let cuts = Mutex::new(cuts.into_iter().collect());
-        let state = Arc::new(State { server, cuts, is_over: AtomicBool::new(false) });
+        let state = Arc::new(State { server: AtomicU16::new(server), cuts, is_over: AtomicBool::new(false) });
         let listening = Some(thread::spawn({
             let state = state.clone();
             move || state.listen(&listener)
         }));
         Self { port, state, listening }
+    }
+
+    /// Leads the connections that come from now on to the server at this port, or to nobody.
+    pub fn lead_to(&self, server: Option<u16>) {
+        self.state.server.store(server.unwrap_or(0), Ordering::SeqCst);
     }
 
     /// Cuts that are still to come.
@@ -71,7 +77,8 @@ impl State {
             if self.is_over.load(Ordering::Relaxed) {
                 return;
             }
-            let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server)) else { continue };
+            let server = self.server.load(Ordering::SeqCst);
+            let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)) else { continue };
             let cut = self.cuts.lock().unwrap().pop_front();
             let (asked, answered) = match cut {
                 Some(Cut::Asked(bytes)) => (bytes, usize::MAX),
