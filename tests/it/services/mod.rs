@@ -222,14 +222,35 @@ fn through_kills<S>(
     under_load: impl Fn(usize, &Forebay, &mut S),
     mended: impl Fn(usize, &mut S),
 ) -> BTreeSet<String> {
+    let load = Load { address: |forebay| forebay.address, post: load };
+    through_kills_under(&load, place, rounds, server, under_load, mended)
+}
+
+/// What posts until it is told to end or nobody answers, and where to; the ids that were acknowledged.
+struct Load {
+    address: fn(&Forebay) -> SocketAddr,
+    post: fn(SocketAddr, &AtomicUsize, &AtomicBool) -> Vec<String>,
+}
+
+/// The same under another load.
+#[track_caller]
+fn through_kills_under<S>(
+    load: &Load,
+    place: &Place,
+    rounds: usize,
+    server: &mut S,
+    under_load: impl Fn(usize, &Forebay, &mut S),
+    mended: impl Fn(usize, &mut S),
+) -> BTreeSet<String> {
     let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut acknowledged = BTreeSet::new();
     for round in 0..rounds {
-        let mut forebay = place.start();
-        let address = forebay.address;
         ended.store(false, Ordering::Relaxed);
         acknowledged.extend(std::thread::scope(|scope| {
-            let load = scope.spawn(|| load(address, &posts, &ended));
+            // In here, so that the load ends with it, whatever fails.
+            let mut forebay = place.start();
+            let (address, posts, ended) = ((load.address)(&forebay), &posts, &ended);
+            let load = scope.spawn(move || (load.post)(address, posts, ended));
             under_load(round, &forebay, server);
             forebay.kill();
             ended.store(true, Ordering::Relaxed);
