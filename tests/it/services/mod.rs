@@ -3,6 +3,7 @@
 
 mod cassandra;
 mod clickhouse;
+mod collector;
 mod fallback;
 mod jetstream;
 mod nats;
