@@ -1,6 +1,9 @@
 //! `type: otlp` against servers that refuse, wait, take a part, and speak something else.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use forebay_actors::otlp::wire::{put_bytes, put_varint};
 use serde_json::{Value, json};
@@ -244,6 +247,41 @@ fn what_was_taken_of_a_batch_is_not_sent_again() {
     until("one is given up on", || forebay.metric("forebay_sink_dead_letters_total", "up") == 1.0);
     until("the others have arrived", || forebay.metric("forebay_sink_lag_events", "up") == 0.0);
     assert_eq!(receiver.taken(), ["zero", "log 1", "log 2", "span 1"]);
+}
+
+/// Scenario: one batch has all signals, and one call of it, whichever, meets a server that is about to end: it is told so, or is
+/// answered without the status that ends a call of gRPC.
+/// Guarantee: that call alone is made again, so that every item arrives, once.
+#[test]
+fn a_call_that_fails_among_others_is_made_again() {
+    for (protocol, answer) in [
+        ("grpc", Answer::Grpc(14, "the server is going away", None)),
+        ("grpc", Answer::Http(200, vec![("content-type", "application/grpc")], vec![0; 5])),
+        ("grpc", Answer::Http(200, Vec::new(), Vec::new())),
+        ("http", Answer::Http(503, Vec::new(), Vec::new())),
+    ] {
+        let receiver = Receiver::start();
+        let place =
+            Place::empty().section("batch: { max_wait: 200ms }").sink("up", &receiver.sink(protocol, ""));
+        let forebay = place.start();
+        let mut expected = Vec::new();
+        for failing in ["log 1", "span 1", "metric 1"] {
+            let (once, has_failed) = (answer.clone(), AtomicBool::new(false));
+            receiver.judge(move |request| {
+                let is_it = request.texts().iter().any(|text| text == failing);
+                (is_it && !has_failed.swap(true, Ordering::Relaxed)).then(|| once.clone())
+            });
+            post_every_signal(&forebay);
+            until("all have arrived", || forebay.metric("forebay_buffer_events", "") == 0.0);
+            expected.extend(["log 1", "log 2", "metric 1", "span 1"]);
+            expected.sort_unstable();
+            let mut taken = receiver.taken();
+            taken.sort_unstable();
+            assert_eq!(taken, expected, "{answer:?} to {failing}");
+        }
+        assert_eq!(forebay.metric("forebay_sink_retries_total", "up"), 3.0, "{answer:?}");
+        assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "up"), 0.0);
+    }
 }
 
 /// Scenario: the server takes less at a time than a batch has, and says so as different servers do.
