@@ -5,7 +5,7 @@ use std::fmt;
 use forebay_actors::{batcher, buffer, journal, record};
 
 use crate::{
-    config::{Backend, Config, Durability, SinkKind, When},
+    config::{Backend, Config, Durability, SinkConfig, SinkKind, When},
     destination,
     ingress::{batch::seen::BATCH_BYTES, server::STREAM_WINDOW_BYTES},
     pipeline::queue_messages,
@@ -113,17 +113,20 @@ impl MemoryBudget {
                 }
                 // The latest values, and what a batch makes of them while it is pushed.
                 SinkKind::Pushgateway(ref push) => 2 * push.state_bytes as u64,
-                // What of a batch is held as rows, and the same once more as requests.
-                SinkKind::Cassandra(_) => {
-                    2 * (destination::cassandra::ROWS_BYTES_MAX * sink.concurrency.max) as u64
-                }
+                SinkKind::Cassandra(_) => cassandra_rows(sink),
+                _ => 0,
+            };
+            // What is held for it is rows of its fallback meanwhile.
+            let fallback = sink.fallback.as_ref().and_then(|fallback| config.sinks.get(fallback));
+            let shown = match fallback.map(|fallback| &fallback.kind) {
+                Some(SinkKind::Cassandra(cassandra)) if cassandra.held_rows => cassandra_rows(sink),
                 _ => 0,
             };
             let patterns = sink.when.as_ref().map_or(0, When::memory_bytes);
             let name = record::SinkName::from(name.as_str());
             part(
                 &format!("sink {name}"),
-                mailbox + batches + own + patterns,
+                mailbox + batches + own + shown + patterns,
                 "batch.max_bytes, concurrency, mailbox_batches",
             );
         }
@@ -134,6 +137,11 @@ impl MemoryBudget {
     pub fn sum(&self) -> u64 {
         self.0.iter().map(|part| part.bytes).sum()
     }
+}
+
+/// What of the batches of a sink is there as rows of Cassandra, and the same once more as requests.
+fn cassandra_rows(sink: &SinkConfig) -> u64 {
+    2 * (destination::cassandra::ROWS_BYTES_MAX * sink.concurrency.max) as u64
 }
 
 impl fmt::Display for MemoryBudget {

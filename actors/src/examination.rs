@@ -95,6 +95,17 @@ impl Examination {
         Self { schema: Finding::Unfit(why.into()), ..Self::fit() }
     }
 
+    /// What both found: of each finding the worse one.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            reachable: self.reachable.or_worse(other.reachable),
+            authorised: self.authorised.or_worse(other.authorised),
+            schema: self.schema.or_worse(other.schema),
+            clock: self.clock.or(other.clock),
+            note: self.note.or(other.note),
+        }
+    }
+
     /// The same with what its clock said.
     pub fn with_clock(self, clock: Option<ClockReading>) -> Self {
         Self { clock, ..self }
@@ -110,6 +121,16 @@ impl Finding {
     /// What was not looked at, because what comes before it failed.
     pub fn behind() -> Self {
         Self::Unknown(String::new())
+    }
+
+    fn or_worse(self, other: Self) -> Self {
+        let badness = |finding: &Self| match finding {
+            Self::Absent => 0,
+            Self::Fit => 1,
+            Self::Unknown(_) => 2,
+            Self::Unfit(_) => 3,
+        };
+        if badness(&other) > badness(&self) { other } else { self }
     }
 }
 

@@ -13,11 +13,12 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, future::LocalBoxFuture};
 
 use crate::{
     destination::{Delivery, DeliveryError},
     event::{DecodeError, blocks_around},
+    examination::Examination,
     journal::stored_form,
     record::{Batch, Position, Record, Selection, SinkName, Span},
 };
@@ -33,6 +34,11 @@ pub trait Holding {
 
     /// Forgets what is held under this key, if anything is.
     fn release(&self, key: &HeldKey) -> Released;
+
+    /// What a holder needs beside what its destination's own examination looks at; nothing where that is all.
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        std::future::ready(Examination::default()).boxed_local()
+    }
 }
 
 /// The future of a fetch.
@@ -70,7 +76,7 @@ const MAGIC: &[u8; 4] = b"FBH1";
 const HEADER_BYTES: usize = 24;
 const CRC_BYTES: usize = 4;
 
-/// The batch as bytes.
+/// The batch as bytes, with all of the metadata, whatever part of it the batch lets out.
 ///
 /// # Errors
 /// Where a record is damaged.

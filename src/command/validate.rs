@@ -199,7 +199,15 @@ async fn check_destinations(config: &Config, offline: bool, findings: &mut Findi
             Ok(_) if offline => findings.ok(&what, "its options can be used"),
             Err(error) if offline => findings.fail(&what, error),
             Ok(destination) => {
-                let examined = tokio::time::timeout(EXAMINATION_TIMEOUT, destination.examine()).await;
+                let is_holder = config.sinks.values().any(|other| other.fallback.as_ref() == Some(name));
+                let examining = async {
+                    let examined = destination.examine().await;
+                    match destination.holding().filter(|_| is_holder) {
+                        Some(holding) => examined.and(holding.examine().await),
+                        None => examined,
+                    }
+                };
+                let examined = tokio::time::timeout(EXAMINATION_TIMEOUT, examining).await;
                 let late = |_| Examination::unreachable(format!("no answer within {EXAMINATION_TIMEOUT:?}"));
                 table.add(name, sink.kind.name(), examined.unwrap_or_else(late));
             }

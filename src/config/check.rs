@@ -415,7 +415,7 @@ mod tests {
             ("sinks: {a: {type: file, path: x, fallback: a}}", "sinks.a.fallback: is the sink itself"),
             (
                 "sinks: {a: {type: console, fallback: b}, b: {type: http, url: 'http://x'}}",
-                "sinks.a.fallback: names \"b\", and http cannot hold batches",
+                "sinks.a.fallback: names \"b\", and http cannot hold batches to be read back; file, s3 and cassandra can",
             ),
             (
                 "sinks: {a: {type: console, fallback: f, on_failure: b}, f: {type: file, path: x}, b: {type: blackhole}}",
@@ -439,6 +439,10 @@ mod tests {
             (
                 "sinks: {c: {type: cassandra, hosts: [h], keyspace: k, metrics_table: events}}",
                 "sinks.c.metrics_table: is the table of other rows too",
+            ),
+            (
+                "sinks: {c: {type: cassandra, hosts: [h], keyspace: k, held_table: traces_overflow}}",
+                "sinks.c.held_table: is the table of other rows too",
             ),
             (
                 "sinks: {c: {type: cassandra, hosts: [h], keyspace: k, user: u}}",
@@ -488,6 +492,7 @@ mod tests {
             "retention: {schedule: '*/30 2 * * * *'}",
             "limits: {ingest: {per_client_per_second: 1}}",
             "sinks: {a: {type: console, fallback: b}, c: {type: console, fallback: b}, b: {type: file, path: x}}",
+            "sinks: {a: {type: console, fallback: b}, b: {type: cassandra, hosts: [h], keyspace: k, only_as_fallback: true}}",
             "sinks: {a: {type: console, on_failure: b}, b: {type: file, path: x, only_as_fallback: true}}",
         ] {
             let parsed = Config::parse(yaml, Format::Yaml, "f", &|_| None);

@@ -377,6 +377,12 @@ impl SinkKind {
                 Some(format!("{} {}", s3.url, endpoint.trim_end_matches('/')))
             }
             Self::File(file) => Some(file.path.display().to_string()),
+            // By its nodes, since a cluster has no name here; in which order they are tried is all the same.
+            Self::Cassandra(cassandra) => {
+                let mut hosts: Vec<_> = cassandra.hosts.iter().map(String::as_str).collect();
+                hosts.sort_unstable();
+                Some(format!("{} {}.{}", hosts.join(","), cassandra.keyspace, cassandra.held_table))
+            }
             Self::Store(_)
             | Self::Http(_)
             | Self::Otlp(_)
@@ -385,7 +391,6 @@ impl SinkKind {
             | Self::Clickhouse(_)
             | Self::Nats(_)
             | Self::Pushgateway(_)
-            | Self::Cassandra(_)
             | Self::Console(_)
             | Self::Blackhole(_) => None,
         }
@@ -393,7 +398,7 @@ impl SinkKind {
 }
 
 /// The types that can hold batches of other sinks, for people.
-pub(super) const HOLDING_TYPES: &str = "file and s3";
+pub(super) const HOLDING_TYPES: &str = "file, s3 and cassandra";
 
 impl Default for RetryConfig {
     fn default() -> Self {

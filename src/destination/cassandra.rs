@@ -8,10 +8,12 @@
 //!   (`commitlog_sync`).
 //! - Which node is asked, and which other one after it, is the driver's to decide: every statement may be said twice.
 //! - The tables are looked at before the first row, and again when the cluster calls a row invalid.
+//! - Batches of other sinks are held in a table of their own (`held.rs`), and are rows of these meanwhile.
 //!
 //! Limits: of a batch as many rows are held as [`ROWS_BYTES_MAX`] says, and once more as `requests_max` requests.
 
 mod fault;
+mod held;
 mod rows;
 mod schema;
 mod table;
@@ -21,7 +23,9 @@ use std::{cell::RefCell, fmt, rc::Rc, sync::Arc, time::Duration};
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt, Verdict},
     examination::{Examination, Finding},
+    holding::Holding,
     record::Batch,
+    runtime::clock::Clock,
 };
 use futures::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream};
 use scylla::{
@@ -41,7 +45,7 @@ use self::{
     fault::{Fault, Remedy},
     rows::{Recipe, Rows, Values},
     schema::Schema,
-    table::Table,
+    table::{Purpose, Table},
 };
 use super::encoding;
 use crate::config::{CassandraCompression, CassandraSink, Consistency};
@@ -64,6 +68,16 @@ struct Cluster {
     recipe: Arc<Recipe>,
     /// The cluster for messages.
     place: String,
+    /// What tells the batches of one data directory from those of another.
+    stream: String,
+    clock: Clock,
+    rows: Access,
+    held: Access,
+}
+
+/// The way to some tables. Each purpose has its own, so that what is wrong with the tables of one does not stop the other.
+struct Access {
+    purpose: Purpose,
     /// `None` until somebody has to connect.
     known: RefCell<Option<Rc<Known>>>,
     /// Held by the one that does.
@@ -73,8 +87,8 @@ struct Cluster {
 /// A session to tables that fit.
 struct Known {
     session: Session,
-    /// In the order of [`Table::ALL`].
-    inserts: Vec<PreparedStatement>,
+    /// Those of its purpose, in their order.
+    statements: Vec<PreparedStatement>,
 }
 
 // === impl CassandraDestination ===
@@ -86,10 +100,21 @@ impl CassandraDestination {
             recipe: Arc::new(Recipe::of(options)),
             place: format!("cassandra {}/{}", options.hosts.join(","), options.keyspace),
             options: options.clone(),
-            known: RefCell::default(),
-            connecting: Mutex::default(),
+            stream: String::new(),
+            clock: Clock::system(),
+            rows: Access::of(Purpose::Rows),
+            held: Access::of(Purpose::Holding),
         };
         Self { cluster: Rc::new(cluster) }
+    }
+
+    /// The same with what it holds for others told from what another data directory has it hold.
+    pub fn of_stream(mut self, stream: &str, clock: &Clock) -> Self {
+        let cluster =
+            Rc::get_mut(&mut self.cluster).expect("nobody else holds a destination that is being built");
+        stream.clone_into(&mut cluster.stream);
+        cluster.clock = clock.clone();
+        self
     }
 }
 
@@ -114,7 +139,11 @@ impl Destination for CassandraDestination {
 
     fn examine(&self) -> LocalBoxFuture<'static, Examination> {
         let cluster = self.cluster.clone();
-        async move { cluster.examine().await }.boxed_local()
+        async move { cluster.examine(Purpose::Rows).await }.boxed_local()
+    }
+
+    fn holding(&self) -> Option<&dyn Holding> {
+        Some(self)
     }
 }
 
@@ -122,7 +151,8 @@ impl Destination for CassandraDestination {
 
 impl Cluster {
     async fn insert(&self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
-        let known = self.known().await?;
+        let is_made = self.options.manage_schema;
+        let known = self.known(&self.rows, is_made).await?;
         let (mut pieces, mut sent) = (vec![batch], 0);
         while let Some(piece) = pieces.pop() {
             let recipe = self.recipe.clone();
@@ -131,13 +161,13 @@ impl Cluster {
                     let mut written = self.write(&known, &rows).await;
                     if let Err(error) = &written
                         && Fault::of(error).remedy == Remedy::LookAgain
-                        && self.still_fits(&known).await.is_ok()
+                        && self.still_fits(&self.rows, &known).await.is_ok()
                     {
                         // Until a moment ago it may have been the table's fault.
                         written = self.write(&known, &rows).await;
                     }
                     if let Err(error) = written {
-                        return Err(self.failed(&known, &error).await);
+                        return Err(self.failed(&self.rows, &known, Fault::of(&error)).await);
                     }
                     sent += rows.bytes();
                 }
@@ -163,17 +193,17 @@ impl Cluster {
 
     async fn look(&self) -> Result<(), DeliveryError> {
         let session = self.connect().await?;
-        let schema = self.schema(&session);
+        let schema = self.schema(Purpose::Rows, &session);
         schema.check(self.options.manage_schema)?;
         schema.check_rights().await
     }
 
-    async fn examine(&self) -> Examination {
+    async fn examine(&self, purpose: Purpose) -> Examination {
         let session = match self.connect().await {
             Ok(session) => session,
             Err(error) => return Examination::failed(&error),
         };
-        let schema = self.schema(&session);
+        let schema = self.schema(purpose, &session);
         let finding = |found: Result<(), DeliveryError>| match found {
             Ok(()) => Finding::Fit,
             Err(error) => Finding::Unfit(error.message),
@@ -186,28 +216,30 @@ impl Cluster {
         }
     }
 
-    /// The session that there is, or a new one.
-    async fn known(&self) -> Result<Rc<Known>, DeliveryError> {
-        let _alone = self.connecting.lock().await;
-        if let Some(known) = &*self.known.borrow() {
+    /// The session that there is, or a new one, for which missing tables are made where `is_made` is set.
+    async fn known(&self, access: &Access, is_made: bool) -> Result<Rc<Known>, DeliveryError> {
+        let _alone = access.connecting.lock().await;
+        if let Some(known) = &*access.known.borrow() {
             return Ok(known.clone());
         }
         let session = self.connect().await?;
-        let schema = self.schema(&session);
-        if self.options.manage_schema {
+        let schema = self.schema(access.purpose, &session);
+        if is_made {
             schema.make().await?;
         }
         schema.check(false)?;
-        schema.compare_ttl().await?;
-        let mut inserts = Vec::with_capacity(Table::ALL.len());
-        for table in Table::ALL {
-            let prepared = session.prepare(table.insert(&self.options)).await;
-            let mut insert = prepared.map_err(|error| Fault::of_preparing(&error).at(&self.place))?;
-            insert.set_is_idempotent(true);
-            inserts.push(insert);
+        if access.purpose == Purpose::Rows {
+            schema.compare_ttl().await?;
         }
-        let known = Rc::new(Known { session, inserts });
-        *self.known.borrow_mut() = Some(known.clone());
+        let mut statements = Vec::new();
+        for statement in access.purpose.statements(&self.options) {
+            let prepared = session.prepare(statement).await;
+            let mut statement = prepared.map_err(|error| Fault::of_preparing(&error).at(&self.place))?;
+            statement.set_is_idempotent(true);
+            statements.push(statement);
+        }
+        let known = Rc::new(Known { session, statements });
+        *access.known.borrow_mut() = Some(known.clone());
         Ok(known)
     }
 
@@ -239,31 +271,38 @@ impl Cluster {
         connected.map_err(|error| Fault::of_session(&error).at(&self.place))
     }
 
-    fn schema<'s>(&'s self, session: &'s Session) -> Schema<'s> {
-        Schema { session, options: &self.options, place: &self.place }
+    fn schema<'s>(&'s self, purpose: Purpose, session: &'s Session) -> Schema<'s> {
+        Schema { purpose, session, options: &self.options, place: &self.place }
     }
 
-    async fn still_fits(&self, known: &Known) -> Result<(), DeliveryError> {
-        let schema = self.schema(&known.session);
+    async fn still_fits(&self, access: &Access, known: &Known) -> Result<(), DeliveryError> {
+        let schema = self.schema(access.purpose, &known.session);
         schema.refresh().await?;
         schema.check(false)
     }
 
-    async fn failed(&self, known: &Rc<Known>, error: &ExecutionError) -> DeliveryError {
-        let fault = Fault::of(error);
+    async fn failed(&self, access: &Access, known: &Rc<Known>, fault: Fault) -> DeliveryError {
         let unfit = match fault.remedy {
             Remedy::None => return fault.at(&self.place),
             Remedy::Reconnect => None,
             Remedy::LookAgain => {
-                match self.still_fits(known).await {
+                match self.still_fits(access, known).await {
                     // Rows fit, so it is this row that does not.
                     Ok(()) if fault.verdict == Verdict::Reject => return fault.at(&self.place),
                     looked => looked.err(),
                 }
             }
         };
-        self.known.borrow_mut().take_if(|current| Rc::ptr_eq(current, known));
+        access.known.borrow_mut().take_if(|current| Rc::ptr_eq(current, known));
         unfit.unwrap_or_else(|| fault.at(&self.place))
+    }
+}
+
+// === impl Access ===
+
+impl Access {
+    fn of(purpose: Purpose) -> Self {
+        Self { purpose, known: RefCell::default(), connecting: Mutex::default() }
     }
 }
 
@@ -272,7 +311,7 @@ impl Cluster {
 impl Known {
     /// Sends rows of one partition.
     async fn send(&self, table: Table, rows: &[Values<'_>]) -> Result<(), ExecutionError> {
-        let insert = &self.inserts[table as usize];
+        let insert = &self.statements[table as usize];
         if let [row] = rows {
             return self.session.execute_unpaged(insert, row).await.map(drop);
         }

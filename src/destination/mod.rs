@@ -80,7 +80,9 @@ pub fn build(
         SinkKind::Nats(options) => Box::new(nats::NatsDestination::new(options)?.of_stream(stream)),
         SinkKind::Pushgateway(options) => Box::new(pushgateway::PushgatewayDestination::new(options)?),
         SinkKind::S3(options) => Box::new(s3::S3Destination::new(options)?.of_stream(stream)),
-        SinkKind::Cassandra(options) => Box::new(cassandra::CassandraDestination::new(options)),
+        SinkKind::Cassandra(options) => {
+            Box::new(cassandra::CassandraDestination::new(options).of_stream(stream, clock))
+        }
         SinkKind::File(options) => {
             let clock = clock.clone();
             let file = file::FileDestination::new(options, Arc::new(move || clock.now()))?;

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use forebay_actors::{
-    destination::{Delivery, DeliveryError, Destination},
+    destination::{Cause, Delivery, DeliveryError, Destination},
     examination::Examination,
-    holding::Holding,
+    holding::{Fetched, HeldKey, Holding, Released},
     projection::Projection,
     record::Batch,
 };
-use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, future::LocalBoxFuture};
 
 /// Another destination, and what it gets of the metadata.
 pub struct ProjectedDestination {
@@ -25,11 +25,21 @@ impl ProjectedDestination {
     pub fn new(inner: Box<dyn Destination>, projection: Arc<Projection>) -> Self {
         Self { inner, projection }
     }
+
+    fn projected(&self, batch: &Batch) -> Arc<Batch> {
+        Arc::new(batch.clone().with_fields(self.projection.clone()))
+    }
+
+    /// The inner one as a holder, which it is where this one was said to be.
+    fn holder(&self) -> Result<&dyn Holding, DeliveryError> {
+        let cannot = || DeliveryError::transient(Cause::Build, "it cannot hold batches of another sink");
+        self.inner.holding().ok_or_else(cannot)
+    }
 }
 
 impl Destination for ProjectedDestination {
     fn deliver(&self, batch: Arc<Batch>) -> Delivery {
-        self.inner.deliver(Arc::new((*batch).clone().with_fields(self.projection.clone())))
+        self.inner.deliver(self.projected(&batch))
     }
 
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
@@ -40,9 +50,40 @@ impl Destination for ProjectedDestination {
         self.inner.examine()
     }
 
-    /// What is held is held whole: it goes to another destination later.
     fn holding(&self) -> Option<&dyn Holding> {
-        self.inner.holding()
+        self.inner.holding().map(|_| self as &dyn Holding)
+    }
+}
+
+/// What is held is held whole, since it goes to another destination later; what a holder shows of it meanwhile is what
+/// `fields` lets out.
+impl Holding for ProjectedDestination {
+    fn hold(&self, key: &HeldKey, batch: Arc<Batch>) -> Delivery {
+        match self.holder() {
+            Ok(holder) => holder.hold(key, self.projected(&batch)),
+            Err(error) => std::future::ready(Err(error)).boxed_local(),
+        }
+    }
+
+    fn fetch(&self, key: &HeldKey) -> Fetched {
+        match self.holder() {
+            Ok(holder) => holder.fetch(key),
+            Err(error) => std::future::ready(Err(error)).boxed_local(),
+        }
+    }
+
+    fn release(&self, key: &HeldKey) -> Released {
+        match self.holder() {
+            Ok(holder) => holder.release(key),
+            Err(error) => std::future::ready(Err(error)).boxed_local(),
+        }
+    }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        match self.holder() {
+            Ok(holder) => holder.examine(),
+            Err(error) => std::future::ready(Examination::failed(&error)).boxed_local(),
+        }
     }
 }
 
@@ -51,6 +92,7 @@ mod tests {
     use forebay_actors::{
         destination::{Cause, Receipt},
         event::{BlockBuilder, Draft, Stamp, Timestamp},
+        holding::{pack, unpack},
         record::{Position, Record, Span},
     };
 
@@ -92,14 +134,38 @@ mod tests {
         assert!(events.next_event().unwrap().unwrap().metadata.unwrap().contains("s3cret"));
     }
 
-    /// Says what it was given.
+    /// Says what it was given, to deliver or to hold.
     struct Tells;
 
+    impl Holding for Tells {
+        fn hold(&self, _: &HeldKey, batch: Arc<Batch>) -> Delivery {
+            let packed = pack(&batch).unwrap();
+            assert!(unpack(&packed).is_some_and(|held| told(&held).contains("s3cret")), "it is held whole");
+            self.deliver(batch)
+        }
+
+        fn fetch(&self, _: &HeldKey) -> Fetched {
+            Box::pin(std::future::ready(Ok(None)))
+        }
+
+        fn release(&self, _: &HeldKey) -> Released {
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    fn told(batch: &Batch) -> String {
+        let mut events = batch.events();
+        events.next_event().unwrap().unwrap().metadata.unwrap().to_owned()
+    }
+
     impl Destination for Tells {
+        fn holding(&self) -> Option<&dyn Holding> {
+            Some(self)
+        }
+
         fn deliver(&self, batch: Arc<Batch>) -> Delivery {
-            let mut events = batch.events();
-            let said = events.next_event().unwrap().unwrap().metadata.unwrap().to_owned();
-            Box::pin(std::future::ready(Err::<Receipt, _>(DeliveryError::transient(Cause::Server, said))))
+            let error = DeliveryError::transient(Cause::Server, told(&batch));
+            Box::pin(std::future::ready(Err::<Receipt, _>(error)))
         }
 
         fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
@@ -116,5 +182,20 @@ mod tests {
         let batch = batch(r#"{"password":"s3cret","a":1}"#);
         let error = destination.deliver(batch).await.unwrap_err();
         assert_eq!(error.message, r#"{"a":1}"#);
+    }
+
+    /// Scenario: a sink with `fields` holds a batch for another sink, and shows what is in it.
+    /// Guarantee: it is held with everything; what is shown has not what was dropped.
+    #[tokio::test]
+    async fn what_is_dropped_is_held_and_not_shown() {
+        let fields = Projection::new(None, vec!["password"], vec![]);
+        let destination = ProjectedDestination::new(Box::new(Tells), Arc::new(fields));
+        let batch = batch(r#"{"password":"s3cret","a":1}"#);
+        let key = HeldKey { owner: "a".into(), span: batch.span(), number: 1 };
+        let holding = destination.holding().expect("the inner one can hold");
+        let error = holding.hold(&key, batch).await.unwrap_err();
+        assert_eq!(error.message, r#"{"a":1}"#);
+        assert_eq!(holding.fetch(&key).await.unwrap(), None);
+        holding.release(&key).await.unwrap();
     }
 }

@@ -315,8 +315,8 @@ fn cassandra_values(name: &str, sink: &CassandraSink, found: &mut Found) {
     }
     // What Cassandra allows; quoted, upper and lower case are told apart.
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let tables = [&sink.events_table, &sink.metrics_table, &sink.traces_table];
-    let keys = ["events_table", "metrics_table", "traces_table"];
+    let tables = [&sink.events_table, &sink.metrics_table, &sink.traces_table, &sink.held_table];
+    let keys = ["events_table", "metrics_table", "traces_table", "held_table"];
     for (key, value) in keys.into_iter().zip(tables).chain([("keyspace", &sink.keyspace)]) {
         if value.is_empty() || value.len() > CASSANDRA_NAME_CHARS_MAX || !value.chars().all(allowed) {
             let message =

@@ -10,6 +10,7 @@ use crate::config::{Secret, units};
 const EVENTS: &str = "events";
 const METRICS: &str = "metrics";
 const TRACES: &str = "traces_overflow";
+const HELD: &str = "held";
 
 /// A partition of a service that says a hundred things a second is some 100 MB large then, which is as much as Cassandra
 /// bears well; one of a day would be that at four a second.
@@ -58,6 +59,12 @@ pub struct CassandraSink {
     /// The table of spans.
     #[serde(default = "traces")]
     pub traces_table: String,
+    /// The table of batches that are held for other sinks.
+    #[serde(default = "held")]
+    pub held_table: String,
+    /// Whether the events of such a batch are rows of the other tables, too.
+    #[serde(default = "yes")]
+    pub held_rows: bool,
     /// Time after which a row is gone, in a table of events that Forebay makes; null keeps it.
     #[serde(with = "units::duration_option", default = "month")]
     #[schemars(with = "Option<units::Span>")]
@@ -146,6 +153,10 @@ fn traces() -> String {
     TRACES.to_owned()
 }
 
+fn held() -> String {
+    HELD.to_owned()
+}
+
 fn month() -> Option<Duration> {
     Some(30 * DAY)
 }
@@ -189,6 +200,8 @@ impl CassandraSink {
             events_table: events(),
             metrics_table: metrics(),
             traces_table: traces(),
+            held_table: held(),
+            held_rows: true,
             events_ttl: month(),
             metrics_ttl: month(),
             traces_ttl: week(),

@@ -14,20 +14,28 @@ use scylla::{
     response::query_result::QueryRowsResult,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     fault::Fault,
-    table::{Table, quoted, text},
+    table::{Purpose, Table, quoted, text},
 };
 use crate::config::CassandraSink;
 
 /// Copies of each row where nobody says otherwise.
 const REPLICATION_FACTOR: usize = 3;
 
+/// The right to make a table; who makes one has every other right to it.
+const MAKE: &[&str] = &["CREATE"];
+
+/// Held while a schema is changed: sinks that have one fallback between them may want its table in the same moment, and a cluster
+/// that is told twice at once may make it under two ids.
+static CHANGING: Mutex<()> = Mutex::const_new(());
+
 /// A session, seen by what it is to write to.
 #[derive(Clone, Copy)]
 pub(super) struct Schema<'s> {
+    pub(super) purpose: Purpose,
     pub(super) session: &'s Session,
     pub(super) options: &'s CassandraSink,
     pub(super) place: &'s str,
@@ -50,7 +58,7 @@ impl Schema<'_> {
             .await?;
             state = self.session.get_cluster_state();
         }
-        for table in Table::ALL {
+        for &table in self.purpose.tables() {
             let found = found(&state, self.options, table);
             let change = match found {
                 None => Some(table.definition(self.options)),
@@ -65,6 +73,7 @@ impl Schema<'_> {
 
     /// Changes the schema, and waits until all nodes have it.
     async fn change(&self, sql: &str) -> Result<(), DeliveryError> {
+        let _alone = CHANGING.lock().await;
         self.session
             .query_unpaged(sql, ())
             .await
@@ -85,12 +94,18 @@ impl Schema<'_> {
         if !is_made && state.get_keyspace(&self.options.keyspace).is_none() {
             return Err(self.unfit("the keyspace is not there; manage_schema: true lets Forebay make it"));
         }
-        for table in Table::ALL {
+        for &table in self.purpose.tables() {
             let name = table.name(self.options);
             match found(&state, self.options, table) {
                 None if is_made => {}
                 None => {
-                    let right = "manage_schema: true lets Forebay make it";
+                    let right = match self.purpose {
+                        // It was made before anything was held: who looks for that must not make another one.
+                        Purpose::Holding if self.options.manage_schema => {
+                            "what was held in it is waited for; if it is lost, a table made anew lets its events become dead letters"
+                        }
+                        _ => "manage_schema: true lets Forebay make it",
+                    };
                     return Err(self.unfit(&format!("the table {name} is not there; {right}")));
                 }
                 Some(found) => {
@@ -104,6 +119,12 @@ impl Schema<'_> {
         Ok(())
     }
 
+    /// Whether there is none of the tables.
+    pub(super) fn are_tables_missing(&self) -> bool {
+        let state = self.session.get_cluster_state();
+        self.purpose.tables().iter().all(|&table| found(&state, self.options, table).is_none())
+    }
+
     /// Says where a table keeps rows for another time than the sink wants: the table's holds.
     pub(super) async fn compare_ttl(&self) -> Result<(), DeliveryError> {
         let sql = "SELECT table_name, default_time_to_live FROM system_schema.tables WHERE keyspace_name = ?";
@@ -112,7 +133,7 @@ impl Schema<'_> {
             rows.rows::<(String, Option<i32>)>().map_err(|error| self.unreadable(&error.to_string()))?;
         for row in rows {
             let (name, found) = row.map_err(|error| self.unreadable(&error.to_string()))?;
-            let Some(table) = Table::ALL.into_iter().find(|table| table.name(self.options) == name) else {
+            let Some(table) = Table::ROWS.into_iter().find(|table| table.name(self.options) == name) else {
                 continue;
             };
             let found = i64::from(found.unwrap_or(0));
@@ -127,7 +148,7 @@ impl Schema<'_> {
         Ok(())
     }
 
-    /// Looks whether this user may write to every table that there is, and make those that there are not.
+    /// Looks whether this user may do what is to be done to every table that there is, and make those that there are not.
     pub(super) async fn check_rights(&self) -> Result<(), DeliveryError> {
         let Some(user) = &self.options.user else { return Ok(()) };
         let role = quoted(user);
@@ -137,21 +158,25 @@ impl Schema<'_> {
         let state = self.session.get_cluster_state();
         let keyspace = quoted(&self.options.keyspace);
         let has_keyspace = state.get_keyspace(&self.options.keyspace).is_some();
-        for table in Table::ALL {
+        for &table in self.purpose.tables() {
             let name = table.name(self.options);
-            let (right, resource) = match found(&state, self.options, table) {
-                Some(_) => ("MODIFY", format!("TABLE {keyspace}.{}", quoted(name))),
-                None if has_keyspace => ("CREATE", format!("KEYSPACE {keyspace}")),
-                None => ("CREATE", "ALL KEYSPACES".to_owned()),
+            let (rights, resource) = match found(&state, self.options, table) {
+                Some(_) => (self.purpose.rights(), format!("TABLE {keyspace}.{}", quoted(name))),
+                None if has_keyspace => (MAKE, format!("KEYSPACE {keyspace}")),
+                None => (MAKE, "ALL KEYSPACES".to_owned()),
             };
-            let listed =
-                self.session.query_unpaged(format!("LIST {right} ON {resource} OF {role}"), ()).await;
-            if is_not_asked_for(&listed) {
-                return Ok(());
-            }
-            if !self.any(listed)? {
-                let remedy = format!("GRANT {right} ON {resource} TO {role} gives it");
-                return Err(self.unfit(&format!("this user has no right to {right} on {resource}; {remedy}")));
+            for right in rights {
+                let listed =
+                    self.session.query_unpaged(format!("LIST {right} ON {resource} OF {role}"), ()).await;
+                if is_not_asked_for(&listed) {
+                    return Ok(());
+                }
+                if !self.any(listed)? {
+                    let remedy = format!("GRANT {right} ON {resource} TO {role} gives it");
+                    return Err(
+                        self.unfit(&format!("this user has no right to {right} on {resource}; {remedy}"))
+                    );
+                }
             }
         }
         Ok(())

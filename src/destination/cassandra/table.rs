@@ -5,6 +5,7 @@
 //! | `events` | events and log records | a service, for a time of `events_bucket` | an event, by its id |
 //! | `metrics` | data points | a node and a metric, for a day | a point, by all that it says |
 //! | `traces_overflow` | spans | a trace | a span, by all that it says |
+//! | `held` | batches of other sinks | a batch | a part of its bytes, by its number |
 //!
 //! Times are there twice: as Cassandra's `timestamp`, which knows milliseconds, and in nanoseconds.
 
@@ -23,6 +24,16 @@ pub(super) enum Table {
     Events,
     Metrics,
     Traces,
+    Held,
+}
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Rows of events.
+    Rows,
+    /// Batches that are held for other sinks.
+    Holding,
 }
 
 /// What a column is in the primary key.
@@ -80,14 +91,64 @@ static TRACES: [Column; 9] = [
     Column("ingested_at", NativeType::Timestamp, VALUE),
 ];
 
+static HELD: [Column; 6] = [
+    Column("journal_id", NativeType::Text, PARTITION),
+    Column("sink", NativeType::Text, PARTITION),
+    Column("batch_id", NativeType::Text, PARTITION),
+    Column("part", NativeType::Int, ASCENDING),
+    Column("parts", NativeType::Int, VALUE),
+    Column("data", NativeType::Blob, VALUE),
+];
+
+impl Purpose {
+    pub(super) const fn tables(self) -> &'static [Table] {
+        match self {
+            Self::Rows => &Table::ROWS,
+            Self::Holding => &[Table::Held],
+        }
+    }
+
+    /// What who has it may do to its tables.
+    pub(super) const fn rights(self) -> &'static [&'static str] {
+        match self {
+            Self::Rows => &["MODIFY"],
+            Self::Holding => &["MODIFY", "SELECT"],
+        }
+    }
+
+    /// Of rows an INSERT for each table. Of what is held the INSERT of a part, the SELECT of a batch and its DELETE.
+    pub(super) fn statements(self, options: &CassandraSink) -> Vec<String> {
+        match self {
+            Self::Rows => Table::ROWS.map(|table| table.insert(options)).into(),
+            Self::Holding => {
+                let (insert, name) = (Table::Held.insert(options), Table::Held.quoted(options));
+                let of_batch: Vec<_> = HELD
+                    .iter()
+                    .filter(|Column(.., role)| *role == PARTITION)
+                    .map(|Column(name, ..)| format!("{} = ?", quoted(name)))
+                    .collect();
+                let of_batch = of_batch.join(" AND ");
+                vec![
+                    // What is held does not expire, whatever the table says.
+                    format!("{insert} USING TTL 0"),
+                    format!("SELECT part, parts, data FROM {name} WHERE {of_batch}"),
+                    format!("DELETE FROM {name} USING TIMESTAMP ? WHERE {of_batch}"),
+                ]
+            }
+        }
+    }
+}
+
 impl Table {
-    pub(super) const ALL: [Self; 3] = [Self::Events, Self::Metrics, Self::Traces];
+    /// Those of events.
+    pub(super) const ROWS: [Self; 3] = [Self::Events, Self::Metrics, Self::Traces];
 
     const fn columns(self) -> &'static [Column] {
         match self {
             Self::Events => &EVENTS,
             Self::Metrics => &METRICS,
             Self::Traces => &TRACES,
+            Self::Held => &HELD,
         }
     }
 
@@ -97,6 +158,7 @@ impl Table {
             Self::Events => &options.events_table,
             Self::Metrics => &options.metrics_table,
             Self::Traces => &options.traces_table,
+            Self::Held => &options.held_table,
         }
     }
 
@@ -105,6 +167,7 @@ impl Table {
             Self::Events => options.events_ttl,
             Self::Metrics => options.metrics_ttl,
             Self::Traces => options.traces_ttl,
+            Self::Held => None,
         }
     }
 
@@ -213,8 +276,10 @@ pub(super) fn text(text: &str) -> String {
 const fn type_name(kind: &NativeType) -> &'static str {
     match kind {
         NativeType::BigInt => "bigint",
+        NativeType::Blob => "blob",
         NativeType::Date => "date",
         NativeType::Double => "double",
+        NativeType::Int => "int",
         NativeType::Timestamp => "timestamp",
         NativeType::Uuid => "uuid",
         _ => "text",
@@ -255,10 +320,33 @@ mod tests {
         assert!(Table::Traces.definition(&options()).contains("_live = 604800 "));
     }
 
+    /// A batch is one partition, so one DELETE forgets it whole, and what it asks for never runs over what was deleted before.
+    #[test]
+    fn a_held_batch_is_a_partition_and_never_expires() {
+        let definition = Table::Held.definition(&options());
+        assert!(
+            definition.ends_with(
+                "PRIMARY KEY ((\"journal_id\", \"sink\", \"batch_id\"), \"part\")) WITH CLUSTERING ORDER BY (\"part\" ASC)"
+            ),
+            "{definition}"
+        );
+        let of_batch = "WHERE \"journal_id\" = ? AND \"sink\" = ? AND \"batch_id\" = ?";
+        assert_eq!(
+            Purpose::Holding.statements(&options()),
+            [
+                "INSERT INTO \"otel\".\"held\" (\"journal_id\", \"sink\", \"batch_id\", \"part\", \"parts\", \"data\") \
+                 VALUES (?, ?, ?, ?, ?, ?) USING TTL 0"
+                    .to_owned(),
+                format!("SELECT part, parts, data FROM \"otel\".\"held\" {of_batch}"),
+                format!("DELETE FROM \"otel\".\"held\" USING TIMESTAMP ? {of_batch}"),
+            ]
+        );
+    }
+
     /// Rows are grouped by their first columns, so these have to be those of the partition.
     #[test]
     fn partition_columns_come_first() {
-        for table in Table::ALL {
+        for table in Table::ROWS {
             let is_first: Vec<_> =
                 table.columns().iter().map(|Column(.., role)| *role == PARTITION).collect();
             assert!(is_first.is_sorted_by(|a, b| a >= b), "{table:?}");

@@ -1,6 +1,7 @@
 //! `type: cassandra` against a real server of one node: the binary delivers, the driver asks what is there.
 
 mod faults;
+mod held;
 
 use std::{
     collections::BTreeSet,
@@ -24,10 +25,10 @@ use crate::support::{
     thorough, until,
 };
 
-struct Cassandra(Service);
+pub(super) struct Cassandra(Service);
 
 impl Cassandra {
-    fn start(test: &str) -> Option<Self> {
+    pub(super) fn start(test: &str) -> Option<Self> {
         Service::start("cassandra", test).map(Self)
     }
 
@@ -40,7 +41,12 @@ impl Cassandra {
         Some(found)
     }
 
-    fn sink(&self, keyspace: &str, keys: &str) -> String {
+    /// Kills it, or starts it again.
+    pub(super) fn toggle(&mut self, is_down: bool) {
+        if is_down { self.0.down("kill") } else { self.0.up() }
+    }
+
+    pub(super) fn sink(&self, keyspace: &str, keys: &str) -> String {
         self.sink_at(self.0.port, keyspace, keys)
     }
 
@@ -53,7 +59,7 @@ impl Cassandra {
 
     /// What the server answers to a statement.
     #[track_caller]
-    fn cql(&self, cql: &str) -> Vec<Row> {
+    pub(super) fn cql(&self, cql: &str) -> Vec<Row> {
         self.try_cql(cql).unwrap()
     }
 
@@ -92,7 +98,7 @@ impl Cassandra {
     }
 }
 
-fn text(value: &Option<CqlValue>) -> String {
+pub(super) fn text(value: &Option<CqlValue>) -> String {
     value.as_ref().and_then(CqlValue::as_text).cloned().unwrap_or_default()
 }
 

@@ -17,7 +17,10 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use tempfile::TempDir;
 
-use super::s3::Minio;
+use super::{
+    cassandra::{self, Cassandra},
+    s3::Minio,
+};
 use crate::{
     otlp::{gateway::Gateway, text},
     support::{
@@ -170,6 +173,24 @@ fn p2_every_span_arrives_by_way_of_minio() {
     let minio = std::cell::RefCell::new(minio);
     let holds = || minio.borrow().objects().keys().filter(|key| key.starts_with("a/b/held/")).count();
     every_span_arrives(&overflow, holds, |is_down| minio.borrow_mut().toggle(is_down));
+}
+
+/// The same of Cassandra. What it holds is rows of `traces_overflow` at that time, too.
+#[test]
+fn p2_every_span_arrives_by_way_of_cassandra() {
+    let Some(cassandra) = Cassandra::start("p2_every_span_arrives_by_way_of_cassandra") else { return };
+    let overflow = cassandra.sink("otel_traces", ", datacenter: datacenter1, only_as_fallback: true");
+    let cassandra = std::cell::RefCell::new(cassandra);
+    let holds = || {
+        let batches = "SELECT DISTINCT journal_id, sink, batch_id FROM otel_traces.held";
+        let batches = cassandra.borrow().cql(batches);
+        let of_up = |row: &scylla::value::Row| cassandra::text(&row.columns[1]) == "up";
+        assert!(batches.iter().all(of_up));
+        let rows = cassandra.borrow().cql("SELECT operation_name FROM otel_traces.traces_overflow");
+        assert!(rows.len() >= batches.len() && !rows.is_empty());
+        batches.len()
+    };
+    every_span_arrives(&overflow, holds, |is_down| cassandra.borrow_mut().toggle(is_down));
 }
 
 /// Scenario: batches are held when a configuration comes that would have them looked for elsewhere; later they are read back.

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::support::{binary::Place, until};
 
+const HELD: &str = "CREATE TABLE mended.held (journal_id text, sink text, batch_id text, part int, parts int, data blob, \
+                    PRIMARY KEY ((journal_id, sink, batch_id), part))";
+
 /// Nothing is lost while an operator has something to mend, and each time the sink and `validate` say what: no password, a
 /// wrong one, a datacenter that is not there, a keyspace, a table and rights that are missing, a server that is away.
 #[test]
@@ -72,6 +75,16 @@ fn what_an_operator_can_mend_is_waited_for_by_cassandra() {
     cassandra.wait_for("mended", 7);
     assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
     forebay.stop();
+    // Who holds has to read, too.
+    place.set_sink("up", Some("{ type: otlp, endpoint: \"http://127.0.0.1:1\", fallback: db }"));
+    place.write();
+    cassandra.cql(HELD);
+    cassandra.cql("GRANT MODIFY ON TABLE mended.held TO writer");
+    let said = place.run(&["validate"]).stdout;
+    assert!(said.contains("this user has no right to SELECT on TABLE \"mended\".\"held\""), "{said}");
+    cassandra.cql("GRANT SELECT ON TABLE mended.held TO writer");
+    let said = place.run(&["validate"]).stdout;
+    assert!(!said.contains("has no right to"), "{said}");
 }
 
 /// Scenario: under way the table loses a column, is dropped, and is made by somebody else with another key.
