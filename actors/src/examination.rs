@@ -150,6 +150,21 @@ impl ClockReading {
 mod tests {
     use super::*;
 
+    /// Of two examinations each finding is the worse one, and what one of them did not look at is the other's.
+    #[test]
+    fn the_worse_finding_counts() {
+        let nothing = Examination::default;
+        let both = Examination::fit().and(Examination::unfit("no table"));
+        assert_eq!((both.reachable, both.schema), (Finding::Fit, Finding::Unfit("no table".to_owned())));
+        let both = Examination::unauthorised("no right").and(Examination::fit());
+        assert_eq!(
+            (both.authorised, both.schema),
+            (Finding::Unfit("no right".to_owned()), Finding::behind())
+        );
+        assert_eq!(nothing().and(Examination::fit()).reachable, Finding::Fit);
+        assert_eq!(Examination::fit().and(nothing()).schema, Finding::Absent);
+    }
+
     /// Scenario: a clock of whole seconds, asked by a question that took half a second.
     /// Guarantee: what rounding or the way may explain is no difference; beyond that it is said both ways, by no more than is
     /// certain.

@@ -241,8 +241,8 @@ fn what_is_missing_to_hold_in_cassandra_is_said() {
 }
 
 /// Scenario: connections to Cassandra break again and again, in the middle of what it is given to hold, of what it gives back and
-/// of what it is told to forget.
-/// Guarantee: the collector gets everything, once and in order, and nothing stays held.
+/// of what it is told to forget. The sink is to write no rows.
+/// Guarantee: the collector gets everything, once and in order, nothing stays held, and there is not even a table of rows.
 #[test]
 fn p3_broken_connections_lose_and_double_nothing_that_cassandra_holds() {
     let test = "p3_broken_connections_lose_and_double_nothing_that_cassandra_holds";
@@ -252,8 +252,8 @@ fn p3_broken_connections_lose_and_double_nothing_that_cassandra_holds() {
     let plan = plan.flat_map(|bytes| [Cut::Asked(bytes), Cut::Answered(bytes)]);
     let wire = Wire::to(cassandra.0.port, plan);
     let collector = Collector::down();
-    let forebay =
-        collector.place(&cassandra.sink_at(wire.port, "held_cut", ", only_as_fallback: true")).start();
+    let keys = ", only_as_fallback: true, held_rows: false";
+    let forebay = collector.place(&cassandra.sink_at(wire.port, "held_cut", keys)).start();
     let mut posted = Vec::new();
     while wire.cuts_left() > 0 {
         collector.set_up(false);
@@ -269,4 +269,7 @@ fn p3_broken_connections_lose_and_double_nothing_that_cassandra_holds() {
     assert!(collector.taken.lock().unwrap().concat() == posted);
     assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "up"), 0.0);
     until("nothing is held", || cassandra.cql("SELECT part FROM held_cut.held").is_empty());
+    let tables =
+        cassandra.cql("SELECT table_name FROM system_schema.tables WHERE keyspace_name = 'held_cut'");
+    assert_eq!(tables.iter().map(|row| text(&row.columns[0])).collect::<Vec<_>>(), ["held"]);
 }
