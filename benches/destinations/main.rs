@@ -10,6 +10,7 @@ mod clickhouse;
 mod jetstream;
 mod nats;
 mod postgres;
+mod s3;
 mod service;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -58,7 +59,8 @@ fn main() -> ExitCode {
         let cassandra = !is_wanted("cassandra") || cassandra::measure(&batches(BATCH_ROWS)).await;
         let nats = !is_wanted("nats") || nats::measure(&batches(BATCH_ROWS)).await;
         let jetstream = !is_wanted("jetstream") || jetstream::measure().await;
-        postgres && clickhouse && cassandra && nats && jetstream
+        let s3 = !is_wanted("s3") || s3::measure(&batches(large)).await;
+        postgres && clickhouse && cassandra && nats && jetstream && s3
     });
     if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
