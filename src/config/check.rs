@@ -1,6 +1,7 @@
 //! What the types cannot say: values that are well-formed but make no sense, alone or together.
 
 mod jetstream;
+mod objects;
 mod security;
 mod sinks;
 mod standbys;
@@ -452,6 +453,58 @@ mod tests {
                 "sinks: {c: {type: cassandra, hosts: [h], keyspace: k, traces_ttl: 8000d}}",
                 "sinks.c.traces_ttl: is not usable",
             ),
+            ("sinks: {s: {type: s3, url: 'ftp://b'}}", "sinks.s.url: begins with none of s3://, gs://"),
+            ("sinks: {s: {type: s3, url: 's3://A/b'}}", "sinks.s.url: has no usable bucket"),
+            ("sinks: {s: {type: s3, url: 'az://a_b/c'}}", "sinks.s.url: has no usable container"),
+            ("sinks: {s: {type: s3, url: 'file://a'}}", "sinks.s.url: is not an absolute path"),
+            (
+                "sinks: {s: {type: s3, url: 'file:///a', storage_class: X}}",
+                "sinks.s.storage_class: means nothing in a directory; leave it away",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'gs://abc', region: eu}}",
+                "sinks.s.region: is of s3:// alone; leave it away",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'gs://abc', secret_access_key: s3cret}}",
+                "sinks.s.secret_access_key: is of s3:// alone; who writes to gs:// is said by credentials_file or credentials_json",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'az://abc', credentials_json: s3cret}}",
+                "sinks.s.credentials_json: is of gs:// alone; who writes to az:// is said by account and account_key, or sas_token",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 's3://abc', sas_token: s3cret}}",
+                "sinks.s.sas_token: is of az:// alone; who writes to s3:// is said by access_key_id and secret_access_key",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'az://abc', encryption: kms}}",
+                "sinks.s.encryption: is of s3:// alone",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'gs://abc', credentials_file: f, credentials_json: s3cret}}",
+                "sinks.s.credentials_json: is there beside credentials_file; one of them is enough",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'gs://abc', credentials_json: s3cret}}",
+                "sinks.s.credentials_json: is not the JSON of a service account",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'az://abc', account_key: '****'}}",
+                "sinks.s.account_key: is not in base64",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'az://abc', account_key: czNjcmV0, sas_token: s3cret}}",
+                "sinks.s.sas_token: is there beside account_key; one of them is enough",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 'az://abc', sas_token: s3cret}}",
+                "sinks.s.sas_token: is not a shared access signature; like sv=…&sig=…",
+            ),
+            (
+                "sinks: {s: {type: s3, url: 's3://abc', access_key_id: a}}",
+                "sinks.s.secret_access_key: is missing; access_key_id needs it",
+            ),
             ("sinks: {Up: {type: store}}", "sinks.Up: the name"),
             ("sinks: {a: {type: store}, b: {type: store}}", "sinks.b.type: \"a\" is the store already"),
             (
@@ -477,7 +530,7 @@ mod tests {
             let hash = |digit: &str| format!("'sha256:{}'", digit.repeat(64));
             let found = problem(&yaml.replace("HASH", &hash("a")).replace("OTHER", &hash("b")));
             assert!(found.contains(expected), "{yaml}: {found}");
-            assert!(!found.contains("fby_secret"), "{found}");
+            assert!(!found.contains("fby_secret") && !found.contains("s3cret"), "{found}");
         }
     }
 
@@ -494,6 +547,9 @@ mod tests {
             "sinks: {a: {type: console, fallback: b}, c: {type: console, fallback: b}, b: {type: file, path: x}}",
             "sinks: {a: {type: console, fallback: b}, b: {type: cassandra, hosts: [h], keyspace: k, only_as_fallback: true}}",
             "sinks: {a: {type: console, on_failure: b}, b: {type: file, path: x, only_as_fallback: true}}",
+            "sinks: {s: {type: s3, url: 'gs://a.b_c/d', credentials_file: f, storage_class: NEARLINE}}",
+            "sinks: {s: {type: s3, url: 'az://abc', account: a, account_key: czNjcmV0, endpoint: 'http://h:1/a'}}",
+            "sinks: {s: {type: s3, url: 'az://abc/d/', sas_token: '?sv=1&sig=a%2Bb', overwrite: false}}",
         ] {
             let parsed = Config::parse(yaml, Format::Yaml, "f", &|_| None);
             assert!(parsed.is_ok(), "{yaml}: {parsed:?}");

@@ -42,11 +42,12 @@ pub use security::{
 };
 pub use sink::{
     BatchOverride, BlackholeSink, BreakerConfig, CassandraCompression, CassandraSink, ClickhouseCompression,
-    ClickhouseOtel, ClickhouseSink, Compression, Concurrency, Consistency, ConsoleSink, FieldTests, Fields,
-    FieldsProblem, FileSink, ForebayCompression, ForebaySink, HttpEncoding, HttpSink, KeyParts, KeyTemplate,
-    Literal, NatsEncoding, NatsSink, OtlpProtocol, OtlpSink, Partitions, PostgresSink, PostgresTable,
-    PushMethod, PushgatewaySink, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink, SinkConfig, SinkKind,
-    StoreSink, SubjectTemplate, Tests, TlsClient, When, WhenFull, WhenProblem, WhenSignal,
+    ClickhouseOtel, ClickhouseSink, Cloud, Compression, Concurrency, Consistency, ConsoleSink, FieldTests,
+    Fields, FieldsProblem, FileSink, ForebayCompression, ForebaySink, HttpEncoding, HttpSink, KeyParts,
+    KeyTemplate, Literal, NatsEncoding, NatsSink, OtlpProtocol, OtlpSink, Partitions, PostgresSink,
+    PostgresTable, PushMethod, PushgatewaySink, RetryConfig, S3Encryption, S3Format, S3Place, S3Sink,
+    SinkConfig, SinkKind, StoreSink, SubjectTemplate, Tests, TlsClient, When, WhenFull, WhenProblem,
+    WhenSignal,
 };
 pub use substitute::Environment;
 pub use tree::KeyPath;

@@ -30,7 +30,7 @@ pub use self::{
     otlp::{OtlpProtocol, OtlpSink, TlsClient},
     postgres::{Partitions, PostgresSink, Table as PostgresTable},
     pushgateway::{PushMethod, PushgatewaySink},
-    s3::{KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
+    s3::{Cloud, KeyParts, KeyTemplate, S3Encryption, S3Format, S3Place, S3Sink},
     when::{FieldTests, Literal, Tests, When, WhenProblem, WhenSignal},
 };
 use super::{BatchConfig, units};
@@ -125,7 +125,7 @@ pub enum SinkKind {
     Postgres(PostgresSink),
     /// Tables of ClickHouse.
     Clickhouse(ClickhouseSink),
-    /// Objects in S3, or in a directory.
+    /// Objects in S3, in Google's or Azure's store, or in a directory.
     S3(S3Sink),
     /// Messages in a stream of NATS JetStream.
     Nats(NatsSink),

@@ -58,7 +58,13 @@ impl Config {
                     clickhouse.password = clickhouse.password.take().map(|_| Secret::new(REDACTED));
                 }
                 SinkKind::S3(s3) => {
-                    for secret in [&mut s3.secret_access_key, &mut s3.session_token] {
+                    for secret in [
+                        &mut s3.secret_access_key,
+                        &mut s3.session_token,
+                        &mut s3.credentials_json,
+                        &mut s3.account_key,
+                        &mut s3.sas_token,
+                    ] {
                         *secret = secret.take().map(|_| Secret::new(REDACTED));
                     }
                     s3.endpoint.iter_mut().for_each(|endpoint| {

@@ -80,6 +80,17 @@ fn secrets_are_not_printed() {
     let mut cassandra = crate::config::CassandraSink::to("h".to_owned(), "k".to_owned());
     cassandra.password = Some(crate::config::Secret::new("s3cret"));
     config.sinks.insert("e".to_owned(), SinkConfig::new(SinkKind::Cassandra(cassandra)));
+    let mut bucket = crate::config::S3Sink::to("az://archive".to_owned());
+    for secret in [
+        &mut bucket.secret_access_key,
+        &mut bucket.session_token,
+        &mut bucket.credentials_json,
+        &mut bucket.account_key,
+        &mut bucket.sas_token,
+    ] {
+        *secret = Some(crate::config::Secret::new("s3cret"));
+    }
+    config.sinks.insert("f".to_owned(), SinkConfig::new(SinkKind::S3(bucket)));
     config.admin.token = Some(crate::config::Secret::new("s3cret-s3cret-s3cret"));
     assert!(!format!("{:?}", config.admin).contains("s3cret"));
     config.auth.tokens.push(crate::config::TokenConfig {

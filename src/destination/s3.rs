@@ -4,50 +4,45 @@
 //!   that comes again after a crash writes the same objects again, with the same bytes. So an event is in one object.
 //! - Delivered means that the store answered for every object of the batch, or that the directory is synced.
 //! - A batch that comes in halves, because some of it was refused, has keys of its own.
-//! - An object over `MULTIPART_BYTES` goes in parts. What a crash leaves of one is no object; stores keep and charge for such
-//!   parts until a lifecycle rule of the bucket removes them (`AbortIncompleteMultipartUpload`).
+//! - An object over `MULTIPART_BYTES` goes in parts. What a crash leaves of one is no object; S3 and Google keep and charge for
+//!   such parts until a lifecycle rule of the bucket removes them (`AbortIncompleteMultipartUpload`), Azure for a week.
+//! - A store that names a time (`Retry-After`) is not asked before.
 //! - Nothing a store answers is the fault of single events, so nothing is ever rejected: it waits.
 //!
 //! Limits: a batch is held once more encoded; `UPLOADS_MAX` objects are on their way at a time, in at most
 //! `PARTS_MAX` parts each.
 
+mod client;
 mod columns;
 mod fault;
 mod held;
 mod objects;
 
-use std::{
-    fmt,
-    path::PathBuf,
-    rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, rc::Rc, sync::Arc};
 
 use forebay_actors::{
-    destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
-    examination::{ClockReading, Examination},
+    destination::{Cause, Delivery, DeliveryError, Destination, Receipt, Verdict},
+    examination::Examination,
     holding::Holding,
     record::Batch,
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::LocalBoxFuture, stream};
 use object_store::{
-    Attribute, AttributeValue, Attributes, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, PutMode,
-    PutMultipartOptions, PutOptions, RetryConfig, WriteMultipart,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService},
-    local::LocalFileSystem,
+    Attribute, AttributeValue, Attributes, Error, ObjectStore, ObjectStoreExt as _, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, UpdateVersion, WriteMultipart, local::LocalFileSystem,
     path::Path,
 };
-use tokio::time::Instant;
 
-use self::objects::{Object, Recipe};
-use super::{
-    blocking, chain,
-    http::{IDLE_MAX, clock_of, endpoint_url, is_loopback, without_secrets},
-    tls, unbuildable,
+use self::{
+    client::Heard,
+    objects::{Object, Recipe},
 };
-use crate::config::{S3Encryption, S3Format, S3Place, S3Sink};
+use super::{
+    blocking,
+    http::{endpoint_url, without_secrets},
+    unbuildable,
+};
+use crate::config::{Cloud, S3Format, S3Place, S3Sink};
 
 /// From here on an object goes in parts: a single request of more is slow to repeat.
 const MULTIPART_BYTES: usize = 16 * 1024 * 1024;
@@ -57,24 +52,12 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 const PARTS_MAX: usize = 2;
 /// Objects of a batch that are on their way at a time.
 const UPLOADS_MAX: usize = 4;
-/// Where neither the configuration nor the environment says; also what stores of others take for granted.
-const REGION: &str = "us-east-1";
-/// Variables that say who writes, and where the bucket is, where the configuration does not. All others of Amazon's tools
-/// are left alone: those for endpoints would win over the configuration's own.
-const CREDENTIALS: [&str; 9] = [
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_ROLE_ARN",
-    "AWS_ROLE_SESSION_NAME",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-];
-const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
-/// The key of the upload that a probe begins: nothing of this name is ever written.
+/// The key that a probe asks for: nothing of this name is ever written.
 const PROBE: &str = ".forebay-probe";
+/// What no object of Google's has: theirs are times in microseconds.
+const NO_GENERATION: &str = "1";
+/// What no object of Azure's has: theirs are times, too.
+const NO_ETAG: &str = "\"0x0\"";
 
 /// Writes batches as objects.
 pub struct S3Destination {
@@ -87,10 +70,11 @@ struct Store {
     place: String,
     recipe: Arc<Recipe>,
     options: S3Sink,
+    /// Whose store; `None` for a directory.
+    cloud: Option<Cloud>,
     /// Where it is one.
     directory: Option<PathBuf>,
-    /// What the store's clock last said.
-    date: LastDate,
+    heard: Heard,
 }
 
 // === impl S3Destination ===
@@ -103,7 +87,7 @@ impl S3Destination {
     pub fn new(options: &S3Sink) -> Result<Self, DeliveryError> {
         let template = options.key.parse().map_err(|why| unbuildable(format!("the key {why}")))?;
         let place = options.place().map_err(|why| unbuildable(format!("the url {why}")))?;
-        let date = LastDate::default();
+        let heard = Heard::default();
         let (objects, shown, prefix): (Arc<dyn ObjectStore>, _, _) = match &place {
             S3Place::Directory(path) => {
                 let failed = |error: &dyn fmt::Display| unbuildable(format!("{}: {error}", path.display()));
@@ -111,26 +95,30 @@ impl S3Destination {
                 let directory = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(&error))?;
                 (Arc::new(directory.with_fsync(true)), path.display().to_string(), String::new())
             }
-            S3Place::Bucket { bucket, prefix } => {
+            S3Place::Bucket { cloud, bucket, prefix } => {
                 let endpoint = options.endpoint.as_deref().map(endpoint_url).transpose()?;
                 let shown = match &endpoint {
-                    Some(endpoint) => format!("{}{bucket}", without_secrets(endpoint)),
-                    None => format!("s3://{bucket}"),
+                    Some(endpoint) => {
+                        format!("{}/{bucket}", without_secrets(endpoint).as_str().trim_end_matches('/'))
+                    }
+                    None => format!("{}{bucket}", cloud.scheme()),
                 };
-                (Arc::new(bucket_store(options, bucket, date.clone())?), shown, prefix.clone())
+                (client::of(options, *cloud, bucket, &heard)?, shown, prefix.clone())
             }
         };
         let recipe = Recipe { template, prefix, format: options.format, stream: String::new() };
+        let (cloud, directory) = match place {
+            S3Place::Directory(path) => (None, Some(path)),
+            S3Place::Bucket { cloud, .. } => (Some(cloud), None),
+        };
         let store = Store {
             objects,
             place: shown,
             recipe: Arc::new(recipe),
             options: options.clone(),
-            directory: match place {
-                S3Place::Directory(path) => Some(path),
-                S3Place::Bucket { .. } => None,
-            },
-            date,
+            cloud,
+            directory,
+            heard,
         };
         Ok(Self { store: Rc::new(store) })
     }
@@ -147,109 +135,6 @@ impl S3Destination {
     }
 }
 
-/// The client of a bucket. It tries everything once: trying again is the sink's.
-fn bucket_store(
-    options: &S3Sink,
-    bucket: &str,
-    date: LastDate,
-) -> Result<impl ObjectStore + use<>, DeliveryError> {
-    let mut builder = AmazonS3Builder::new()
-        .with_bucket_name(bucket)
-        .with_http_connector(Connector::new(options, date)?)
-        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
-    let variable = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let region = options.region.clone().or_else(|| REGIONS.iter().find_map(variable));
-    builder = builder.with_region(region.unwrap_or_else(|| REGION.to_owned()));
-    if let Some(endpoint) = &options.endpoint {
-        // Without the slash, which would stand twice in every request.
-        builder = builder
-            .with_endpoint(endpoint.trim_end_matches('/'))
-            .with_allow_http(endpoint.starts_with("http://"));
-    }
-    if let (Some(id), Some(secret)) = (&options.access_key_id, &options.secret_access_key) {
-        builder = builder.with_access_key_id(id).with_secret_access_key(secret.reveal());
-        if let Some(token) = &options.session_token {
-            builder = builder.with_token(token.reveal());
-        }
-    } else {
-        for name in CREDENTIALS {
-            let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
-            if let (Ok(key), Some(value)) = (key, variable(&name)) {
-                builder = builder.with_config(key, value);
-            }
-        }
-    }
-    builder = match (options.encryption, &options.kms_key_id) {
-        (None, _) => builder,
-        (Some(S3Encryption::Aes256), _) => encrypted(builder, "AES256")?,
-        (Some(S3Encryption::Kms), Some(key)) => builder.with_sse_kms_encryption(key),
-        (Some(S3Encryption::Kms), None) => encrypted(builder, "aws:kms")?,
-    };
-    builder.build().map_err(|error| unbuildable(format!("no client can be set up: {}", chain(&error))))
-}
-
-fn encrypted(builder: AmazonS3Builder, how: &str) -> Result<AmazonS3Builder, DeliveryError> {
-    let key = "aws_server_side_encryption".parse::<AmazonS3ConfigKey>();
-    let key =
-        key.map_err(|error| unbuildable(format!("encryption cannot be asked for: {}", chain(&error))))?;
-    Ok(builder.with_config(key, how))
-}
-
-/// Gives the store's client the HTTP client of all destinations: its TLS, its roots, no redirects.
-#[derive(Debug, Clone)]
-struct Connector {
-    client: reqwest::Client,
-    date: LastDate,
-}
-
-/// What the store's clock said in its last answer.
-#[derive(Debug, Clone, Default)]
-struct LastDate(Arc<Mutex<Option<ClockReading>>>);
-
-impl LastDate {
-    fn get(&self) -> Option<ClockReading> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, reading: Option<ClockReading>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reading;
-    }
-}
-
-impl Connector {
-    fn new(options: &S3Sink, date: LastDate) -> Result<Self, DeliveryError> {
-        let mut client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_with(&options.tls)?)
-            .timeout(options.timeout)
-            .connect_timeout(options.timeout.min(Duration::from_secs(10)))
-            .pool_idle_timeout(IDLE_MAX)
-            .redirect(reqwest::redirect::Policy::none());
-        let endpoint = options.endpoint.as_deref().map(endpoint_url).transpose()?;
-        if endpoint.as_ref().is_some_and(is_loopback) {
-            client = client.no_proxy();
-        }
-        let client = client.build();
-        let failed = |e: reqwest::Error| unbuildable(format!("no HTTP client can be set up: {}", chain(&e)));
-        Ok(Self { client: client.map_err(failed)?, date })
-    }
-}
-
-impl HttpConnector for Connector {
-    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
-    }
-}
-
-#[async_trait::async_trait]
-impl HttpService for Connector {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let asked = Instant::now();
-        let answer = self.client.call(request).await?;
-        self.date.set(clock_of(answer.headers(), asked));
-        Ok(answer)
-    }
-}
-
 impl fmt::Debug for S3Destination {
     /// Only what has no secret in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,8 +148,8 @@ impl Destination for S3Destination {
         async move { store.write(batch).await }.boxed_local()
     }
 
-    /// Begins an upload in parts and gives it up. That takes the right to write, and neither makes an object nor removes one:
-    /// nobody is told of it, versions and locks of the bucket stay out of it.
+    /// Begins an upload in parts and gives it up, or asks for a change of what is not there. That takes the right to write, and
+    /// neither makes an object nor removes one: nobody is told of it, versions and locks of the bucket stay out of it.
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let store = self.store.clone();
         async move { store.look().await.map(drop) }.boxed_local()
@@ -368,9 +253,26 @@ impl Store {
     /// Whether an object could be written; what to know besides.
     async fn look(&self) -> Result<Option<String>, DeliveryError> {
         let key = self.recipe.within([PROBE.to_owned()]);
+        match self.cloud {
+            // Azure knows no beginning of an upload and no giving up.
+            Some(Cloud::Google | Cloud::Azure) => self.look_by_condition(&key).await.map(|()| None),
+            Some(Cloud::S3) | None => self.look_by_upload(&key).await,
+        }
+    }
+
+    /// Asks for a new version of what has none: the store refuses that of whoever may write.
+    async fn look_by_condition(&self, key: &Path) -> Result<(), DeliveryError> {
+        let none = UpdateVersion { e_tag: Some(NO_ETAG.to_owned()), version: Some(NO_GENERATION.to_owned()) };
+        match self.objects.put_opts(key, PutPayload::new(), PutMode::Update(none).into()).await {
+            Ok(_) | Err(Error::Precondition { .. }) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    async fn look_by_upload(&self, key: &Path) -> Result<Option<String>, DeliveryError> {
         let attributes = self.attributes(self.content_type());
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-        let upload = self.objects.put_multipart_opts(&key, options).await;
+        let upload = self.objects.put_multipart_opts(key, options).await;
         let given_up = upload.map_err(|error| self.failed(&error))?.abort().await;
         Ok(given_up.err().map(|error| {
             let words = fault::words(&error);
@@ -383,10 +285,10 @@ impl Store {
 
     async fn examine(&self) -> Examination {
         let looked = self.look().await;
-        let clock = self.date.get().filter(|_| !self.is_directory());
+        let clock = self.heard.clock();
         let found = match looked {
             Ok(note) => Examination { note, ..Examination::fit() },
-            Err(error) if error.message.contains("NoSuchBucket") => Examination::unfit(error.message),
+            Err(error) if fault::is_no_bucket(&error.message) => Examination::unfit(error.message),
             Err(error) => Examination::failed(&error),
         };
         found.with_clock(clock)
@@ -394,6 +296,10 @@ impl Store {
 
     fn failed(&self, error: &Error) -> DeliveryError {
         let cause = if self.is_directory() { Cause::Io } else { fault::cause(error) };
-        DeliveryError::transient(cause, format!("{}: {}", self.place, fault::words(error)))
+        let mut failed = DeliveryError::transient(cause, format!("{}: {}", self.place, fault::words(error)));
+        if matches!(cause, Cause::Throttled | Cause::Server) {
+            failed.verdict = Verdict::Retry { after: self.heard.wait() };
+        }
+        failed
     }
 }

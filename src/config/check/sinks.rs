@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, str::FromStr as _};
 
-use super::{Found, batch};
+use super::{Found, batch, objects};
 use crate::config::{
     BatchConfig, CassandraSink, ClickhouseOtel, ClickhouseSink, Concurrency, Fields, ForebaySink, HttpSink,
-    KeyTemplate, NatsSink, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, PushgatewaySink,
-    S3Encryption, S3Place, S3Sink, SinkConfig, SinkKind, TlsClient, When,
+    NatsSink, OtlpProtocol, OtlpSink, PostgresSink, PostgresTable, PushgatewaySink, SinkConfig, SinkKind,
+    TlsClient, When,
 };
 use crate::store::postgres as store;
 
@@ -61,7 +61,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
         SinkKind::Forebay(forebay) => forebay_values(name, forebay, found),
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, sink.concurrency.max, found),
         SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
-        SinkKind::S3(s3) => s3_values(name, s3, found),
+        SinkKind::S3(s3) => objects::values(name, s3, found),
         SinkKind::Pushgateway(push) => pushgateway_values(name, push, found),
         SinkKind::Nats(nats) => nats_values(name, nats, found),
         SinkKind::Cassandra(cassandra) => cassandra_values(name, cassandra, found),
@@ -176,44 +176,6 @@ fn clickhouse_values(name: &str, sink: &ClickhouseSink, found: &mut Found) {
     }
     if sink.ttl.is_some_and(|ttl| ttl.as_secs() == 0) {
         found.add(&["sinks", name, "ttl"], "is less than a second; leave it away to keep rows for ever");
-    }
-    found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
-    tls_client(name, &sink.tls, found);
-}
-
-fn s3_values(name: &str, sink: &S3Sink, found: &mut Found) {
-    let place = sink.place();
-    if let Err(why) = &place {
-        found.add(&["sinks", name, "url"], why);
-    }
-    if let Err(why) = sink.key.parse::<KeyTemplate>() {
-        found.add(&["sinks", name, "key"], why);
-    }
-    let endpoint = ["sinks", name, "endpoint"];
-    if sink.endpoint.as_ref().is_some_and(|endpoint| !is_url(endpoint)) {
-        found.add(&endpoint, "is not a URL; like `http://minio:9000`");
-    }
-    let (missing, other) = match (&sink.access_key_id, &sink.secret_access_key) {
-        (None, Some(_)) => (Some("access_key_id"), "secret_access_key"),
-        (Some(_), None) => (Some("secret_access_key"), "access_key_id"),
-        _ => (None, ""),
-    };
-    if let Some(missing) = missing {
-        found.add(&["sinks", name, missing], format!("is missing; {other} needs it"));
-    }
-    if sink.kms_key_id.is_some() && sink.encryption != Some(S3Encryption::Kms) {
-        found.add(&["sinks", name, "kms_key_id"], "is of no use without encryption: kms");
-    }
-    if matches!(place, Ok(S3Place::Directory(_))) {
-        let of_buckets = [
-            ("endpoint", sink.endpoint.is_some()),
-            ("access_key_id", sink.access_key_id.is_some()),
-            ("storage_class", sink.storage_class.is_some()),
-            ("encryption", sink.encryption.is_some()),
-        ];
-        for (key, _) in of_buckets.iter().filter(|(_, is_set)| *is_set) {
-            found.add(&["sinks", name, key], "means nothing in a directory; leave it away");
-        }
     }
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
     tls_client(name, &sink.tls, found);
@@ -353,7 +315,7 @@ fn cassandra_values(name: &str, sink: &CassandraSink, found: &mut Found) {
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
 }
 
-fn tls_client(name: &str, tls: &TlsClient, found: &mut Found) {
+pub(super) fn tls_client(name: &str, tls: &TlsClient, found: &mut Found) {
     let (missing, other) = match (&tls.cert_file, &tls.key_file) {
         (None, Some(_)) => ("cert_file", "key_file"),
         (Some(_), None) => ("key_file", "cert_file"),
@@ -362,7 +324,7 @@ fn tls_client(name: &str, tls: &TlsClient, found: &mut Found) {
     found.add(&["sinks", name, "tls", missing], format!("is missing; {other} needs it"));
 }
 
-fn is_url(text: &str) -> bool {
+pub(super) fn is_url(text: &str) -> bool {
     http::Uri::from_str(text).is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
     })

@@ -56,18 +56,27 @@ fn status(text: &str) -> Option<u16> {
 }
 
 /// Whether the store refused a conditional put because the object is there. The client says the same of every 409, with which
-/// S3 says that another request about this key was under way: that says nothing of the object.
+/// S3 says that another request about this key was under way, and Azure many things: that says nothing of the object.
 pub(super) fn is_there(error: &Error, is_directory: bool) -> bool {
     match error {
         Error::Precondition { .. } => true,
-        Error::AlreadyExists { source, .. } => is_directory || source.is::<Error>(),
+        Error::AlreadyExists { source, .. } => {
+            let text = chain(source.as_ref());
+            let says_so = || status(&text) == Some(412) || text.contains("BlobAlreadyExists");
+            is_directory || source.is::<Error>() || says_so()
+        }
         _ => false,
     }
 }
 
+/// Whether this is said of a bucket that is not there.
+pub(super) fn is_no_bucket(message: &str) -> bool {
+    ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| message.contains(code))
+}
+
 /// Whether the store says that there is a bucket, and not this object in it. A directory says it in its own words.
 pub(super) fn is_no_such_object(error: &Error) -> bool {
-    matches!(error, Error::NotFound { .. }) && !chain(error).contains("NoSuchBucket")
+    matches!(error, Error::NotFound { .. }) && !is_no_bucket(&chain(error))
 }
 
 /// The error on one line: the store's own words, without the XML around them where that can be told.
@@ -125,6 +134,20 @@ mod tests {
         let refused = Error::Precondition { path: "k".to_owned(), source: "412".into() };
         assert!(is_there(&of(Box::new(refused)), false));
         assert!(!is_there(&error("something else"), false));
+    }
+
+    /// Scenario: the other clouds refuse a conditional put, and Azure refuses with 409 for other reasons, too.
+    /// Guarantee: only that the object is there counts as delivered.
+    #[test]
+    fn what_is_there_is_known_in_every_cloud() {
+        let there = |text: &str| {
+            let text = format!("Server returned non-2xx status code: {text}");
+            is_there(&Error::AlreadyExists { path: "k".to_owned(), source: text.into() }, false)
+        };
+        assert!(there("412 Precondition Failed: <Code>PreconditionFailed</Code>"));
+        assert!(there("409 Conflict: <Code>BlobAlreadyExists</Code>"));
+        assert!(!there("409 Conflict: <Code>SnapshotsPresent</Code>"));
+        assert!(!there("409 Conflict: "));
     }
 
     #[test]

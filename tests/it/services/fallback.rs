@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::{
     cassandra::{self, Cassandra},
-    s3::Minio,
+    s3::bucket::{Bucket, Kind},
 };
 use crate::{
     otlp::{gateway::Gateway, text},
@@ -166,13 +166,27 @@ fn p2_every_span_arrives_by_way_of_a_directory() {
 }
 
 /// Here the holder itself is killed, too, and comes back.
+fn every_span_arrives_by_way_of(kind: Kind, test: &str) {
+    let Some(bucket) = Bucket::start(kind, test) else { return };
+    let overflow = bucket.sink(", only_as_fallback: true");
+    let bucket = std::cell::RefCell::new(bucket);
+    let holds = || bucket.borrow().objects().keys().filter(|key| key.starts_with("a/b/held/")).count();
+    every_span_arrives(&overflow, holds, |is_down| bucket.borrow_mut().toggle(is_down));
+}
+
 #[test]
 fn p2_every_span_arrives_by_way_of_minio() {
-    let Some(minio) = Minio::start("p2_every_span_arrives_by_way_of_minio") else { return };
-    let overflow = minio.sink(", only_as_fallback: true");
-    let minio = std::cell::RefCell::new(minio);
-    let holds = || minio.borrow().objects().keys().filter(|key| key.starts_with("a/b/held/")).count();
-    every_span_arrives(&overflow, holds, |is_down| minio.borrow_mut().toggle(is_down));
+    every_span_arrives_by_way_of(Kind::Minio, "p2_every_span_arrives_by_way_of_minio");
+}
+
+#[test]
+fn p2_every_span_arrives_by_way_of_gcs() {
+    every_span_arrives_by_way_of(Kind::Gcs, "p2_every_span_arrives_by_way_of_gcs");
+}
+
+#[test]
+fn p2_every_span_arrives_by_way_of_azurite() {
+    every_span_arrives_by_way_of(Kind::Azurite, "p2_every_span_arrives_by_way_of_azurite");
 }
 
 /// The same of Cassandra. What it holds is rows of `traces_overflow` at that time, too.
