@@ -1,10 +1,5 @@
 //! The same of every server: what is written comes back, crashes lose nothing, and an operator is told what to mend.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
-
 use base64::Engine as _;
 use serde_json::json;
 
@@ -14,8 +9,11 @@ use super::{
     delivered, events, events_of, ids_of,
 };
 use crate::{
-    services::{complains, event, load, post},
-    support::{binary::Place, thorough, until},
+    services::{assert_each_once, complains, event, post, through_kills},
+    support::{
+        binary::{Forebay, Place},
+        thorough, until,
+    },
 };
 
 /// Unicode, quotes, no metadata, a message of a megabyte, times to the nanosecond; and one object that is large enough to go in
@@ -75,34 +73,21 @@ fn kills_on_both_sides_lose_nothing(kind: Kind, test: &str) {
     let Some(mut bucket) = Bucket::start(kind, test) else { return };
     let keys = ", batch: { max_events: 2000, max_wait: 100ms }";
     let place = Place::empty().sink("archive", &bucket.sink(keys));
-    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mut acknowledged = BTreeSet::new();
-    for round in 0..thorough(3, 12) {
-        let mut forebay = place.start();
-        let address = forebay.address;
-        ended.store(false, Ordering::Relaxed);
-        acknowledged.extend(std::thread::scope(|scope| {
-            let load = scope.spawn(|| load(address, &posts, &ended));
-            let sent = || forebay.metric("forebay_sink_sent_events_total", "archive");
-            until("events arrive under load", || sent() > 2_000.0);
-            if round % 2 == 0 {
-                bucket.toggle(true);
-                until("the sink has seen it", || {
-                    forebay.metric("forebay_sink_errors_total", "archive") > 0.0
-                });
-            }
-            forebay.kill();
-            ended.store(true, Ordering::Relaxed);
-            load.join().unwrap()
-        }));
-        if round % 2 == 0 {
+    let under_load = |round: usize, forebay: &Forebay, bucket: &mut Bucket| {
+        let metric = |name: &str| forebay.metric(name, "archive");
+        until("events arrive under load", || metric("forebay_sink_sent_events_total") > 2_000.0);
+        if round.is_multiple_of(2) {
+            bucket.toggle(true);
+            until("the sink has seen it", || metric("forebay_sink_errors_total") > 0.0);
+        }
+    };
+    let mended = |round: usize, bucket: &mut Bucket| {
+        if round.is_multiple_of(2) {
             bucket.toggle(false);
         }
-    }
-    let forebay = place.start();
-    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
-    let found = ids_of(&bucket.objects());
-    assert!(acknowledged.is_subset(&found), "{} of {}", found.len(), acknowledged.len());
+    };
+    let acknowledged = through_kills(&place, thorough(3, 12), &mut bucket, under_load, mended);
+    assert_each_once(&acknowledged, ids_of(&bucket.objects()));
 }
 
 #[test]
