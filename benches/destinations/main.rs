@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         let cassandra = !is_wanted("cassandra") || cassandra::measure(&batches(BATCH_ROWS)).await;
         let nats = !is_wanted("nats") || nats::measure(&batches(BATCH_ROWS)).await;
         let jetstream = !is_wanted("jetstream") || jetstream::measure().await;
-        let s3 = !is_wanted("s3") || s3::measure(&batches(large)).await;
+        let s3 = !is_wanted("s3") || s3::measure(rows).await;
         postgres && clickhouse && cassandra && nats && jetstream && s3
     });
     if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -35,6 +35,11 @@ pub fn batch(first: u64, rows: u64) -> Batch {
             metadata: Some(&metadata),
         });
     }
+    taken(first, builder)
+}
+
+/// The batch of these events, as the journal would have it from the position `first` on.
+pub fn taken(first: u64, builder: BlockBuilder) -> Batch {
     let (mut payload, mut at) = (Vec::new(), first);
     for block in builder.finish() {
         // As the ids of a running process: they grow with time.
@@ -43,7 +48,7 @@ pub fn batch(first: u64, rows: u64) -> Batch {
         let stamp = Stamp { first_id, ingested_at: time(at / PER_SECOND) };
         payload.extend_from_slice(block.stamped(stamp).bytes());
     }
-    let count = u32::try_from(rows).expect("a batch is small");
+    let count = u32::try_from(at - first).expect("a batch is small");
     let written_at = time(first / PER_SECOND);
     let record = Record { first: Position(first), count, written_at, payload: payload.into() };
     let span = Span { first: record.first, end: record.end() };

@@ -40,7 +40,7 @@ impl Journal for MemoryJournal {
         let mut state = self.state();
         let written: Vec<_> = records(blocks, state.head, self.clock.now(), RECORD_BYTES)
             .into_iter()
-            .map(|d| Arc::new(d.record))
+            .map(|drafted| Arc::new(drafted.record()))
             .collect();
         for record in &written {
             state.head = record.end();

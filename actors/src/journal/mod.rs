@@ -27,7 +27,6 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 pub use disk::{RESERVE, SledJournal};
 pub use inspect::{Verified, verify};
 pub use memory::MemoryJournal;
@@ -213,18 +212,17 @@ impl JournalError {
 }
 
 /// A record to be stored.
-struct Drafted {
-    record: Record,
-    /// Its blocks as they were compressed on arrival, in order; empty where they were not.
-    packed: Vec<Bytes>,
+struct Drafted<'a> {
+    first: Position,
+    written_at: Timestamp,
+    /// All of them compressed on arrival, or none.
+    blocks: &'a [Stamped],
 }
 
 /// Groups stamped blocks into records of at most `bytes_max`, from `first` on; a single block may be larger. What was
 /// compressed on arrival and what was not are records of their own.
-fn records(blocks: &[Stamped], first: Position, written_at: Timestamp, bytes_max: usize) -> Vec<Drafted> {
-    let mut records: Vec<Drafted> = Vec::new();
-    let mut rest = blocks;
-    let mut first = first;
+fn records(blocks: &[Stamped], first: Position, written_at: Timestamp, bytes_max: usize) -> Vec<Drafted<'_>> {
+    let (mut records, mut rest, mut first) = (Vec::new(), blocks, first);
     while let Some(block) = rest.first() {
         let is_packed = block.packed().is_some();
         let mut bytes = 0;
@@ -235,21 +233,41 @@ fn records(blocks: &[Stamped], first: Position, written_at: Timestamp, bytes_max
         // It still has to go somewhere.
         let taken = rest.iter().take_while(fits).count().max(1);
         let (now, later) = rest.split_at(taken);
-        let payload = match now {
+        let drafted = Drafted { first, written_at, blocks: now };
+        first = first.plus(u64::from(drafted.count()));
+        records.push(drafted);
+        rest = later;
+    }
+    records
+}
+
+// === impl Drafted ===
+
+impl Drafted<'_> {
+    fn count(&self) -> u32 {
+        self.blocks.iter().map(Stamped::count).sum()
+    }
+
+    fn is_packed(&self) -> bool {
+        self.blocks.iter().all(|block| block.packed().is_some())
+    }
+
+    /// Bytes of its payload.
+    fn raw_bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.bytes().len()).sum()
+    }
+
+    /// As sinks are shown it.
+    fn record(&self) -> Record {
+        let payload = match self.blocks {
             // A large request is a record as it is.
             [only] => only.bytes().clone(),
             many => {
-                let mut payload = Vec::with_capacity(many.iter().map(|block| block.bytes().len()).sum());
+                let mut payload = Vec::with_capacity(self.raw_bytes());
                 many.iter().for_each(|block| payload.extend_from_slice(block.bytes()));
                 payload.into()
             }
         };
-        let count = now.iter().map(Stamped::count).sum();
-        let packed = now.iter().filter_map(Stamped::packed).cloned().collect();
-        let record = Record { first, count, written_at, payload };
-        first = record.end();
-        records.push(Drafted { record, packed });
-        rest = later;
+        Record { first: self.first, count: self.count(), written_at: self.written_at, payload }
     }
-    records
 }

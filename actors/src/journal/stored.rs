@@ -18,11 +18,9 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-
-use super::CHUNK_BYTES_MAX;
+use super::{CHUNK_BYTES_MAX, Drafted};
 use crate::{
-    event::{Timestamp, block},
+    event::{Stamped, Timestamp, block},
     record::{Position, Record},
 };
 
@@ -167,6 +165,26 @@ impl Header {
         (*version == VERSION && header.raw_bytes <= RAW_BYTES_MAX && header.count > 0).then_some(header)
     }
 
+    /// Writes it before the body that stands in `out`, with the checksum of both.
+    fn seal(self, out: &mut [u8]) -> &[u8] {
+        let out = &mut out[..self.stored_bytes()];
+        let bytes = |n: usize| u32::try_from(n).expect("a record is far below 4 GiB").to_be_bytes();
+        let fields: [&[u8]; 8] = [
+            MAGIC,
+            &[VERSION],
+            &self.first.0.to_be_bytes(),
+            &[self.codec],
+            &self.count.to_be_bytes(),
+            &self.written_at.nanos().to_be_bytes(),
+            &bytes(self.raw_bytes),
+            &bytes(self.body_bytes),
+        ];
+        out[..CRC_AT].copy_from_slice(&fields.concat());
+        let crc = checksum(out);
+        out[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
+        out
+    }
+
     /// The place after the record's last event.
     pub(super) fn end(&self) -> Position {
         self.first.plus(u64::from(self.count))
@@ -178,30 +196,29 @@ impl Header {
     }
 }
 
-/// The stored form of a record, in `out`. `packed` has its blocks as they were compressed on arrival; where it is empty the
-/// record is compressed here. Compression is kept only where it helps.
-pub(super) fn encode<'a>(record: &Record, packed: &[Bytes], out: &'a mut Vec<u8>) -> &'a [u8] {
-    let raw = &record.payload;
-    let (codec, body_bytes) = match packed {
-        [] => write_whole(raw, out),
-        blocks => write_blocks(raw, blocks, out),
+/// The stored form of a record, in `out`. It is compressed where that makes it smaller.
+pub(super) fn encode<'a>(record: &Record, out: &'a mut Vec<u8>) -> &'a [u8] {
+    let (codec, body_bytes) = write_whole(&record.payload, out);
+    let Record { first, count, written_at, ref payload } = *record;
+    Header { first, codec, count, written_at, raw_bytes: payload.len(), body_bytes, crc: 0 }.seal(out)
+}
+
+/// The same of a record whose blocks were compressed on arrival.
+///
+/// # Panics
+/// Where one of them was not.
+pub(super) fn encode_packed<'a>(drafted: &Drafted<'_>, out: &'a mut Vec<u8>) -> &'a [u8] {
+    let body_bytes = write_blocks(drafted.blocks, out);
+    let header = Header {
+        first: drafted.first,
+        codec: CODEC_LZ4_BLOCKS,
+        count: drafted.count(),
+        written_at: drafted.written_at,
+        raw_bytes: drafted.raw_bytes(),
+        body_bytes,
+        crc: 0,
     };
-    let out = &mut out[..HEADER_BYTES + body_bytes];
-    let bytes = |n: usize| u32::try_from(n).expect("a record is far below 4 GiB").to_be_bytes();
-    let fields: [&[u8]; 8] = [
-        MAGIC,
-        &[VERSION],
-        &record.first.0.to_be_bytes(),
-        &[codec],
-        &record.count.to_be_bytes(),
-        &record.written_at.nanos().to_be_bytes(),
-        &bytes(raw.len()),
-        &bytes(body_bytes),
-    ];
-    out[..CRC_AT].copy_from_slice(&fields.concat());
-    let crc = checksum(out);
-    out[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
-    out
+    header.seal(out)
 }
 
 /// Room for so many bytes behind the header; what is left there from the record before is not cleared.
@@ -224,19 +241,21 @@ fn write_whole(raw: &[u8], out: &mut Vec<u8>) -> (u8, usize) {
     (CODEC_NONE, raw.len())
 }
 
-/// Writes the payload block by block, as they were compressed; their codec and their bytes.
-fn write_blocks(mut raw: &[u8], blocks: &[Bytes], out: &mut Vec<u8>) -> (u8, usize) {
-    let bytes = blocks.iter().map(|block| BLOCK_PREFIX_BYTES + block.len()).sum();
-    let mut body = body_of(out, bytes);
+/// Writes blocks behind each other, as they were compressed; their bytes.
+fn write_blocks(blocks: &[Stamped], out: &mut Vec<u8>) -> usize {
+    let packed = |block: &Stamped| block.packed().expect("it was compressed on arrival").clone();
+    let bytes = blocks.iter().map(|block| BLOCK_PREFIX_BYTES + packed(block).len()).sum();
+    // Nothing is cleared that is written over at once.
+    out.clear();
+    out.reserve(HEADER_BYTES + bytes);
+    out.resize(HEADER_BYTES, 0);
     for block in blocks {
-        let (header, events) = raw.split_at(block::HEADER_BYTES);
-        raw = &events[block::body_bytes(header)..];
-        let length = u32::try_from(block.len()).expect("a record is far below 4 GiB").to_be_bytes();
-        for part in [header, &length, block] {
-            body.split_off_mut(..part.len()).expect("there is room for all of them").copy_from_slice(part);
-        }
+        let events = packed(block);
+        let length = u32::try_from(events.len()).expect("a record is far below 4 GiB").to_be_bytes();
+        let header = &block.bytes()[..block::HEADER_BYTES];
+        [header, &length, &events].iter().for_each(|part| out.extend_from_slice(part));
     }
-    (CODEC_LZ4_BLOCKS, bytes)
+    bytes
 }
 
 /// Whether the bytes are those of a whole record.
@@ -310,8 +329,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::{BlockBuilder, Draft, Stamp, Stamped},
-        journal::{Drafted, RECORD_BYTES, records},
+        event::{BlockBuilder, Draft, Stamp},
+        journal::{RECORD_BYTES, records},
     };
 
     fn record(payload: Vec<u8>) -> Record {
@@ -324,7 +343,7 @@ mod tests {
     fn the_best_compression_is_believed() {
         for bytes in [1_000, 300_000, 3_000_000] {
             let record = record(vec![b'x'; bytes]);
-            let stored = encode(&record, &[], &mut Vec::new()).to_vec();
+            let stored = encode(&record, &mut Vec::new()).to_vec();
             assert!(stored.len() < bytes / 10);
             assert_eq!(decode(record.first, &stored).unwrap().payload, record.payload);
         }
@@ -358,11 +377,20 @@ mod tests {
     fn blocks_are_stored_as_they_were_compressed() {
         let blocks = blocks(&[(1, 100), (100, 1_000), (50, 1_000), (3, 10), (1, 40_000), (3_000, 100)]);
         let drafted = records(&blocks, Position(7), Timestamp::from_nanos(5), RECORD_BYTES);
-        let packed: Vec<_> = drafted.iter().map(|drafted| drafted.packed.len()).collect();
+        let packed: Vec<_> = drafted
+            .iter()
+            .map(|drafted| if drafted.is_packed() { drafted.blocks.len() } else { 0 })
+            .collect();
         assert_eq!(packed, [0, 2, 0, 1, 1, 1], "blocks compressed on arrival, record by record");
+        // Left over from a record before it, as in a journal.
+        let mut out = vec![0xaa; 1000];
         let mut payloads = Vec::new();
-        for Drafted { record, packed } in &drafted {
-            let stored = encode(record, packed, &mut Vec::new()).to_vec();
+        for drafted in &drafted {
+            let record = drafted.record();
+            let stored = match drafted.is_packed() {
+                true => encode_packed(drafted, &mut out).to_vec(),
+                false => encode(&record, &mut out).to_vec(),
+            };
             assert!(record.payload.len() < 1_000 || stored.len() < record.payload.len() / 10);
             let back = decode(record.first, &stored).unwrap();
             assert_eq!((back.count, &back.payload), (record.count, &record.payload));
@@ -374,8 +402,9 @@ mod tests {
     /// Bytes under a right checksum that are no blocks are no record: whatever lengths they name, nothing is read past the end.
     #[test]
     fn blocks_of_wrong_lengths_are_no_record() {
-        let drafted = records(&blocks(&[(100, 1_000)]), Position(0), Timestamp::default(), RECORD_BYTES);
-        let whole = encode(&drafted[0].record, &drafted[0].packed, &mut Vec::new()).to_vec();
+        let blocks = blocks(&[(100, 1_000)]);
+        let drafted = records(&blocks, Position(0), Timestamp::default(), RECORD_BYTES);
+        let whole = encode_packed(&drafted[0], &mut Vec::new()).to_vec();
         assert!(decode(Position(0), &whole).is_some());
         for at in HEADER_BYTES + 28..HEADER_BYTES + BLOCK_PREFIX_BYTES {
             for value in [0, 1, 0x7f, 0xff] {
@@ -398,7 +427,7 @@ mod tests {
         #[test]
         fn records_round_trip(payload in proptest::collection::vec(any::<u8>(), 0..3000), times in 1_usize..50) {
             let record = record(payload.repeat(times));
-            let back = decode(record.first, encode(&record, &[], &mut Vec::new())).unwrap();
+            let back = decode(record.first, encode(&record, &mut Vec::new())).unwrap();
             prop_assert_eq!(back.payload, record.payload);
             prop_assert_eq!((back.count, back.written_at), (record.count, record.written_at));
         }
@@ -406,7 +435,7 @@ mod tests {
         /// A flipped bit is found wherever it is.
         #[test]
         fn a_flipped_bit_is_found(at in 0_usize..10_000, bit in 0_u8..8) {
-            let mut stored = encode(&record(b"the same again and again".repeat(40)), &[], &mut Vec::new()).to_vec();
+            let mut stored = encode(&record(b"the same again and again".repeat(40)), &mut Vec::new()).to_vec();
             let at = at % stored.len();
             stored[at] ^= 1 << bit;
             prop_assert!(decode(Position(9), &stored).is_none());

@@ -12,19 +12,22 @@ use crate::{
 /// as if it began at the first position, for whoever does not know yet where it will be.
 pub fn encode_all(blocks: &[Stamped], written_at: Timestamp, bytes_max: usize) -> Vec<(u32, Vec<u8>)> {
     let first = Position::default();
-    let stored = |Drafted { record, packed }| {
-        let record = Record { first, ..record };
-        let mut out = Vec::new();
-        let bytes = stored::encode(&record, &packed, &mut out).len();
+    let stored = |drafted: Drafted<'_>| {
+        let (drafted, mut out) = (Drafted { first, ..drafted }, Vec::new());
+        let bytes = match drafted.is_packed() {
+            // Its payload is nobody's here: whoever delivers it reads it again.
+            true => stored::encode_packed(&drafted, &mut out).len(),
+            false => stored::encode(&drafted.record(), &mut out).len(),
+        };
         out.truncate(bytes);
-        (record.count, out)
+        (drafted.count(), out)
     };
     records(blocks, first, written_at, bytes_max).into_iter().map(stored).collect()
 }
 
 /// Header and body of a record.
 pub fn encode(record: &Record) -> Vec<u8> {
-    stored::encode(record, &[], &mut Vec::new()).to_vec()
+    stored::encode(record, &mut Vec::new()).to_vec()
 }
 
 /// The place of the record that begins here, and its bytes, as its header says; `None` where there is no header.

@@ -15,7 +15,7 @@ use crate::{
     durable,
     event::Stamped,
     journal::{
-        Drafted, Durability, Journal as _, JournalError, RECORD_BYTES,
+        Durability, Journal as _, JournalError, RECORD_BYTES,
         generation::Generation,
         inspect::{Entry, WITNESS, witness},
         records, stored,
@@ -89,8 +89,12 @@ impl SledJournal {
     fn append(&self, writer: &mut Writer, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
         let records = records(blocks, writer.appended, self.clock.now(), RECORD_BYTES);
         let mut appended = Vec::with_capacity(records.len());
-        for Drafted { record, packed } in records {
-            let stored = stored::encode(&record, &packed, &mut writer.scratch);
+        for drafted in records {
+            let record = drafted.record();
+            let stored = match drafted.is_packed() {
+                true => stored::encode_packed(&drafted, &mut writer.scratch),
+                false => stored::encode(&record, &mut writer.scratch),
+            };
             writer.stored_bytes += writer.target.generation.append(record.first, stored)?;
             writer.appended = record.end();
             appended.push(Arc::new(record));
