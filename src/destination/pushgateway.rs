@@ -97,7 +97,7 @@ impl PushgatewayDestination {
     /// A destination that has not connected yet. Reads certificates.
     ///
     /// # Errors
-    /// [`Cause::Build`] where the URL, a header or the certificates cannot be used.
+    /// [`Cause::Build`](forebay_actors::destination::Cause::Build) where the URL, a header or the certificates cannot be used.
     pub fn new(options: &PushgatewaySink) -> Result<Self, DeliveryError> {
         let wire = Wire::new(options)?;
         let (groups, said) = Default::default();
