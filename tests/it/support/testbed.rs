@@ -251,8 +251,6 @@ impl TestBed {
 
     /// Where the sink would go on if the process died now.
     pub fn saved_cursor(&self, sink: &str) -> Option<Position> {
-        // Before the copy, so that no destination sees more of this life than what is copied accounts for.
-        self.surroundings.end_life();
         let copy = TempDir::new().expect("a temporary directory can be made");
         copy_dir(&data_dir::state(self.path()), copy.path());
         let state = StateDb::open(copy.path()).expect("the copy can be opened");
