@@ -177,6 +177,22 @@ fn a_mistake_is_reported_once() {
     );
 }
 
+/// Scenario: own metrics are to be pushed to groups that do not tell processes apart.
+/// Guarantee: that is refused: each push would take the place of what others pushed there.
+#[test]
+fn own_metrics_need_a_group_of_their_own() {
+    let of = |grouping: &str| {
+        let sink = format!("type: pushgateway, url: \"http://a\", own_metrics: 15s{grouping}");
+        load(&format!("sinks: {{push: {{{sink}}}}}"))
+    };
+    of("").unwrap();
+    of(", grouping: {process: \"{service.instance.id}\"}").unwrap();
+    for grouping in [", grouping: {}", ", job: relay, grouping: {region: eu}"] {
+        let error = of(grouping).unwrap_err();
+        assert!(error.contains("sinks.push.own_metrics: needs a label of `grouping`"), "{error}");
+    }
+}
+
 /// A variable is one value: it can be a number or a size, but never a key, a list or a comment.
 #[test]
 fn variables_cannot_inject_structure() {

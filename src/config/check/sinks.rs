@@ -259,6 +259,12 @@ fn pushgateway_values(name: &str, sink: &PushgatewaySink, found: &mut Found) {
     found.zero_size(&["sinks", name, "state_bytes"], sink.state_bytes as u64);
     found.zero_duration(&["sinks", name, "timeout"], sink.timeout);
     found.zero_duration_option(&["sinks", name, "own_metrics"], sink.own_metrics);
+    if sink.own_metrics.is_some() && !sink.grouping.values().any(|value| value == "{service.instance.id}") {
+        found.add(
+            &["sinks", name, "own_metrics"],
+            "needs a label of `grouping` that is {service.instance.id}; without it they would be in one group with what others push",
+        );
+    }
     headers(name, &sink.headers, found);
     tls_client(name, &sink.tls, found);
 }

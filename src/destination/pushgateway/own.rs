@@ -9,6 +9,7 @@ use forebay_actors::destination::DeliveryError;
 use futures::future::join_all;
 use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder};
 use tokio::{
+    sync::oneshot,
     task::{JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -34,6 +35,8 @@ pub struct OwnMetrics {
 struct Followed {
     options: PushgatewaySink,
     address: SocketAddr,
+    /// Dropped when there is to be no further push.
+    stop: oneshot::Sender<()>,
     pusher: JoinHandle<()>,
 }
 
@@ -76,9 +79,9 @@ impl OwnMetrics {
             };
             match self.push(name, options, address) {
                 Ok(push) => {
-                    let (options, pusher) = (options.clone(), actix::spawn(push.every(every)));
-                    let followed = Followed { options, address, pusher };
-                    self.followed.insert(name.clone(), followed);
+                    let (stop, stopped) = oneshot::channel();
+                    let (options, pusher) = (options.clone(), actix::spawn(push.every(every, stopped)));
+                    self.followed.insert(name.clone(), Followed { options, address, stop, pusher });
                 }
                 Err(error) => tracing::error!(sink = name, %error, "own metrics cannot be pushed"),
             }
@@ -93,10 +96,13 @@ impl OwnMetrics {
 
     /// The last values are pushed, or the group is deleted where nothing is to stay.
     async fn leave(&self, ended: BTreeMap<String, Followed>) {
-        let farewells = ended.into_iter().map(|(name, Followed { options, address, pusher })| async move {
-            pusher.abort();
-            // One that is on its way would come behind the last.
-            let _ = pusher.await;
+        let farewells = ended.into_iter().map(|(name, followed)| async move {
+            let Followed { options, address, stop, mut pusher } = followed;
+            drop(stop);
+            // One that is on its way could come behind the last.
+            if timeout(FAREWELL_TIME_MAX, &mut pusher).await.is_err() {
+                pusher.abort();
+            }
             match self.push(&name, &options, address) {
                 Ok(push) if options.delete_on_exit => {
                     // What fails is in the log.
@@ -141,13 +147,16 @@ fn wanted(config: &Config) -> BTreeMap<&String, &PushgatewaySink> {
 // === impl Push ===
 
 impl Push {
-    async fn every(self, every: Duration) {
+    async fn every(self, every: Duration, mut stopped: oneshot::Receiver<()>) {
         let mut ticks = interval(every);
         // A gateway that was slow does not get what it missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut fails = false;
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = &mut stopped => return,
+            }
             let error = self.once().await.err();
             match &error {
                 Some(error) if !fails => {

@@ -128,7 +128,7 @@ impl Wire {
             let runtime = runtime.map_err(|error| unbuildable(error.to_string()))?;
             // Connections of the other client belong to the other runtime.
             let client = client(&options, &url)?;
-            runtime.block_on(async move {
+            let done = runtime.block_on(async move {
                 let deleted = stream::iter(places)
                     .map(|place| client.delete(place).send())
                     .buffer_unordered(PUSHES_MAX);
@@ -139,7 +139,10 @@ impl Wire {
                         Err(DeliveryError::transient(Cause::Timeout, format!("{shown}: no answer in time")))
                     }
                 }
-            })
+            });
+            // A resolver that hangs is not waited for.
+            runtime.shutdown_background();
+            done
         });
         match farewell.join() {
             Ok(Ok(())) => {}
