@@ -92,6 +92,14 @@ impl DeliveryError {
         Self { cause, message: message.into(), status: None, verdict: Verdict::Retry { after: None } }
     }
 
+    /// How long the destination wishes to be left alone; nothing where it named no time.
+    pub fn wished_wait(&self) -> Duration {
+        match self.verdict {
+            Verdict::Retry { after } => after.unwrap_or_default(),
+            Verdict::Reject => Duration::ZERO,
+        }
+    }
+
     /// Whether fewer deliveries at the same time may be what it wants.
     pub fn asks_for_less(&self) -> bool {
         matches!(self.cause, Cause::Throttled | Cause::Timeout) || matches!(self.status, Some(429 | 503))

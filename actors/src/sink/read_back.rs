@@ -26,7 +26,7 @@ use crate::{
 /// Fetches in a row that bring nothing whole, after which the events of a batch count as damaged.
 const UNREADABLE_MAX: u32 = 3;
 
-/// Between two tries to have the holder let go of something.
+/// Between two tries to have the holder let go of something, where it wishes no longer one.
 const RELEASE_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
@@ -251,14 +251,14 @@ impl Sink {
             let Some(Standby { spec, back, .. }) = &mut sink.standby else { return };
             back.releasing = false;
             back.release_not_before = None;
-            let why = match released {
+            let (why, wished) = match released {
                 Ok(Ok(())) => return sink.step(ctx),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "the destination panicked".to_owned(),
+                Ok(Err(error)) => (error.to_string(), error.wished_wait()),
+                Err(_) => ("the destination panicked".to_owned(), Duration::ZERO),
             };
             tracing::warn!(sink = %sink.spec.name, holder = %spec.name, error = why, "what was read back could not be removed; it is tried again");
             spec.probe.error(Some(format!("what was read back could not be removed: {why}")));
-            back.release_not_before = Some(Instant::now() + RELEASE_PAUSE);
+            back.release_not_before = Some(Instant::now() + RELEASE_PAUSE.max(wished));
         }));
     }
 }

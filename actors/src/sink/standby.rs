@@ -155,10 +155,7 @@ impl Standby {
     pub(super) fn fail(&mut self, owner: &SinkName, error: &DeliveryError) {
         let now = Instant::now();
         self.spec.probe.failed(error.cause);
-        let wished = match error.verdict {
-            Verdict::Retry { after } => after.unwrap_or_default(),
-            Verdict::Reject => Default::default(),
-        };
+        let wished = error.wished_wait();
         // As with the sink's own destination: one moment is one failure.
         let wait = if now < self.not_before {
             wished

@@ -74,9 +74,12 @@ pub(super) fn is_no_bucket(message: &str) -> bool {
     ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| message.contains(code))
 }
 
-/// Whether the store says that there is a bucket, and not this object in it. A directory says it in its own words.
+/// Whether the store says that there is a bucket, and not this object in it. A directory says it in its own words; a 404 without
+/// any may be of who stands before the store.
 pub(super) fn is_no_such_object(error: &Error) -> bool {
-    matches!(error, Error::NotFound { .. }) && !is_no_bucket(&chain(error))
+    let text = chain(error);
+    let says_so = || ["NoSuchKey", "BlobNotFound"].iter().any(|code| text.contains(code));
+    matches!(error, Error::NotFound { .. }) && (status(&text).is_none() || says_so())
 }
 
 /// The error on one line: the store's own words, without the XML around them where that can be told.
@@ -148,6 +151,20 @@ mod tests {
         assert!(there("409 Conflict: <Code>BlobAlreadyExists</Code>"));
         assert!(!there("409 Conflict: <Code>SnapshotsPresent</Code>"));
         assert!(!there("409 Conflict: "));
+    }
+
+    /// Scenario: a proxy before the store answers 404 while the store is away.
+    /// Guarantee: the object does not count as gone: what is held there would be dead letters.
+    #[test]
+    fn a_404_of_anybody_says_nothing_of_an_object() {
+        let gone = |text: &str| {
+            is_no_such_object(&Error::NotFound { path: "k".to_owned(), source: text.to_owned().into() })
+        };
+        let answered =
+            |body: &str| gone(&format!("Server returned non-2xx status code: 404 Not Found: {body}"));
+        assert!(answered("<Code>NoSuchKey</Code>") && answered("<Code>BlobNotFound</Code>"));
+        assert!(!answered("default backend") && !answered("") && !answered("<Code>NoSuchBucket</Code>"));
+        assert!(gone("No such file or directory"));
     }
 
     #[test]
