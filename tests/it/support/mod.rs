@@ -45,10 +45,10 @@ pub fn free_port() -> u16 {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let given = range.split_whitespace().next().and_then(|first| first.parse::<u16>().ok()).unwrap_or(32_768);
     let choice = given.saturating_sub(FIRST);
-    assert!(
-        choice > 1000,
-        "the system gives ports from {given} on: too few are left between {FIRST} and that"
-    );
+    if choice < 1000 {
+        // Where the system gives nearly all of them, one that is free now has to do.
+        return TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    }
     // Several runs on one machine begin at different places.
     let begin = u16::try_from(std::process::id() * 97 % u32::from(choice)).unwrap_or_default();
     let mut ports = std::iter::repeat_with(|| {

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     services::{a_full_device_is_waited_for, complains, event, p3_cuts_lose_and_double_nothing, post},
-    support::binary::{Finished, Place, command},
+    support::{
+        PATIENCE,
+        binary::{Finished, Place, command},
+    },
 };
 
 fn count(bucket: &Bucket) -> u64 {
@@ -282,7 +285,7 @@ fn what_a_store_is_asked_for_is_in_the_headers() {
             format!("{{ type: s3, url: \"{url}\", endpoint: \"http://127.0.0.1:{port}{path}/\", {own} }}");
         let forebay = Place::empty().sink("archive", &sink).start();
         post(&forebay, &[event("a")]);
-        let head = heard.recv().unwrap();
+        let head = heard.recv_timeout(PATIENCE).unwrap();
         for expected in expected {
             assert!(head.contains(expected), "{expected} in {head}");
         }

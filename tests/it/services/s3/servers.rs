@@ -20,7 +20,7 @@ use crate::{
 /// parts.
 fn every_field_comes_back(kind: Kind, test: &str) {
     let Some(bucket) = Bucket::start(kind, test) else { return };
-    let keys = ", batch: { max_events: 100000, max_bytes: 64MiB, max_wait: 500ms }, \
+    let keys = ", batch: { max_events: 100000, max_bytes: 64MiB, max_wait: 3s }, \
                 key: \"{service}/{stream}-{first}-{last}\"";
     let forebay = Place::empty().sink("archive", &bucket.sink(keys)).start();
     post(&forebay, &events());
