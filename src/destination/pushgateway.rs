@@ -25,6 +25,7 @@ use std::{
 
 use forebay_actors::{
     destination::{Delivery, DeliveryError, Destination, Receipt},
+    examination::Examination,
     otlp::Signal,
     record::{Batch, Part},
 };
@@ -123,6 +124,11 @@ impl Destination for PushgatewayDestination {
     fn probe(&self) -> LocalBoxFuture<'static, Result<(), DeliveryError>> {
         let gateway = self.gateway.clone();
         async move { gateway.wire.ready().await }.boxed_local()
+    }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        let gateway = self.gateway.clone();
+        async move { gateway.wire.examine().await }.boxed_local()
     }
 }
 

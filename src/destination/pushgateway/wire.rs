@@ -10,13 +10,17 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
-use forebay_actors::destination::{Cause, DeliveryError, Verdict};
+use forebay_actors::{
+    destination::{Cause, DeliveryError, Verdict},
+    examination::Examination,
+};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{
     Client, Method, Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
+use tokio::time::Instant;
 
 use super::{PUSHES_MAX, groups::Label};
 use crate::{
@@ -24,8 +28,8 @@ use crate::{
     destination::{
         chain,
         http::{
-            ANSWER_TIME_MAX, IDLE_MAX, QUOTED_BYTES_MAX, endpoint_url, is_loopback, one_line, retry_after,
-            unanswered, without_secrets,
+            ANSWER_TIME_MAX, IDLE_MAX, QUOTED_BYTES_MAX, clock_of, endpoint_url, is_loopback, one_line,
+            retry_after, unanswered, without_secrets,
         },
         tls, unbuildable,
     },
@@ -81,6 +85,19 @@ impl Wire {
 
     /// Whether the gateway answers.
     pub(super) async fn ready(&self) -> Result<(), DeliveryError> {
+        self.ask_ready().await.map(drop)
+    }
+
+    /// The same, and what its clock says. Whether it would take a push only shows with the first.
+    pub(super) async fn examine(&self) -> Examination {
+        let asked = Instant::now();
+        match self.ask_ready().await {
+            Ok(headers) => Examination::fit().with_clock(clock_of(&headers, asked)),
+            Err(error) => Examination::failed(&error),
+        }
+    }
+
+    async fn ask_ready(&self) -> Result<HeaderMap, DeliveryError> {
         self.ask(Method::GET, self.at(["-".to_owned(), "ready".to_owned()]), String::new()).await
     }
 
@@ -90,13 +107,16 @@ impl Wire {
             PushMethod::Post => Method::POST,
             PushMethod::Put => Method::PUT,
         };
-        self.ask(method, place, text).await
+        self.ask(method, place, text).await.map(drop)
     }
 
-    async fn ask(&self, method: Method, url: Url, text: String) -> Result<(), DeliveryError> {
+    async fn ask(&self, method: Method, url: Url, text: String) -> Result<HeaderMap, DeliveryError> {
         let answer = self.client.request(method, url).body(text).send().await;
         let answer = answer.map_err(|error| unanswered(&self.shown, error))?;
-        if answer.status().is_success() { Ok(()) } else { Err(self.refusal(answer).await) }
+        match answer.status().is_success() {
+            true => Ok(answer.headers().clone()),
+            false => Err(self.refusal(answer).await),
+        }
     }
 
     async fn refusal(&self, mut answer: Response) -> DeliveryError {

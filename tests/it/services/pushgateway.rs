@@ -199,7 +199,10 @@ fn a_gateway_that_is_away_is_waited_for() {
         gateway.get("/metrics")
     );
     assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "push"), 0.0);
-    place.run(&["validate"]).ok();
+    let said = place.run(&["validate"]).ok();
+    let row = said.lines().find(|line| line.contains("sink push")).unwrap_or_default();
+    let columns: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(columns, ["ok", "sink", "push", "pushgateway", "yes", "yes", "-", "same"], "{said}");
     gateway.0.down("kill");
     let refused = place.run(&["validate"]);
     assert!(format!("{}{}", refused.stdout, refused.stderr).contains("no connection"), "{refused:?}");
