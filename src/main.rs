@@ -11,9 +11,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `mi_option_purge_delay` in version 3 of mimalloc's header; the binding has no name for it.
 const PURGE_DELAY: mi_option_t = 15;
 
-/// Milliseconds for which freed memory stays with the process. With mimalloc's 10 the peak at full load is 172 MB, with
-/// 3 it is 120 MB, and as many events pass.
-const PURGE_DELAY_MS: c_long = 3;
+/// Milliseconds for which freed memory stays with the process. At full load the peak is 127 to 144 MB with 3 (and was 50 MB more
+/// with mimalloc's 10), 118 to 126 MB with none, and 2 % fewer events pass, which is less than the noise (benches/README.md).
+const PURGE_DELAY_MS: c_long = 0;
 
 fn main() -> ExitCode {
     give_memory_back_early();
