@@ -94,14 +94,14 @@ impl Followed {
         match read() {
             Ok(content) => {
                 self.put(content);
-                reloads.with_label_values(&["applied"]).inc();
                 tracing::info!("{what} has changed, and the new one is in force");
+                reloads.with_label_values(&["applied"]).inc();
             }
             Err(error) if seen_before => {
-                reloads.with_label_values(&["failed"]).inc();
                 tracing::error!(
                     "{what} has changed, but cannot be used; the one before stays in force: {error}"
                 );
+                reloads.with_label_values(&["failed"]).inc();
                 self.unusable = Some((content, Some(error.to_string())));
             }
             Err(_) => self.unusable = Some((content, None)),

@@ -138,7 +138,7 @@ fn r0313_events_were_acknowledged_into_a_deleted_file() {
             true => fs::remove_dir_all(backlog.data("journal")).unwrap(),
         }
         assert_eq!(backlog.post(), 503, "the file it would go to has no name");
-        until("the log says why", || backlog.forebay.log().contains("deleted while it was written"));
+        backlog.forebay.says("deleted while it was written");
         let lost = backlog.acknowledged.len();
         // What came while the commit failed may be refused with it.
         (0..4).for_each(|_| until("what comes then goes to a new generation", || backlog.post() == 202));
@@ -156,7 +156,7 @@ fn a_journal_deleted_before_the_start_is_said() {
     until("it is delivered", || backlog.missing() == 0);
     assert_eq!(backlog.forebay.stop(), Some(0));
     backlog.kill_and_damage(|backlog| fs::remove_dir_all(backlog.data("journal")).unwrap());
-    until("the log says so", || backlog.forebay.log().contains("the journal is gone"));
+    backlog.forebay.says("the journal is gone");
     backlog.comes_but_for(0..=0, "the journal deleted before the start");
 }
 
@@ -231,7 +231,7 @@ fn lost_cursors_are_said_and_everything_comes_again() {
             false => fs::remove_dir_all(backlog.data("state")).unwrap(),
             true => garble(&backlog.data("state/db")),
         });
-        until("the log says so", || backlog.forebay.log().contains("the cursors are lost"));
+        backlog.forebay.says("the cursors are lost");
         until("it comes again", || backlog.destination.events().values().all(|(times, _)| *times > 1));
         backlog.comes_but_for(0..=0, "the cursors lost");
     }

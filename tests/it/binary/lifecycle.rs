@@ -128,7 +128,7 @@ fn a_second_signal_ends_at_once() {
         let mut forebay = place.start();
         post(&forebay, signal);
         forebay.signal("TERM");
-        until("it drains", || forebay.log().contains("shutting down"));
+        forebay.says("shutting down");
         forebay.signal(signal);
         assert_eq!(forebay.wait().code(), Some(code));
     }

@@ -106,7 +106,7 @@ fn an_end_under_load_loses_nothing() {
             forebay.signal("TERM");
             // In every third life it gets no time to drain.
             if life % 3 == 2 {
-                until("it drains", || forebay.log().contains("shutting down"));
+                forebay.says("shutting down");
                 forebay.signal("TERM");
             }
             (forebay.wait().code(), began.elapsed())

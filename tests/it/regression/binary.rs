@@ -41,7 +41,7 @@ fn r0103_a_signal_during_the_start_is_heard() {
     let mut forebay = place.spawn();
     until("it has begun to start", || lock.exists());
     forebay.signal("HUP");
-    until("it reads its configuration", || forebay.log().contains("the configuration was read again"));
+    forebay.says("the configuration was read again");
     assert_eq!(forebay.stop(), Some(0));
 }
 

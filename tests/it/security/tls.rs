@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use super::{Authority, LOGS, SEND_BATCH, batch, call, place, start, tls_connect, tls_request, tls_send};
 use crate::{
     otlp::protobuf,
-    support::{PATIENCE, binary::Forebay, http::Connection, until},
+    support::{PATIENCE, binary::Forebay, http::Connection},
 };
 
 const EVENT: &[u8] = br#"{"service":"s","message":"m"}"#;
@@ -114,7 +114,7 @@ fn an_expired_certificate_is_said_to_be() {
     let mut forebay = place.spawn();
     forebay.wait_until_it_listens();
     assert_eq!(taken(&forebay, &authority.client(None)), [false; 4]);
-    until("the log says it", || forebay.log().contains("the certificate has expired"));
+    forebay.says("the certificate has expired");
 }
 
 /// The first message of a client that knows TLS 1.1 at most, and perhaps names algorithms of signatures, as a later one must.

@@ -235,7 +235,7 @@ fn p10_a_holder_stays_where_it_is_while_it_holds() {
     // A process that starts with it leaves them alone, and says so.
     edge.kill();
     edge = place.start();
-    until("it says so", || edge.log().contains("sinks.overflow: "));
+    edge.says("sinks.overflow: ");
     let said = place.run(&["validate", "--offline"]).failed(1);
     assert!(said.contains("sinks.overflow: "), "{said}");
     gateway.up();

@@ -169,9 +169,9 @@ fn p2_what_cannot_be_pushed_is_counted() {
     assert!(letters.contains("is not a GAUGE") || letters.contains("is not a COUNTER"), "{letters}");
     let text = gateway.get("/metrics");
     assert!(text.contains("yours_bytes_total{") && text.contains("ours_bytes_total{"), "{text}");
-    let log = forebay.log();
     for why in ["a Pushgateway takes only metrics", "no exponential histograms"] {
-        assert_eq!(log.matches(why).count(), 1, "{log}");
+        forebay.says(why);
+        assert_eq!(forebay.log().matches(why).count(), 1, "{}", forebay.log());
     }
 }
 
@@ -254,6 +254,7 @@ fn own_metrics_are_pushed() {
     let before = pushes(&forebay, "ok");
     gateway.0.up();
     until("it is pushed again", || pushes(&forebay, "ok") > before);
+    forebay.says("own metrics cannot be pushed");
     assert_eq!(forebay.log().matches("own metrics cannot be pushed").count(), 1, "{}", forebay.log());
 
     // So seldom that only the end brings what comes now.

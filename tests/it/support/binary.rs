@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde_json::Value;
@@ -192,20 +192,38 @@ impl Finished {
 
 /// Lines of a process, gathered by a thread.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines(Arc<Mutex<Collected>>);
+
+#[derive(Default)]
+struct Collected {
+    lines: Vec<String>,
+    /// From how many more is to come.
+    open: usize,
+}
 
 impl Lines {
     pub fn collect(&self, from: impl Read + Send + 'static) {
         let lines = self.clone();
+        lines.collected().open += 1;
         std::thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                lines.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                lines.collected().lines.push(line);
             }
+            lines.collected().open -= 1;
         });
     }
 
     pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+        self.collected().lines.join("\n")
+    }
+
+    /// Whether no more is to come.
+    fn is_all(&self) -> bool {
+        self.collected().open == 0
+    }
+
+    fn collected(&self) -> MutexGuard<'_, Collected> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -236,9 +254,15 @@ impl Forebay {
         self.output.text()
     }
 
-    /// What it printed to standard error.
+    /// What it printed to standard error, as far as it has come here: all of it once [`Forebay::wait`] is back.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Waits until its log has these words. What a request or a metric shows may be in the log a moment later.
+    #[track_caller]
+    pub fn says(&self, words: &str) {
+        until(&format!("the log says {words:?}"), || self.log().contains(words));
     }
 
     /// Where it takes OpenTelemetry.
@@ -280,6 +304,7 @@ impl Forebay {
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let status = eventually("the process ends", || self.child.try_wait().unwrap());
+        until("its last words are here", || self.output.is_all() && self.log.is_all());
         eprintln!("{}", self.log());
         status
     }

@@ -23,11 +23,17 @@ use std::{
 use tokio::time::Instant;
 
 /// How long anything may take on a machine that does something else besides.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How much a test does: the first here in a plain `cargo test`, the second where `FOREBAY_THOROUGH` is set, as CI does.
+/// How much a test does: the first here in a plain `cargo test`, the second where `FOREBAY_THOROUGH` is `1`, or names the module
+/// of the caller among others (`chaos,power`), as CI does.
+#[track_caller]
 pub fn thorough<T>(plain: T, in_ci: T) -> T {
-    if std::env::var_os("FOREBAY_THOROUGH").is_some() { in_ci } else { plain }
+    let wanted = std::env::var("FOREBAY_THOROUGH").unwrap_or_default();
+    let caller = std::panic::Location::caller().file();
+    let module = caller.rsplit_once("tests/it/").map_or(caller, |(_, below)| below);
+    let module = module.split(['/', '.']).next().unwrap_or_default();
+    if wanted == "1" || wanted.split(',').any(|name| name == module) { in_ci } else { plain }
 }
 
 /// Where real input is: beside the checkout, or where `FOREBAY_DATA` says.
@@ -69,6 +75,7 @@ pub fn skipped(test: &str, why: &str) {
 ///
 /// # Panics
 /// After [`PATIENCE`], saying what did not come.
+#[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -82,6 +89,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 }
 
 /// As [`eventually`], for conditions that are only true or not.
+#[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     eventually(what, || condition().then_some(()));
 }

@@ -139,7 +139,7 @@ fn what_cassandra_holds_comes_back_byte_for_byte() {
     let shown = rows();
     assert_eq!(shown.len(), 46);
     assert!(!shown.iter().any(|name| name == "huge"));
-    assert!(forebay.log().contains("an event is held, but is no row"));
+    forebay.says("an event is held, but is no row");
 
     collector.set_up(true);
     until("all is read back", || held(&forebay) == 0.0);
