@@ -25,6 +25,7 @@ use async_nats::{
 };
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
+    examination::{ClockReading, Examination},
     record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
@@ -123,7 +124,18 @@ impl Destination for NatsDestination {
         let server = self.server.clone();
         async move {
             let connection = server.connection().await?;
-            stream::look(&server, &connection, false).await
+            stream::look(&server, &connection, false).await.map(drop)
+        }
+        .boxed_local()
+    }
+
+    fn examine(&self) -> LocalBoxFuture<'static, Examination> {
+        let server = self.server.clone();
+        async move {
+            match server.clock().await {
+                Ok(clock) => Examination::fit().with_clock(clock),
+                Err(error) => Examination::failed(&error),
+            }
         }
         .boxed_local()
     }
@@ -156,6 +168,15 @@ impl Server {
         let is_in_vain = error.cause == Cause::Timeout || connection.trouble().is_some();
         self.settle(flight, &messages, is_in_vain).await;
         Err(error)
+    }
+
+    /// What the stream's clock says, if the stream is there, may be looked at and is fit.
+    async fn clock(&self) -> Result<Option<ClockReading>, DeliveryError> {
+        let connection = self.connection().await?;
+        match stream::look(self, &connection, false).await? {
+            Some(name) => stream::clock(&connection, &name).await,
+            None => Ok(None),
+        }
     }
 
     /// The connection that is there, or another one.

@@ -1,16 +1,24 @@
 //! The stream: whether it is there, and whether messages would be kept in it.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{
     ErrorCode,
     context::{CreateStreamErrorKind, GetStreamByNameErrorKind, GetStreamError, GetStreamErrorKind},
     stream::{Config, DiscardPolicy},
 };
-use forebay_actors::destination::{Cause, DeliveryError};
+use forebay_actors::{
+    destination::{Cause, DeliveryError},
+    event::Timestamp,
+    examination::ClockReading,
+};
+use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::{super::http::one_line, Server, connection::Connection, fault};
 
-/// Looks at the stream, and makes it where it may. Whether there is one that this user may not look at shows with the first
-/// message.
+/// Looks at the stream, and makes it where it may; its name, where it is there to be asked. Whether there is one that this
+/// user may not look at shows with the first message.
 ///
 /// # Errors
 /// Where nothing that is published would be kept.
@@ -18,12 +26,12 @@ pub(super) async fn look(
     server: &Server,
     connection: &Connection,
     may_make: bool,
-) -> Result<(), DeliveryError> {
+) -> Result<Option<String>, DeliveryError> {
     let (filter, context) = (server.recipe.template.filter(), &connection.context);
     let name = match &server.options.stream {
         Some(name) => name.clone(),
         None => match connection.ask(context.stream_by_subject(filter.as_str())).await? {
-            None => return Ok(()),
+            None => return Ok(None),
             Some(Ok(name)) => name,
             Some(Err(error)) if error.kind() == GetStreamByNameErrorKind::NotFound => {
                 return Err(server.refused(format!(
@@ -34,11 +42,15 @@ pub(super) async fn look(
         },
     };
     match connection.ask(context.get_stream(&name)).await? {
-        None => Ok(()),
-        Some(Ok(stream)) => unfit(&stream.cached_info().config, &filter)
-            .map_or(Ok(()), |what| Err(server.refused(format!("the stream {name} {what}")))),
-        Some(Err(error)) if is_missing(&error) && may_make => make(server, connection, &name, filter).await,
-        Some(Err(error)) if is_missing(&error) && server.options.manage_stream => Ok(()),
+        None => Ok(None),
+        Some(Ok(stream)) => match unfit(&stream.cached_info().config, &filter) {
+            None => Ok(Some(name)),
+            Some(what) => Err(server.refused(format!("the stream {name} {what}"))),
+        },
+        Some(Err(error)) if is_missing(&error) && may_make => {
+            make(server, connection, &name, filter).await.map(|()| Some(name))
+        }
+        Some(Err(error)) if is_missing(&error) && server.options.manage_stream => Ok(None),
         Some(Err(error)) if is_missing(&error) => Err(server
             .refused(format!("the stream {name} is not there; manage_stream: true lets Forebay make it"))),
         Some(Err(error)) => match error.kind() {
@@ -46,6 +58,27 @@ pub(super) async fn look(
             _ => Err(unanswered(server, &error)),
         },
     }
+}
+
+/// What the server that leads the stream says of the time, to the nanosecond; none before nats-server 2.10 says any.
+///
+/// # Errors
+/// Where the connection fails meanwhile.
+pub(super) async fn clock(
+    connection: &Connection,
+    stream: &str,
+) -> Result<Option<ClockReading>, DeliveryError> {
+    /// What the client leaves out of the same answer.
+    #[derive(Deserialize)]
+    struct Said {
+        ts: Option<String>,
+    }
+    let asked = Instant::now();
+    let subject = format!("STREAM.INFO.{stream}");
+    let answer = connection.ask(connection.context.request::<_, _, Said>(subject, &())).await?;
+    let answered = Instant::now();
+    let said = answer.and_then(Result::ok).and_then(|said| Timestamp::parse(&said.ts?).ok());
+    Ok(said.map(|said| ClockReading { said, resolution: Duration::ZERO, asked, answered }))
 }
 
 fn is_missing(error: &GetStreamError) -> bool {

@@ -1,6 +1,12 @@
 //! `type: nats` against a real nats-server: the binary publishes, the stream is read back by a client.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     self, Context,
@@ -332,6 +338,59 @@ fn what_an_operator_can_mend_is_waited_for_by_nats() {
     nats.make(stream());
     nats.wait_for(1);
     place.run(&["validate"]).ok();
+}
+
+/// The port of a server that is this one, but for what stands behind `"ts":"` in what it sends. One connection is taken.
+fn told_another_time(server: u16, change: impl Fn(&mut [u8]) + Send + 'static) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).unwrap();
+        let (mut asking, mut asked) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut asking, &mut asked));
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = server.read(&mut bytes) {
+            let time = memchr::memmem::find(&bytes[..count], br#""ts":""#);
+            change(time.map_or(&mut [], |at| &mut bytes[at..count]));
+            if client.write_all(&bytes[..count]).is_err() {
+                return;
+            }
+        }
+    });
+    port
+}
+
+/// Scenario: `validate` while the stream is there; where the server says the time of another year; where it is so old that it says
+/// none.
+/// Guarantee: the clock is compared with that of the stream's server, and one that is off is a warning that says by how much.
+#[test]
+fn validate_compares_the_clock_of_the_stream() {
+    let Some(nats) = Nats::start("validate_compares_the_clock_of_the_stream") else { return };
+    nats.make(stream());
+    let validated = |port: u16| {
+        let place = Place::empty().sink("db", &nats.sink_at(port, ""));
+        place.write();
+        place.run(&["validate"]).ok()
+    };
+    let clock = |said: &str| {
+        let row = said.lines().find(|line| line.contains("sink db") && line.contains("yes"));
+        row.and_then(|row| row.split_whitespace().last()).unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    assert_eq!(clock(&validated(nats.service.port)), "same");
+    let year = told_another_time(nats.service.port, |time| {
+        if let Some(year) = time.get_mut(6..10) {
+            year.copy_from_slice(b"2020");
+        }
+    });
+    let said = validated(year);
+    assert!(clock(&said) == "behind" && said.contains("warn  sink db: its clock is "), "{said}");
+    let silent = told_another_time(nats.service.port, |time| {
+        if let Some(key) = time.get_mut(1..3) {
+            key.copy_from_slice(b"tz");
+        }
+    });
+    assert_eq!(clock(&validated(silent)), "-");
 }
 
 /// Scenario: a stream that takes no more after half of a batch, for longer than it knows what it has.
