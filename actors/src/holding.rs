@@ -47,14 +47,14 @@ pub type Fetched = LocalBoxFuture<'static, Result<Option<Bytes>, DeliveryError>>
 /// The future of a release.
 pub type Released = LocalBoxFuture<'static, Result<(), DeliveryError>>;
 
-/// What a batch is held under; never used for another batch of this data directory, nor a second time for the same.
+/// What a batch is held under; never used for another batch, nor a second time for the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HeldKey {
     /// The sink whose batch it is.
     pub owner: SinkName,
     /// Its positions.
     pub span: Span,
-    /// What tells this time from any other.
+    /// What tells this time from any other, and this data directory from one before it: drawn at random.
     pub number: u64,
 }
 

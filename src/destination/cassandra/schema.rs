@@ -1,6 +1,10 @@
 //! What is there: the datacenter, the keyspace, the tables; what is missing is made, and who writes may write.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use forebay_actors::{
     destination::{Cause, DeliveryError},
@@ -13,8 +17,7 @@ use scylla::{
     errors::{DbError, ExecutionError, RequestAttemptError},
     response::query_result::QueryRowsResult,
 };
-
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::{
     fault::Fault,
@@ -28,9 +31,9 @@ const REPLICATION_FACTOR: usize = 3;
 /// The right to make a table; who makes one has every other right to it.
 const MAKE: &[&str] = &["CREATE"];
 
-/// Held while a schema is changed: sinks that have one fallback between them may want its table in the same moment, and a cluster
-/// that is told twice at once may make it under two ids.
-static CHANGING: Mutex<()> = Mutex::const_new(());
+/// Held, for the hosts and the keyspace, while a schema is changed: sinks that have one fallback between them may want its
+/// table in the same moment, and a cluster that is told twice at once may make it under two ids.
+static CHANGING: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>> = Mutex::new(BTreeMap::new());
 
 /// A session, seen by what it is to write to.
 #[derive(Clone, Copy)]
@@ -73,7 +76,11 @@ impl Schema<'_> {
 
     /// Changes the schema, and waits until all nodes have it.
     async fn change(&self, sql: &str) -> Result<(), DeliveryError> {
-        let _alone = CHANGING.lock().await;
+        let changing = {
+            let mut all = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(self.place.to_owned()).or_default().clone()
+        };
+        let _alone = changing.lock().await;
         self.session
             .query_unpaged(sql, ())
             .await
