@@ -26,18 +26,18 @@ mod breaker;
 mod delivery;
 mod intake;
 mod pace;
+mod progress;
 mod read_back;
+mod reading;
 mod report;
 mod selection;
 mod source;
 mod standby;
 
-use std::{collections::VecDeque, fmt::Display, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
-use actix::{
-    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WrapFuture as _,
-};
-use tokio::{sync::oneshot, task::spawn_blocking, time::Instant};
+use actix::{Actor, AsyncContext as _, Context, Handler, SpawnHandle, Supervised};
+use tokio::time::Instant;
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use intake::CutPolicy;
@@ -57,8 +57,7 @@ use crate::{
     condition::Condition,
     destination::{Destination, DestinationFactory},
     event::Timestamp,
-    journal::Piece,
-    message::{Delivered, Drain, Shaped},
+    message::{Drain, Shaped},
     record::{Position, SinkName, Span},
     runtime::{
         backoff::Backoff,
@@ -72,9 +71,6 @@ use crate::{
 /// How often a sink looks after itself: lag, a broadcast it missed without a later one to show it, the journal's
 /// word that it was made to skip.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-
-/// What a report begins with that says so.
-const UNREADABLE: &str = "the journal could not be read";
 
 /// What a `Sink` is built from.
 #[derive(Clone)]
@@ -220,56 +216,6 @@ impl Sink {
         self.show();
     }
 
-    /// Reads the journal while it is ahead of the broadcast.
-    fn read(&mut self, ctx: &mut Context<Self>) {
-        // A cut that was planned under a larger limit is made where it was planned.
-        let has_room = self.intake.has_room() || self.planned.is_some_and(|end| end > self.intake.expected());
-        if !self.lagging || self.reading || !has_room {
-            return;
-        }
-        self.reading = true;
-        let (source, from) = (self.spec.source.clone(), self.intake.expected());
-        let read = spawn_blocking(move || source.read(from)).into_actor(self);
-        ctx.spawn(read.map(move |read, sink, ctx| {
-            sink.reading = false;
-            match read {
-                Ok(Ok(pieces)) => sink.take(from, pieces),
-                Ok(Err(error)) => sink.could_not_read(&error),
-                Err(_) => sink.could_not_read(&"reading panicked"),
-            }
-            sink.step(ctx);
-        }));
-    }
-
-    fn take(&mut self, from: Position, pieces: Vec<Piece>) {
-        self.pass_over_skipped();
-        if let Some(span) = self.spec.source.log_span() {
-            // The oldest generations may be gone: a sink that was not configured for a while begins at what is left.
-            let begins = pieces.first().map_or(span.first, Piece::first);
-            if begins > from {
-                self.intake.push(Piece::Removed(Span { first: from, end: begins }));
-            }
-        }
-        if matches!(self.spec.source, Source::Queue(_)) {
-            // It may be long until there is a delivery that would show it.
-            let is_over = |error: &mut String| error.starts_with(UNREADABLE);
-            self.spec.probe.update(|report| drop(report.error.take_if(is_over)));
-        }
-        pieces.into_iter().for_each(|piece| self.intake.push(piece));
-        self.lagging = self.spec.source.is_ahead_of(self.intake.expected());
-    }
-
-    fn could_not_read(&mut self, error: &dyn Display) {
-        // Said until the next delivery, which comes only if this passes.
-        let text = format!("{UNREADABLE}: {error}");
-        if self.spec.probe.report().error.as_deref() != Some(text.as_str()) {
-            tracing::error!(sink = %self.spec.name, %error, "the journal could not be read; it is tried again");
-        }
-        self.spec.probe.update(|report| report.error = Some(text));
-        // Not at once: the look after LOOK_INTERVAL sees the lag again.
-        self.lagging = false;
-    }
-
     /// Cuts the next batch, if there is one; `false` where there is not.
     fn cut(&mut self, ctx: &mut Context<Self>) -> bool {
         let now = Instant::now();
@@ -329,59 +275,6 @@ impl Sink {
         self.pass();
     }
 
-    /// Notes on disk where the batch that was just cut ends, before it goes.
-    fn plan(&mut self, ctx: &mut Context<Self>) {
-        self.planning = true;
-        let (saved, wait) = oneshot::channel();
-        if self.tell_buffer(Some(saved)) {
-            let saved = wait.into_actor(self).map(|saved, sink, ctx| match saved {
-                Ok(()) => {
-                    sink.planning = false;
-                    sink.step(ctx);
-                }
-                // `Buffer` died with the question.
-                Err(_) => sink.plan_again(ctx),
-            });
-            ctx.spawn(saved);
-        } else {
-            self.plan_again(ctx);
-        }
-    }
-
-    fn plan_again(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(LOOK_INTERVAL, Self::plan);
-    }
-
-    fn tell_buffer(&self, saved: Option<oneshot::Sender<()>>) -> bool {
-        let cursor = Cursor { next: self.next, planned: self.planned, reached: self.reached };
-        self.spec.buffer.offer(Delivered { sink: self.spec.name.clone(), cursor, saved }).is_ok()
-    }
-
-    /// The span has its outcome: the cursor moves over all that have, from the front.
-    fn finished(&mut self, span: Span) {
-        if let Some(flight) = self.flights.iter_mut().find(|(flight, _)| *flight == span) {
-            flight.1 = true;
-        }
-        self.pass();
-        match &self.spec.source {
-            Source::Queue(queue) => queue.settle(span),
-            Source::Log(_) => {
-                // Where Buffer has no room now, the next report says the same and more.
-                self.tell_buffer(None);
-            }
-        }
-    }
-
-    /// Moves the cursor over what has its outcome, from the front.
-    fn pass(&mut self) {
-        while let Some((span, _)) = self.flights.pop_front_if(|(_, done)| *done) {
-            self.next = span.end;
-        }
-        if self.planned.is_some_and(|planned| planned <= self.next) {
-            self.planned = None;
-        }
-    }
-
     /// Looks after what nobody tells a sink.
     fn look(&mut self, ctx: &mut Context<Self>) {
         self.pass_over_skipped();
@@ -394,19 +287,6 @@ impl Sink {
             self.lagging = true;
         }
         self.step(ctx);
-    }
-
-    /// Passes over what `Buffer` made this sink skip because the journal was full: it has its account. What is on its
-    /// way already goes on.
-    fn pass_over_skipped(&mut self) {
-        if matches!(self.spec.source, Source::Queue(_)) {
-            return;
-        }
-        let kept = self.spec.cursors.get(&self.spec.name).next;
-        self.intake.skip(kept);
-        if kept > self.next && self.flights.is_empty() {
-            self.next = kept;
-        }
     }
 
     /// Steps again at `at`; an earlier alarm that is set already will do.

@@ -1,0 +1,75 @@
+//! How far a sink is: what it tells `Buffer`, which keeps the cursor on disk, and what `Buffer` tells it.
+
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+use tokio::sync::oneshot;
+
+use super::{LOOK_INTERVAL, Sink, Source};
+use crate::{message::Delivered, record::Span, state::Cursor};
+
+impl Sink {
+    /// Notes on disk where the batch that was just cut ends, before it goes.
+    pub(super) fn plan(&mut self, ctx: &mut Context<Self>) {
+        self.planning = true;
+        let (saved, wait) = oneshot::channel();
+        if self.tell_buffer(Some(saved)) {
+            let saved = wait.into_actor(self).map(|saved, sink, ctx| match saved {
+                Ok(()) => {
+                    sink.planning = false;
+                    sink.step(ctx);
+                }
+                // `Buffer` died with the question.
+                Err(_) => sink.plan_again(ctx),
+            });
+            ctx.spawn(saved);
+        } else {
+            self.plan_again(ctx);
+        }
+    }
+
+    fn plan_again(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(LOOK_INTERVAL, Self::plan);
+    }
+
+    pub(super) fn tell_buffer(&self, saved: Option<oneshot::Sender<()>>) -> bool {
+        let cursor = Cursor { next: self.next, planned: self.planned, reached: self.reached };
+        self.spec.buffer.offer(Delivered { sink: self.spec.name.clone(), cursor, saved }).is_ok()
+    }
+
+    /// The span has its outcome: the cursor moves over all that have, from the front.
+    pub(super) fn finished(&mut self, span: Span) {
+        if let Some(flight) = self.flights.iter_mut().find(|(flight, _)| *flight == span) {
+            flight.1 = true;
+        }
+        self.pass();
+        match &self.spec.source {
+            Source::Queue(queue) => queue.settle(span),
+            Source::Log(_) => {
+                // Where Buffer has no room now, the next report says the same and more.
+                self.tell_buffer(None);
+            }
+        }
+    }
+
+    /// Moves the cursor over what has its outcome, from the front.
+    pub(super) fn pass(&mut self) {
+        while let Some((span, _)) = self.flights.pop_front_if(|(_, done)| *done) {
+            self.next = span.end;
+        }
+        if self.planned.is_some_and(|planned| planned <= self.next) {
+            self.planned = None;
+        }
+    }
+
+    /// Passes over what `Buffer` made this sink skip because the journal was full: it has its account. What is on its
+    /// way already goes on.
+    pub(super) fn pass_over_skipped(&mut self) {
+        if matches!(self.spec.source, Source::Queue(_)) {
+            return;
+        }
+        let kept = self.spec.cursors.get(&self.spec.name).next;
+        self.intake.skip(kept);
+        if kept > self.next && self.flights.is_empty() {
+            self.next = kept;
+        }
+    }
+}
