@@ -103,7 +103,7 @@ fn what_is_wrong_is_said_and_waited_for() {
                 "{said}"
             );
         }
-        edge.stop();
+        edge.kill();
     }
     place.set_sink("up", Some(&sink(&relay, &shown)));
     let edge = place.start();

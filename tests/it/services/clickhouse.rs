@@ -184,13 +184,13 @@ fn what_an_operator_can_mend_is_waited_for() {
     let mut forebay = run(", user: guarded, password: secret-2", "a");
     complains(&forebay, "Wrong password for user guarded");
     assert!(!forebay.get("/health").text().contains("secret-2") && !forebay.log().contains("secret-2"));
-    forebay.stop();
+    forebay.kill();
     let mut forebay = run(", user: reader", "b");
     complains(&forebay, "readonly mode");
-    forebay.stop();
+    forebay.kill();
     let mut forebay = run(", user: guarded, password: secret-1, database: logs", "c");
     complains(&forebay, "Database logs doesn't exist");
-    forebay.stop();
+    forebay.kill();
     let mut forebay = run(", manage_schema: false", "d");
     complains(&forebay, "manage_schema: true lets Forebay make it");
     clickhouse.sql(
@@ -212,7 +212,7 @@ fn what_an_operator_can_mend_is_waited_for() {
     );
     post(&forebay, &[event("e")]);
     clickhouse.wait_for(1);
-    forebay.stop();
+    forebay.kill();
 }
 
 /// A device that is full.

@@ -295,12 +295,12 @@ fn tls_is_checked() {
     let mut forebay = place.start();
     post(&forebay, &[event("a")]);
     complains(&forebay, "UnknownIssuer");
-    forebay.stop();
+    forebay.kill();
     place.set_sink("db", Some(&sink(&ca_file(&far))));
     let mut forebay = place.start();
     complains(&forebay, "not valid for name");
     assert_eq!(postgres.count(), 0);
-    forebay.stop();
+    forebay.kill();
     serve(&near);
     place.set_sink("db", Some(&sink(&ca_file(&near))));
     let _forebay = place.start();

@@ -499,7 +499,7 @@ fn an_old_server_has_no_tables_for_otel() {
         &forebay,
         "too old for tables of OpenTelemetry (it knows no Map); otel: events writes its items to events",
     );
-    forebay.stop();
+    forebay.kill();
     place.set_sink("db", Some(&clickhouse.sink(", otel: events")));
     let forebay = place.start();
     until("the row is there", || clickhouse.count_of("events") == 1);

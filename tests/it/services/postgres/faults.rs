@@ -167,7 +167,7 @@ fn certificates_are_asked_for_on_both_sides() {
     let mut forebay = place.start();
     post(&forebay, &[event("a")]);
     complains(&forebay, "requires a valid client certificate");
-    forebay.stop();
+    forebay.kill();
     let (cert, key) =
         (file(&place, "client.pem", client.pem()), file(&place, "client.key", client.key_pem()));
     place.set_sink("db", Some(&sink(&format!(", cert_file: {cert}, key_file: {key}"))));
