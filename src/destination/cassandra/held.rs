@@ -176,8 +176,12 @@ impl Cluster {
             Err(error) => return if self.has_no_table().await { Ok(()) } else { Err(error) },
         };
         let delete = known.held(DELETE, for_writing(self.options.consistency));
+        // By a clock of the cluster, whose nodes dated the parts; by ours where that one does not say, or is behind it.
+        let said = self.schema(Purpose::Holding, &known.session).clock().await;
+        let ours = self.clock.now();
+        let now = said.map_or(ours, |reading| ours.max(reading.said));
         let ahead = i64::try_from(DELETED_AHEAD.as_micros()).unwrap_or(i64::MAX);
-        let at = (self.clock.now().nanos() / 1000).saturating_add(ahead);
+        let at = (now.nanos() / 1000).saturating_add(ahead);
         let name = key.name();
         let values = (at, &*self.stream, key.owner.as_str(), &*name);
         match known.session.execute_unpaged(&delete, values).await {

@@ -3,15 +3,15 @@
 //! They take no way through the journal: when that is full or broken, its metrics matter most. They are one group, that of a
 //! service `forebay` whose `service.instance.id` is the host and the port of the HTTP API, as Prometheus would scrape it.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
-use forebay_actors::destination::DeliveryError;
-use futures::future::join_all;
+use forebay_actors::destination::{Cause, DeliveryError};
+use futures::{FutureExt as _, future::join_all};
 use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder};
 use tokio::{
     sync::oneshot,
     task::{JoinHandle, spawn_blocking},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 
 use super::{
@@ -96,11 +96,12 @@ impl OwnMetrics {
 
     /// The last values are pushed, or the group is deleted where nothing is to stay.
     async fn leave(&self, ended: BTreeMap<String, Followed>) {
+        let deadline = Instant::now() + FAREWELL_TIME_MAX;
         let farewells = ended.into_iter().map(|(name, followed)| async move {
             let Followed { options, address, stop, mut pusher } = followed;
             drop(stop);
             // One that is on its way could come behind the last.
-            if timeout(FAREWELL_TIME_MAX, &mut pusher).await.is_err() {
+            if timeout_at(deadline, &mut pusher).await.is_err() {
                 pusher.abort();
             }
             match self.push(&name, &options, address) {
@@ -109,7 +110,7 @@ impl OwnMetrics {
                     drop(spawn_blocking(move || push.wire.delete(vec![push.place])).await);
                 }
                 // Counted as any other.
-                Ok(push) => drop(timeout(FAREWELL_TIME_MAX, push.once()).await),
+                Ok(push) => drop(timeout_at(deadline, push.once()).await),
                 Err(error) => tracing::error!(sink = name, %error, "own metrics cannot be pushed"),
             }
         });
@@ -157,7 +158,9 @@ impl Push {
                 _ = ticks.tick() => {}
                 _ = &mut stopped => return,
             }
-            let error = self.once().await.err();
+            let pushed = AssertUnwindSafe(self.once()).catch_unwind().await;
+            let panicked = |_| Err(DeliveryError::transient(Cause::Panicked, "pushing panicked"));
+            let error = pushed.unwrap_or_else(panicked).err();
             match &error {
                 Some(error) if !fails => {
                     tracing::warn!(sink = self.sink, %error, "own metrics cannot be pushed; it is tried again");
