@@ -4,7 +4,7 @@
 mod metadata;
 mod values;
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use forebay_actors::event::{Draft, METADATA_DEPTH_MAX, Timestamp};
 use serde::{
@@ -18,11 +18,20 @@ pub(crate) use self::values::syntax;
 use self::{
     metadata::merge,
     values::{
-        Entries, HALF_CHARACTER, Text, depth, event_id, event_id_chars, has_half_character, kind, object,
-        optional, service, string, timestamp,
+        Count, Entries, HALF_CHARACTER, Text, depth, event_id, event_id_chars, has_half_character, kind,
+        object, optional, service, string, timestamp,
     },
 };
 use crate::security::Tenant;
+
+/// Fields of an event at its top level. Whoever has more has them below `metadata`, where nobody has to look for doubles.
+pub(crate) const FIELDS_MAX: usize = 1000;
+
+/// What of an event's faults is said one by one.
+const ERRORS_MAX: usize = 16;
+
+/// Unknown fields up to which each is compared with each: for so few that is faster than sorting them.
+const COMPARED_MAX: usize = 16;
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -154,6 +163,14 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// All that is wrong with it, in the order of its fields.
     pub fn explain(text: &'a str, max_event_bytes: usize) -> Result<Self, Vec<FieldError>> {
+        if let Ok(Count(count)) = serde_json::from_str(text)
+            && count > FIELDS_MAX
+        {
+            let error = format!(
+                "the event has {count} fields; {FIELDS_MAX} are allowed, more of them below metadata"
+            );
+            return Err(vec![field("", error)]);
+        }
         let Ok(Entries(entries)) = serde_json::from_str(text) else {
             let error = match kind(text) {
                 "an object" => format!("a key of it {HALF_CHARACTER}"),
@@ -162,14 +179,20 @@ impl<'a> Fields<'a> {
             return Err(vec![field("", error)]);
         };
         let mut fields = Self::default();
-        let mut errors = Vec::new();
-        let mut seen: Vec<&str> = Vec::new();
+        let (mut errors, mut unsaid) = (Vec::new(), 0);
+        let mut wrong = |name: &str, error: String| {
+            if errors.len() < ERRORS_MAX {
+                errors.push(field(name, error));
+            } else {
+                unsaid += 1;
+            }
+        };
+        let mut seen = HashSet::new();
         for (key, value) in &entries {
-            if seen.contains(&&**key) {
-                errors.push(field(key, "it is given twice".to_owned()));
+            if !seen.insert(&**key) {
+                wrong(key, "it is given twice".to_owned());
                 continue;
             }
-            seen.push(key);
             let set = match &**key {
                 "event_id" => optional(value, event_id).map(|id| fields.event_id = id),
                 "timestamp" => optional(value, timestamp).map(|time| fields.timestamp = time),
@@ -182,13 +205,16 @@ impl<'a> Fields<'a> {
                 }
             };
             if let Err(error) = set {
-                errors.push(field(key, error));
+                wrong(key, error);
             }
         }
         for required in ["service", "message"] {
-            if !seen.contains(&required) {
-                errors.push(field(required, "it is required".to_owned()));
+            if !seen.contains(required) {
+                wrong(required, "it is required".to_owned());
             }
+        }
+        if unsaid > 0 {
+            errors.push(field("", format!("{unsaid} more are wrong")));
         }
         if !errors.is_empty() {
             return Err(errors);
@@ -249,18 +275,34 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 }
                 _ => {
                     let value: &RawValue = map.next_value()?;
-                    if others.iter().any(|(other, _)| *other == key) {
-                        return Err(A::Error::custom("given twice"));
+                    if others.len() == FIELDS_MAX {
+                        return Err(A::Error::custom("too many fields"));
                     }
                     others.push((key, value.get()));
                 }
             }
+        }
+        if has_doubles(&others) {
+            return Err(A::Error::custom("given twice"));
+        }
+        if seen.count_ones() as usize + others.len() > FIELDS_MAX {
+            return Err(A::Error::custom("too many fields"));
         }
         let (Some(service), Some(message)) = (name, message) else {
             return Err(A::Error::custom("service and message are required"));
         };
         Ok(Fields { event_id: id, timestamp: time, service, message, metadata, others })
     }
+}
+
+/// Whether two have one name.
+fn has_doubles(others: &[(Cow<'_, str>, &str)]) -> bool {
+    if others.len() <= COMPARED_MAX {
+        return (1..others.len()).any(|at| others[..at].iter().any(|(other, _)| *other == others[at].0));
+    }
+    let mut keys: Vec<&str> = others.iter().map(|(key, _)| &**key).collect();
+    keys.sort_unstable();
+    keys.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What is put into an event's metadata: fields that Forebay does not know, and whose event it is.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use super::values::Entries;
 use crate::security::Tenant;
@@ -37,16 +37,15 @@ pub(super) fn merge(
     others: &[(Cow<'_, str>, &str)],
     tenant: Option<&Tenant>,
 ) -> String {
-    let taken: Vec<Cow<'_, str>> = metadata
+    let mut names: HashSet<Cow<'_, str>> = metadata
         .and_then(|text| serde_json::from_str(text).ok())
         .map(|Entries(entries)| entries.into_iter().map(|(key, _)| key).collect())
         .unwrap_or_default();
-    let mut names = taken.clone();
     let mut out = metadata.map_or("{", |text| text.strip_suffix('}').unwrap_or(text)).to_owned();
-    let mut comma = !taken.is_empty();
+    let mut comma = !names.is_empty();
     for (key, value) in others.iter().filter(|(key, _)| tenant.is_none_or(|t| **key != t.key)) {
         let mut name = key.clone().into_owned();
-        while names.iter().any(|taken| **taken == name) {
+        while names.contains(name.as_str()) {
             name.push('_');
         }
         if std::mem::replace(&mut comma, true) {
@@ -55,7 +54,7 @@ pub(super) fn merge(
         out.push_str(&serde_json::to_string(&name).expect("every string can be written as JSON"));
         out.push(':');
         out.push_str(value);
-        names.push(name.into());
+        names.insert(name.into());
     }
     out.push('}');
     out

@@ -131,3 +131,40 @@ fn a_sender_cannot_be_another_tenant() {
     let own = r#"{"service":"s","message":"m","tenant":"mine"}"#;
     assert_eq!(metadata_of(None, own), r#"{"tenant":"mine"}"#, "without a tenant nothing is replaced");
 }
+
+fn with_fields(count: usize, name: impl Fn(usize) -> String) -> String {
+    let fields: String = (0..count).map(|i| format!(",\"{}\":0", name(i))).collect();
+    format!(r#"{{"service":"s","message":"m"{fields}}}"#)
+}
+
+/// Scenario: an event of a thousand fields, of one more, and of very many.
+/// Guarantee: the first is taken, and keeps them all; of the others the number is said. Each of them was compared with each other,
+/// so one request of some megabytes kept a thread busy for minutes.
+#[test]
+fn r0270_many_fields_took_a_thread_for_minutes() {
+    let different = |i| format!("f{i}");
+    let kept = draft(&with_fields(FIELDS_MAX - 2, different));
+    assert!(kept.contains(r#"\"f0\":0"#) && kept.contains(r#"\"f997\":0"#));
+    for count in [FIELDS_MAX - 1, FIELDS_MAX, 300_000] {
+        let found = errors(&with_fields(count, different));
+        let said =
+            format!("the event has {} fields; 1000 are allowed, more of them below metadata", count + 2);
+        assert_eq!(found, [(String::new(), said)]);
+    }
+    let metadata: String = (0..500).map(|i| format!(",\"f{i}\":1")).collect();
+    let text = with_fields(400, different);
+    let text = text.replacen('{', &format!(r#"{{"metadata":{{"a":1{metadata}}},"#), 1);
+    assert!(draft(&text).contains(r#"\"f399_\":0"#), "nothing that was there is overwritten");
+}
+
+/// Scenario: one field is given again and again.
+/// Guarantee: what is wrong is said a few times, and then how often it is. A fault was said for each, of which a request had
+/// millions: gigabytes of memory, and an answer to match.
+#[test]
+fn r0271_every_double_of_a_field_was_said() {
+    let found = errors(&with_fields(900, |_| "a".to_owned()));
+    assert_eq!(found.len(), ERRORS_MAX + 1);
+    assert_eq!(found[ERRORS_MAX], (String::new(), format!("{} more are wrong", 899 - ERRORS_MAX)));
+    assert_eq!(errors(&with_fields(300_000, |_| "a".to_owned())).len(), 1);
+    assert_eq!(errors(&with_fields(COMPARED_MAX, |i| format!("f{}", i % (COMPARED_MAX - 1)))).len(), 1);
+}
