@@ -50,6 +50,18 @@ impl Projection {
         Self { paths, selected, renamed, names }
     }
 
+    /// What tells it from any other, nearly always.
+    pub fn checksum(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        let counts = [self.selected.map_or(u64::MAX, |count| count as u64), self.paths.len() as u64];
+        counts.into_iter().for_each(|count| hasher.update(&count.to_le_bytes()));
+        for text in self.paths.iter().chain(&self.renamed).chain(&self.names) {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.finalize()
+    }
+
     /// The text of the object as it goes out. What cannot be read goes out empty: it might have what is left out.
     pub fn of<'p>(&self, text: &str, projected: &'p mut Projected) -> &'p str {
         let Projected { places, open, text: out } = projected;

@@ -1,18 +1,18 @@
 //! Positions, records and batches: what lies between the journal and a destination.
 
+mod reader;
 mod selection;
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use self::selection::Selection;
-use crate::{
-    event::{self, DecodeError, Event, Events, Stamp, Timestamp, WithItem},
-    otlp::Signal,
-    projection::{Projected, Projection},
+pub use self::{
+    reader::{BatchEvents, Part},
+    selection::Selection,
 };
+use crate::{event::Timestamp, projection::Projection};
 
 /// The place of an event in the journal: the events accepted before it. Never reused, never reordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -104,20 +104,29 @@ impl Span {
     }
 }
 
-/// The identity of a batch: its range of positions, and which of them where it is not all. The same events always make the
-/// same id, so a destination can recognise a batch that it has seen before; others never do, so that a batch which has
-/// more events since its sink takes more is not mistaken for the one before.
+/// The identity of a batch: its range of positions, which of them where it is not all, and what of the metadata goes out where
+/// that is not all. The same events always make the same id, so a destination can recognise a batch that it has seen before;
+/// others never do, so that neither a batch which has more events since its sink takes more is mistaken for the one before, nor
+/// that of one sink for that of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BatchId {
     span: Span,
     /// Of what was selected, where that is a part.
     selected: Option<u32>,
+    /// Of what goes out of the metadata, where that is a part.
+    fields: Option<u32>,
     /// Set where somebody wants the events delivered once more: a destination that recognises batches must not take
     /// it for the one it has had.
     replay: Option<u64>,
 }
 
 impl BatchId {
+    /// What it says behind the positions, as it is written; nothing for whole batches that go their way for the first time.
+    pub fn mark(self) -> String {
+        let positions = format!("{}-{}", self.span.first, self.span.end);
+        self.to_string().split_off(positions.len())
+    }
+
     /// What marks a replay; `None` for the first time that the events go their way.
     pub const fn replay(self) -> Option<u64> {
         self.replay
@@ -128,6 +137,7 @@ impl fmt::Display for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.span.first, self.span.end)?;
         self.selected.map_or(Ok(()), |selected| write!(f, "-part-{selected:08x}"))?;
+        self.fields.map_or(Ok(()), |fields| write!(f, "-fields-{fields:08x}"))?;
         self.replay.map_or(Ok(()), |replay| write!(f, "-replay-{replay:016x}"))
     }
 }
@@ -145,150 +155,6 @@ pub struct Batch {
     /// What of their metadata is read; all where absent.
     fields: Option<Arc<Projection>>,
     replay: Option<u64>,
-}
-
-/// Reads the events of a batch.
-#[derive(Debug)]
-pub struct BatchEvents<'a> {
-    batch: &'a Batch,
-    next_record: usize,
-    /// Of the record before that.
-    events: Events<'a>,
-    /// The next event's place, and where this record's share ends.
-    at: Position,
-    until: Position,
-    projected: Projected,
-}
-
-/// What a batch holds next, for destinations that want requests of OpenTelemetry as they are.
-#[derive(Debug)]
-pub enum Part<'a> {
-    /// A request of the next items.
-    Otlp {
-        /// Of what.
-        signal: Signal,
-        /// In protobuf: the bytes of the record itself where the batch has the whole request.
-        request: Bytes,
-        /// From its first item to behind its last. Between them may be positions that the batch does not have.
-        span: Span,
-        /// The id of the first item, and when all of them were accepted first; each further position has the next id.
-        stamp: Stamp,
-    },
-    /// An event that came as one.
-    Event(Event<'a>),
-}
-
-impl<'a> BatchEvents<'a> {
-    /// The next event; it is gone when the one after it is asked for.
-    ///
-    /// # Errors
-    /// An item is an error where a record's bytes are not what the format says; its other events are lost to this reader.
-    pub fn next_event(&mut self) -> Option<Result<Event<'_>, DecodeError>> {
-        self.enter()?;
-        self.at = self.at.plus(1);
-        let fields = self.batch.fields.as_deref();
-        let event = self.events.next_event()?;
-        Some(event.map(|event| projected(event, fields, &mut self.projected)))
-    }
-
-    /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as the batch has.
-    ///
-    /// # Errors
-    /// As [`BatchEvents::next_event`].
-    pub fn next_part(&mut self) -> Option<Result<Part<'_>, DecodeError>> {
-        self.enter()?;
-        let first = self.at;
-        self.at = first.plus(1);
-        let payload = &self.batch.records[self.next_record - 1].payload;
-        let selected = self.batch.selected.as_deref();
-        let wanted = |item| selected.is_none_or(|selected| selected.contains(first.plus(u64::from(item))));
-        let part = match self.events.next_part(self.until.since(first), wanted)? {
-            Err(error) => return Some(Err(error)),
-            Ok(event::Part::Event(event)) => {
-                let fields = self.batch.fields.as_deref();
-                return Some(Ok(Part::Event(projected(event, fields, &mut self.projected))));
-            }
-            Ok(event::Part::Otlp { signal, request, passed, last, stamp }) => {
-                let span = Span { first, end: first.plus(u64::from(last)) };
-                self.at = first.plus(u64::from(passed));
-                let request = match request {
-                    Cow::Borrowed(request) => payload.slice_ref(request),
-                    Cow::Owned(request) => request.into(),
-                };
-                Part::Otlp { signal, request, span, stamp }
-            }
-        };
-        Some(Ok(part))
-    }
-
-    /// The next event, and what it is an item of where it came by OpenTelemetry.
-    ///
-    /// # Errors
-    /// As [`BatchEvents::next_event`].
-    pub fn next_of(&mut self) -> Option<Result<(Option<Signal>, Event<'_>), DecodeError>> {
-        self.enter()?;
-        self.at = self.at.plus(1);
-        let fields = self.batch.fields.as_deref();
-        let next = self.events.next_of()?;
-        Some(next.map(|(signal, event)| (signal, projected(event, fields, &mut self.projected))))
-    }
-
-    /// The same, with the item itself, which has all that it came with.
-    ///
-    /// # Errors
-    /// As [`BatchEvents::next_event`].
-    pub fn next_with_item(&mut self) -> Option<Result<WithItem<'a, '_>, DecodeError>> {
-        self.enter()?;
-        self.at = self.at.plus(1);
-        let fields = self.batch.fields.as_deref();
-        let next = self.events.next_with_item()?;
-        Some(next.map(|(item, event)| (item, projected(event, fields, &mut self.projected))))
-    }
-
-    /// The place of the next event; `None` at the end of the batch.
-    pub fn position(&mut self) -> Option<Position> {
-        self.enter().map(|()| self.at)
-    }
-
-    /// The next event as a payload of its own, with all that it has.
-    ///
-    /// # Errors
-    /// As [`BatchEvents::next_event`].
-    pub fn next_single(&mut self) -> Option<Result<Bytes, DecodeError>> {
-        self.enter()?;
-        self.at = self.at.plus(1);
-        self.events.next_single()
-    }
-
-    /// Goes on to the next event that the batch has, in the next record where this one's share is at its end; `None` at the
-    /// end of the batch.
-    fn enter(&mut self) -> Option<()> {
-        loop {
-            while self.at == self.until {
-                let record = self.batch.records.get(self.next_record)?;
-                self.next_record += 1;
-                self.events = Events::new(&record.payload);
-                let at = record.first.max(self.batch.span.first);
-                self.events.skip(at.since(record.first));
-                (self.at, self.until) = (at, record.end().min(self.batch.span.end));
-            }
-            let Some(selected) = &self.batch.selected else { return Some(()) };
-            if let Some(next) = selected.next(self.at, self.until) {
-                self.events.skip(next.since(self.at));
-                self.at = next;
-                return Some(());
-            }
-            self.at = self.until;
-        }
-    }
-}
-
-/// The event with what goes out of its metadata.
-fn projected<'e>(event: Event<'e>, fields: Option<&Projection>, projected: &'e mut Projected) -> Event<'e> {
-    match (fields, event.metadata) {
-        (Some(fields), Some(text)) => Event { metadata: Some(fields.of(text, projected)), ..event },
-        _ => event,
-    }
 }
 
 impl Batch {
@@ -334,7 +200,8 @@ impl Batch {
     /// Its identity.
     pub fn id(&self) -> BatchId {
         let selected = self.selected.as_ref().map(|selected| selected.checksum(self.span));
-        BatchId { span: self.span, selected, replay: self.replay }
+        let fields = self.fields.as_ref().map(|fields| fields.checksum());
+        BatchId { span: self.span, selected, fields, replay: self.replay }
     }
 
     /// The positions it lies over: those of its events, and of those between that are not selected.
@@ -379,14 +246,7 @@ impl Batch {
 
     /// Reads its events in journal order.
     pub fn events(&self) -> BatchEvents<'_> {
-        BatchEvents {
-            batch: self,
-            next_record: 0,
-            events: Events::new(&[]),
-            at: self.span.first,
-            until: self.span.first,
-            projected: Projected::default(),
-        }
+        BatchEvents::of(self)
     }
 
     /// The first and second half; `None` where it is a single event. Together they have the batch's whole span.

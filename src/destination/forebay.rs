@@ -158,11 +158,16 @@ impl Relay {
                 continue;
             }
             let source = self.source.clone();
-            let message = encoding(part.clone(), move |part| message::of(part, &source)).await?;
-            let bytes = message.bytes;
             let halves = part.halves();
+            // One event is sent, however large it is: whether it is too large is for the gateway to say.
+            let bytes_max = match &halves {
+                Some(_) => self.too_large_bytes.load(Ordering::Relaxed),
+                None => usize::MAX,
+            };
+            let message = encoding(part.clone(), move |part| message::of(part, &source, bytes_max)).await?;
+            let bytes = message.bytes;
             if let Some(halves) = &halves
-                && bytes >= self.too_large_bytes.load(Ordering::Relaxed)
+                && bytes >= bytes_max
             {
                 parts.extend([&halves.1, &halves.0].map(|half| Arc::new(half.clone())));
                 continue;

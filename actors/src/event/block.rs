@@ -101,6 +101,9 @@ pub enum DecodeError {
     /// A request of OpenTelemetry of no signal that there is, or with fewer items than its header says.
     #[error("not a request of OpenTelemetry of so many items")]
     Otlp,
+    /// Read one by one, the events of a batch are too large for it: there is nothing wrong with a part of them.
+    #[error("with all that stands around each of them they are too large to be read together")]
+    Expanded,
     /// A header promises more than there is.
     #[error("a block of {wanted} bytes stands where {left} are left")]
     Truncated {

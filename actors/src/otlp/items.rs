@@ -1,5 +1,7 @@
 //! The items of a request, one by one, and requests of some of them.
 
+use std::ops::Range;
+
 use super::{
     Signal,
     json::any_value,
@@ -131,6 +133,48 @@ pub fn select(request: &[u8], signal: Signal, mut wanted: impl FnMut(u32) -> boo
     let mut out = Vec::with_capacity(request.len());
     frame(request, signal.levels(), &mut 0, &mut wanted, &mut out);
     out
+}
+
+/// Requests of runs of consecutive items, in order, each what [`select`] makes of its items; `None` where they would come to more
+/// than so many bytes, since what stands around the items is in each of them.
+///
+/// The request is halved again and again, so it is not gone through once for each run.
+pub fn select_runs(
+    request: &[u8],
+    signal: Signal,
+    runs: &[Range<u32>],
+    bytes_max: usize,
+) -> Option<Vec<Vec<u8>>> {
+    let mut selected = Selected { signal, left: bytes_max, requests: Vec::with_capacity(runs.len()) };
+    selected.add(request, 0, runs)?;
+    Some(selected.requests)
+}
+
+struct Selected {
+    signal: Signal,
+    /// Bytes that there may still be.
+    left: usize,
+    requests: Vec<Vec<u8>>,
+}
+
+impl Selected {
+    /// Adds the runs, all of which are in the request, whose first item is that with the index `first`.
+    fn add(&mut self, request: &[u8], first: u32, runs: &[Range<u32>]) -> Option<()> {
+        let (lower, upper) = match runs {
+            [] => return Some(()),
+            [run] => {
+                let mut found = select(request, self.signal, |index| run.contains(&(first + index)));
+                found.shrink_to_fit();
+                self.left = self.left.checked_sub(found.len())?;
+                self.requests.push(found);
+                return Some(());
+            }
+            _ => runs.split_at(runs.len() / 2),
+        };
+        let middle = upper[0].start;
+        self.add(&select(request, self.signal, |index| first + index < middle), first, lower)?;
+        self.add(&select(request, self.signal, |index| first + index >= middle), middle, upper)
+    }
 }
 
 /// Appends what is wanted of a message; returns whether an item was among it.

@@ -19,7 +19,7 @@ pub mod wire;
 
 pub use check::{Survey, check, survey};
 pub use cut::{Cuts, cut};
-pub use items::{Item, Items, attribute, select};
+pub use items::{Item, Items, attribute, select, select_runs};
 pub use members::Members;
 pub use rows::{Row, Rows};
 use schema::Message;

@@ -443,6 +443,31 @@ proptest! {
         prop_assert_eq!(select(&bytes, *signal, |_| true), bytes);
     }
 
+    /// Runs of items are what selecting the items of each makes, and no more bytes than may be.
+    #[test]
+    fn runs_are_what_selecting_makes(
+        which in 0_usize..3,
+        times in 1_usize..4,
+        wanted in proptest::collection::vec(any::<bool>(), 40),
+    ) {
+        let (signal, json, _) = &every_signal()[which];
+        let bytes = request(*signal, json).repeat(times);
+        let items = Items::of(&bytes, *signal).count();
+        let mut runs: Vec<std::ops::Range<u32>> = Vec::new();
+        for index in (0..items as u32).filter(|index| wanted[*index as usize % wanted.len()]) {
+            match runs.last_mut() {
+                Some(run) if run.end == index => run.end += 1,
+                _ => runs.push(index..index + 1),
+            }
+        }
+        let found = select_runs(&bytes, *signal, &runs, usize::MAX).unwrap();
+        let each = |run: &std::ops::Range<u32>| select(&bytes, *signal, |index| run.contains(&index));
+        prop_assert_eq!(&found, &runs.iter().map(each).collect::<Vec<_>>());
+        let all: usize = found.iter().map(Vec::len).sum();
+        prop_assert!(select_runs(&bytes, *signal, &runs, all).is_some());
+        prop_assert!(all == 0 || select_runs(&bytes, *signal, &runs, all - 1).is_none());
+    }
+
     /// A request cut in one pass is, part by part, what selecting the items of each part makes of it, whatever stands
     /// between, before and behind the items; the parts are no larger than wanted, and no smaller than they must be.
     #[test]

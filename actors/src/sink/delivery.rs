@@ -12,14 +12,17 @@ use crate::{
     destination::{Cause, DeliveryError, Receipt, Rejection, Verdict},
     event::Timestamp,
     holding::HeldKey,
-    record::{Batch, Span},
+    record::{Batch, SinkName, Span},
     runtime::{metrics::observe, supervisor::panic_text},
-    state::{DeadLetter, Reason},
+    state::{DeadLetter, DeadLetters, Reason, StateError},
 };
 
 /// Panics of its destination on the same batch after which the batch counts as rejected. One may be chance: a
 /// connection in a bad state, which a new destination mends. The halves of such a batch have all but the last of them.
 pub(super) const PANICS_MAX: u32 = 2;
+
+/// Bytes of events from which on dead letters are kept before more are read.
+const LETTERS_BYTES_MAX: usize = 8 << 20;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -147,8 +150,16 @@ impl Burial {
         self.only.as_ref().map_or_else(all, |only| only.len() as u64)
     }
 
-    /// One letter an event; one for all of them where they cannot be read.
-    pub(super) fn letters(&self, sink: &crate::record::SinkName, at: Timestamp) -> Vec<DeadLetter> {
+    /// Adds one letter an event; one for all of them where they cannot be read.
+    ///
+    /// # Errors
+    /// Where they cannot be kept. Some of them may be there already.
+    pub(super) fn keep_in(
+        &self,
+        dead_letters: &DeadLetters,
+        sink: &SinkName,
+        at: Timestamp,
+    ) -> Result<(), StateError> {
         let note = |letter| DeadLetter {
             error: self.error.clone(),
             status: self.status,
@@ -156,12 +167,18 @@ impl Burial {
             ..letter
         };
         let Some(batch) = &self.batch else {
-            return vec![note(DeadLetter::of_span(sink, self.span, self.reason, at))];
+            return dead_letters.add(&[note(DeadLetter::of_span(sink, self.span, self.reason, at))]);
         };
-        let (mut letters, mut events) = (Vec::new(), batch.events());
+        let (mut letters, mut bytes, mut events) = (Vec::new(), 0, batch.events());
         while let Some(position) = events.position() {
+            if bytes > LETTERS_BYTES_MAX {
+                dead_letters.add(&letters)?;
+                (letters, bytes) = (Vec::new(), 0);
+            }
             match events.next_single() {
                 Some(Ok(event)) => {
+                    let event_bytes = event.len();
+                    let before = letters.len();
                     let letter = note(DeadLetter::of_event(sink, position, event, self.reason, at));
                     match self.only.as_ref().map(|only| only.iter().find(|one| one.position == position)) {
                         None => letters.push(letter),
@@ -171,6 +188,7 @@ impl Burial {
                         // It was taken.
                         Some(None) => {}
                     }
+                    bytes += event_bytes * (letters.len() - before);
                 }
                 // Its record is damaged, or has fewer events than it says.
                 Some(Err(_)) | None => {
@@ -180,7 +198,7 @@ impl Burial {
                 }
             }
         }
-        letters
+        dead_letters.add(&letters)
     }
 }
 
@@ -434,7 +452,7 @@ impl Sink {
         let (span, events) = (burial.span, burial.events());
         let reason = burial.reason;
         let said = burial.error.clone();
-        let letters = spawn_blocking(move || dead_letters.add(&burial.letters(&sink, at)));
+        let letters = spawn_blocking(move || burial.keep_in(&dead_letters, &sink, at));
         ctx.spawn(letters.into_actor(self).map(move |added, sink, ctx| {
             sink.ended(work.origin);
             let failed = match added {

@@ -182,7 +182,7 @@ impl Sink {
             (self.spec.dead_letters.clone(), self.spec.name.clone(), self.spec.clock.now());
         let (held, holder) = (standby.spec.held.clone(), standby.spec.name.clone());
         let bury = spawn_blocking(move || {
-            letters.add(&burial.letters(&owner, at))?;
+            burial.keep_in(&letters, &owner, at)?;
             held.lost(&holder, &key)
         });
         ctx.spawn(bury.into_actor(self).map(move |buried, sink, ctx| {

@@ -2,6 +2,7 @@
 
 use forebay_actors::{
     destination::DeliveryError,
+    event::DecodeError,
     record::{Batch, Part},
 };
 
@@ -67,6 +68,8 @@ pub(super) fn sheets(batch: &Batch, known: &Known) -> Result<Sheets, DeliveryErr
     let mut items: Vec<_> =
         known.otel.iter().zip(OtelTable::ALL).map(|(fit, table)| fit.sheet(table)).collect();
     let (mut count, mut versions) = (0, [0; 5]);
+    // The reader counts events; the items of a request are taken here.
+    let (bytes_max, mut is_too_large) = (batch.expanded_bytes_max(), false);
     let mut parts = batch.events();
     while let Some(part) = parts.next_part() {
         match part.map_err(|error| unreadable(batch, &error.to_string()))? {
@@ -82,7 +85,11 @@ pub(super) fn sheets(batch: &Batch, known: &Known) -> Result<Sheets, DeliveryErr
                     count += 1;
                     let index = OtelTable::ALL.iter().position(|of| Some(*of) == table);
                     match index.map(|index| &mut items[index]) {
-                        Some(Some(sheet)) => sheet.push(around),
+                        Some(Some(_)) if is_too_large => {}
+                        Some(Some(sheet)) => {
+                            sheet.push(around);
+                            is_too_large = sheet.rows.len() > bytes_max;
+                        }
                         // Of a kind of metric that is none: there is nothing to say of it.
                         None => {}
                         Some(None) => sheets.lacking = table.map(Table::Otel),
@@ -90,6 +97,9 @@ pub(super) fn sheets(batch: &Batch, known: &Known) -> Result<Sheets, DeliveryErr
                 });
             }
         }
+    }
+    if is_too_large {
+        return Err(unreadable(batch, &DecodeError::Expanded.to_string()));
     }
     // A record that holds fewer events than it says must not pass as delivered.
     if count != batch.count() {

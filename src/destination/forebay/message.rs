@@ -30,15 +30,16 @@ pub(super) struct Message {
     pub(super) bytes: usize,
 }
 
-/// The message of a batch.
+/// The message of a batch; without its pieces where it has `bytes_max` bytes or more, and then not all of them are counted.
 ///
 /// # Errors
 /// Where a record is damaged.
-pub(super) fn of(batch: &Batch, source: &str) -> Result<Message, DeliveryError> {
+pub(super) fn of(batch: &Batch, source: &str, bytes_max: usize) -> Result<Message, DeliveryError> {
+    let too_large = || Message { pieces: Vec::new(), bytes: bytes_max };
     let (mut pieces, mut out) = (Vec::new(), Vec::with_capacity(batch.payload_bytes()));
     put_bytes(&mut out, BATCH_ID, batch.id().to_string().as_bytes());
     put_bytes(&mut out, SOURCE, source.as_bytes());
-    let mut entry = Vec::new();
+    let (mut entry, mut bytes) = (Vec::new(), 0);
     let mut parts = batch.events();
     while let Some(at) = parts.position() {
         // A record that holds fewer events than it says must not pass as delivered.
@@ -49,27 +50,33 @@ pub(super) fn of(batch: &Batch, source: &str) -> Result<Message, DeliveryError> 
                 put_bytes(&mut out, EVENTS, &entry);
             }
             Part::Otlp { signal, request, span, stamp } => {
-                let runs = runs(batch, span);
-                let is_whole = runs.len() == 1;
-                for (before, items) in runs {
-                    // The ids of items that are behind one another are, too: where some are left out, what is left is several.
-                    let request = match is_whole {
-                        true => request.clone(),
-                        false => otlp::select(&request, signal, |item| items.contains(&item)).into(),
-                    };
+                // The ids of items that are behind one another are, too: where some are left out, what is left is several.
+                let (before, items): (Vec<_>, Vec<_>) = runs(batch, span).into_iter().unzip();
+                let requests = match &items[..] {
+                    [_] => vec![request],
+                    _ => match otlp::select_runs(&request, signal, &items, bytes_max) {
+                        Some(requests) => requests.into_iter().map(Bytes::from).collect(),
+                        None => return Ok(too_large()),
+                    },
+                };
+                for (before, request) in before.into_iter().zip(requests) {
                     let stamp = Stamp { first_id: stamp.id_at(before), ..stamp };
                     put_head(signal, stamp, request.len(), &mut entry);
                     put_varint(&mut out, u64::from(OTLP) << 3 | 2);
                     put_varint(&mut out, (entry.len() + request.len()) as u64);
                     out.extend_from_slice(&entry);
+                    bytes += out.len() + request.len();
                     pieces.push(std::mem::take(&mut out).into());
                     pieces.push(request);
                 }
             }
         }
+        if bytes + out.len() >= bytes_max {
+            return Ok(too_large());
+        }
     }
+    bytes += out.len();
     pieces.push(out.into());
-    let bytes = pieces.iter().map(Bytes::len).sum();
     Ok(Message { pieces, bytes })
 }
 

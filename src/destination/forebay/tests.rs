@@ -46,7 +46,7 @@ fn batch() -> Batch {
 }
 
 fn decoded(batch: &Batch) -> EventBatchRequest {
-    let message = message::of(batch, "edge").unwrap();
+    let message = message::of(batch, "edge", usize::MAX).unwrap();
     let bytes = message.pieces.concat();
     assert_eq!(bytes.len(), message.bytes);
     EventBatchRequest::decode(&*bytes).unwrap()
@@ -111,10 +111,28 @@ fn a_selection_keeps_ids_and_positions() {
     assert_eq!(relay().judge(&selected, answer).unwrap()[0].position, Position(104));
 }
 
+/// Scenario: a batch is larger than the gateway takes, in a request of many places of which each has all that stands around the
+/// items, or in its events.
+/// Guarantee: that is known before all of it is written.
+#[test]
+fn r0552_scattered_items_were_written_before_they_were_found_too_many() {
+    let whole = message::of(&batch(), "edge", usize::MAX).unwrap();
+    for bytes_max in 1..whole.bytes {
+        let found = message::of(&batch(), "edge", bytes_max).unwrap();
+        assert!(found.pieces.is_empty() && found.bytes == bytes_max, "{bytes_max} of {}", whole.bytes);
+    }
+    let mut selection = Selection::none_of(batch().span());
+    for at in [102, 104] {
+        selection.insert(Span { first: Position(at), end: Position(at + 1) });
+    }
+    let scattered = batch().select(selection).unwrap();
+    assert!(message::of(&scattered, "edge", 2 * request(1).len() - 1).unwrap().pieces.is_empty());
+}
+
 /// A packed message unpacks to what it was.
 #[test]
 fn packed_messages_unpack() {
-    let plain = || message::of(&batch(), "edge").unwrap();
+    let plain = || message::of(&batch(), "edge", usize::MAX).unwrap();
     let expected = plain().pieces.concat();
     let gzip = plain().packed(ForebayCompression::Gzip).unwrap();
     let mut unpacked = Vec::new();
@@ -223,7 +241,7 @@ fn what_was_taken_is_known_until_the_batch_is_whole() {
 #[test]
 fn a_damaged_record_is_rejected() {
     for batch in [crate::destination::test_batch::damaged(), crate::destination::test_batch::short()] {
-        let error = message::of(&batch, "edge").unwrap_err();
+        let error = message::of(&batch, "edge", usize::MAX).unwrap_err();
         assert_eq!((error.cause, error.verdict), (Cause::Encode, Verdict::Reject));
     }
 }

@@ -1,11 +1,11 @@
 //! Requests of OpenTelemetry in a batch: those that a relay hands on, with the ids and the time that their items have from there.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use forebay_actors::{
     event::{Block, Stamp, Timestamp},
     otlp::{
-        Items, Signal, select, stamp, survey,
+        Items, Signal, select_runs, stamp, survey,
         wire::{self, Value},
     },
 };
@@ -17,6 +17,10 @@ use crate::{
     ingress::otlp::{cut_into, invalid},
     security::Tenant,
 };
+
+/// Times its own bytes up to which a request may grow when its invalid items are left out. Each place where valid ones are left
+/// becomes a request with all that stands around them, so some bytes could become very many.
+const SCATTERED_MAX: usize = 4;
 
 /// A request that was understood.
 #[derive(Debug, Default)]
@@ -69,10 +73,22 @@ pub(super) fn read(
             found.count += 1;
         }
     }
-    for run in kept(found.count, &found.rejected) {
+    // The ids of a run are one after the other, so each is a request of its own.
+    let runs = kept(found.count, &found.rejected);
+    let parts = match &runs[..] {
+        [run] if run.end - run.start == found.count => vec![Cow::Borrowed(request)],
+        _ => select_runs(request, signal, &runs, request.len().saturating_mul(SCATTERED_MAX))
+            .ok_or_else(|| {
+                let (invalid, places) = (found.rejected.len(), runs.len());
+                let what = format!("{invalid} invalid items leave the valid ones in {places} places, each with all that stands around them");
+                bad_batch("otlp.request", &format!("{what}: too much for one request, send it in parts"))
+            })?
+            .into_iter()
+            .map(Cow::Owned)
+            .collect(),
+    };
+    for (run, part) in runs.into_iter().zip(parts) {
         let count = run.end - run.start;
-        // The ids of a run are one after the other, so each is a request of its own.
-        let part = (count < found.count).then(|| select(request, signal, |index| run.contains(&index)));
         let mut at = run.start;
         let block = |part: &[u8], count: u32| {
             let first = first.map(|first| Stamp { first_id: first.id_at(at), ..first });
@@ -82,7 +98,7 @@ pub(super) fn read(
                 None => Block::otlp(signal, part, count),
             }
         };
-        found.blocks.extend(cut_into(signal, part.as_deref().unwrap_or(request), count, block));
+        found.blocks.extend(cut_into(signal, &part, count, block));
     }
     Ok(found)
 }
@@ -128,5 +144,34 @@ mod tests {
                 kept(count, &rejected(&without)).iter().map(|run| (run.start, run.end)).collect();
             assert_eq!(found, expected, "{without:?} of {count}");
         }
+    }
+
+    /// Scenario: valid and invalid items take turns, below a resource of many bytes.
+    /// Guarantee: a few are taken apart; of many it is said that they are too scattered. Each valid one became a request with all
+    /// of the resource, so a request of some megabytes could become gigabytes.
+    #[test]
+    fn r0553_scattered_items_multiplied_what_stands_around_them() {
+        let message = |entries: &[(u32, &[u8])]| {
+            let mut out = Vec::new();
+            entries.iter().for_each(|(number, bytes)| wire::put_bytes(&mut out, *number, bytes));
+            out
+        };
+        let read = |records: usize| {
+            let resource = message(&[(1, &message(&[(1, &[b'k'; 20_000])]))]);
+            let wrong = message(&[(9, b"abc")]);
+            let records: Vec<_> =
+                (0..records).map(|i| (2, if i % 2 == 1 { &wrong[..] } else { &[] })).collect();
+            let scope = message(&records);
+            let request = message(&[(1, &message(&[(1, &resource), (2, &scope)]))]);
+            let mut relayed = Vec::new();
+            wire::put_varint(&mut relayed, 1 << 3);
+            wire::put_varint(&mut relayed, Signal::Logs as u64);
+            wire::put_bytes(&mut relayed, 2, &request);
+            super::read(&relayed, 1 << 20, None)
+        };
+        let few = read(5).unwrap();
+        assert_eq!((few.count, few.rejected.len(), few.blocks.len()), (5, 2, 3));
+        let error = read(100).unwrap_err().to_string();
+        assert!(error.contains("50 invalid items leave the valid ones in 50 places"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::{fs, net::SocketAddr};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 
 use super::{protobuf, stored};
 use crate::support::{
@@ -295,4 +296,35 @@ fn gzip_bomb() -> Vec<u8> {
 
 fn zstd_bomb() -> Vec<u8> {
     zstd::encode_all(&vec![0; 16 << 20][..], 3).unwrap().repeat(64)
+}
+
+/// Scenario: a small request of many records below a resource of 400 KB, for sinks that write a record as a row with all of it.
+/// Guarantee: every record arrives, in memory as bounded as ever. All rows of a batch were made at once, of any size: a request
+/// of some megabytes could end the process, and it would have ended again after each start.
+#[test]
+fn r0272_a_large_resource_stood_in_memory_once_for_each_record() {
+    const RECORDS: usize = 500;
+    let place = Place::empty();
+    let file = place.file("out.ndjson");
+    let place = place.sink("out", &format!("{{ type: file, path: {} }}", file.display()));
+    let place = place.sink("events", "{ type: store }");
+    let forebay = place.start();
+    let before = peak_bytes(&forebay);
+    let attribute = json!({"key": "k", "value": {"stringValue": "v".repeat(400_000)}});
+    let records: Vec<_> = (0..RECORDS).map(|i| json!({"body": {"intValue": i}})).collect();
+    let request_body = json!({"resourceLogs": [
+        {"resource": {"attributes": [attribute]}, "scopeLogs": [{"logRecords": records}]}
+    ]});
+    let headers = [("Content-Type", "application/json")];
+    let body = request_body.to_string();
+    request(forebay.otlp(), "POST", "/v1/logs", &headers, body.as_bytes()).unwrap().ok(200);
+    until("all is delivered", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    let grown = peak_bytes(&forebay) - before;
+    for sink in ["out", "events"] {
+        assert_eq!(forebay.metric("forebay_sink_sent_events_total", sink), RECORDS as f64);
+        assert_eq!(forebay.metric("forebay_sink_dead_letters_total", sink), 0.0);
+    }
+    let lines = fs::read(&file).unwrap().iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(lines, RECORDS);
+    assert!(grown < GROWTH_BYTES_MAX, "{} MiB more", grown >> 20);
 }
