@@ -148,6 +148,7 @@ impl Config {
         standbys::standbys(&self.sinks, found);
         let mut store = None;
         let mut files = BTreeMap::<PathBuf, &str>::new();
+        let mut objects = BTreeMap::new();
         for (name, sink) in &self.sinks {
             let RetryConfig { backoff_min, backoff_max, .. } = sink.retry;
             found.backoff(&["sinks", name, "retry"], backoff_min, backoff_max);
@@ -167,12 +168,23 @@ impl Config {
                         found.add(&["sinks", name, "path"], message);
                     }
                 }
+                SinkKind::S3(s3) => {
+                    // Their keys tell whose events are meant, and which; how they are written only the extension does.
+                    let keys = (&s3.url, &s3.endpoint, &s3.key);
+                    let (other, format) = *objects.entry(keys).or_insert((name, s3.format));
+                    if format != s3.format && !s3.key.contains("{extension}") {
+                        let message = format!(
+                            "gives objects the names of those of the sink {other:?}, which are in another format; \
+                             end it with .{{extension}}"
+                        );
+                        found.add(&["sinks", name, "key"], message);
+                    }
+                }
                 SinkKind::Http(_)
                 | SinkKind::Otlp(_)
                 | SinkKind::Forebay(_)
                 | SinkKind::Postgres(_)
                 | SinkKind::Clickhouse(_)
-                | SinkKind::S3(_)
                 | SinkKind::Nats(_)
                 | SinkKind::Pushgateway(_)
                 | SinkKind::Cassandra(_)

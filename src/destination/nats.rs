@@ -83,7 +83,8 @@ impl NatsDestination {
         };
         let servers = servers.iter().map(address).collect::<Result<_, _>>()?;
         let template = options.subject().map_err(|why| unbuildable(format!("the subject {why}")))?;
-        let recipe = Recipe { template, encoding: options.encoding, stream: String::new() };
+        let subject_mark = messages::subject_mark(options.subject.as_deref());
+        let recipe = Recipe { template, encoding: options.encoding, stream: String::new(), subject_mark };
         let server = Server {
             servers,
             tls: tls::client_with(&options.tls)?,

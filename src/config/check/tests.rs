@@ -33,6 +33,10 @@ fn values_that_make_no_sense() {
         ("buffer: {max_bytes: 127MiB}", "at least 128MiB"),
         ("batch: {max_events: 0}", "batch.max_events: is 0"),
         ("retention: {days: 0}", "retention.days: is 0"),
+        (
+            "sinks: {a: {type: s3, url: 's3://abc/', key: '{stream}-{first}-{last}'}, b: {type: s3, url: 's3://abc/', key: '{stream}-{first}-{last}', format: parquet}}",
+            "sinks.b.key: gives objects the names of those of the sink \"a\", which are in another format",
+        ),
         ("retention: {schedule: at three}", "retention.schedule: \"at three\" is not a schedule"),
         ("retention: {schedule: 0 25 * * *}", "retention.schedule"),
         ("limits: {query: {burst: 3}}", "limits.query: has no rate"),
@@ -256,6 +260,7 @@ fn what_is_unusual_but_makes_sense() {
         "sinks: {a: {type: console, fallback: b}, c: {type: console, fallback: b}, b: {type: file, path: x}}",
         "sinks: {a: {type: console, fallback: b}, b: {type: cassandra, hosts: [h], keyspace: k, only_as_fallback: true}}",
         "sinks: {a: {type: console, on_failure: b}, b: {type: file, path: x, only_as_fallback: true}}",
+        "sinks: {a: {type: s3, url: 's3://abc/'}, b: {type: s3, url: 's3://abc/', format: parquet}, c: {type: s3, url: 's3://abc/'}}",
         "sinks: {s: {type: s3, url: 'gs://a.b_c/d', credentials_file: f, storage_class: NEARLINE}}",
         "sinks: {s: {type: s3, url: 'az://abc', account: a, account_key: czNjcmV0, endpoint: 'http://h:1/a'}}",
         "sinks: {s: {type: s3, url: 'az://abc/d/', sas_token: '?sv=1&sig=a%2Bb', overwrite: false}}",

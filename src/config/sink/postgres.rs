@@ -39,7 +39,8 @@ pub struct PostgresSink {
     /// Whether Forebay makes the table, its indexes and columns that are missing.
     #[serde(default = "yes")]
     pub manage_schema: bool,
-    /// Whether a table that Forebay makes is partitioned by the events' time.
+    /// Whether a table that Forebay makes is partitioned by the events' time. Then an event is one row by its id and its
+    /// timestamp together, which PostgreSQL wants of such a key.
     #[serde(default)]
     pub partitions: Partitions,
     /// Whether the table is the event store: `GET /events` is answered from it, and rows older than `retention.days` are

@@ -27,6 +27,9 @@ pub(super) struct Recipe {
     pub(super) encoding: NatsEncoding,
     /// What tells this data directory's positions from those of any other.
     pub(super) stream: String,
+    /// Stands behind every id where a subject is said, so that two sinks under whose subjects one stream takes an event are
+    /// both heard.
+    pub(super) subject_mark: String,
 }
 
 /// One message to be published.
@@ -69,14 +72,14 @@ impl Recipe {
         batch: &Batch,
         is_taken: impl Fn(Position) -> bool,
     ) -> Result<Messages, DeliveryError> {
-        // What stands behind the span in the batch's id: somebody wants a replay delivered once more, so it must not be known by
-        // the ids of the first time; and what is cut out of a part of the span is another request than of all of it.
-        let id = batch.id().to_string();
-        let behind = |mark: &str| id.find(mark).map(|at| &id[at..]);
-        let replay = behind("-replay").unwrap_or_default();
+        // Somebody wants a replay delivered once more, so it must not be known by the ids of the first time; an event with a part
+        // of its fields is another message than with all of them; and what is cut out of a part of the span is another request
+        // than of all of it.
+        let mark = batch.id().mark();
+        let of_event = mark.find("-fields").or(mark.find("-replay")).map_or("", |at| &mark[at..]);
         match self.encoding {
-            NatsEncoding::Json => self.events(batch, is_taken, replay),
-            NatsEncoding::Otlp => self.requests(batch, is_taken, behind("-part").unwrap_or(replay)),
+            NatsEncoding::Json => self.events(batch, is_taken, &format!("{of_event}{}", self.subject_mark)),
+            NatsEncoding::Otlp => self.requests(batch, is_taken, &format!("{mark}{}", self.subject_mark)),
         }
     }
 
@@ -85,7 +88,7 @@ impl Recipe {
         &self,
         batch: &Batch,
         is_taken: impl Fn(Position) -> bool,
-        replay: &str,
+        mark: &str,
     ) -> Result<Messages, DeliveryError> {
         let mut subjects = Subjects { template: &self.template, made: HashMap::new() };
         let mut bytes = Vec::with_capacity(encoded_bytes(batch));
@@ -102,7 +105,7 @@ impl Recipe {
             writer.write(&event, &mut bytes);
             ends.push(bytes.len());
             let subject = subjects.of(signal, event.service);
-            let id = format!("{}{replay}", id_of(event.event_id));
+            let id = format!("{}{mark}", id_of(event.event_id));
             let spans = made.spans.len()..made.spans.len() + 1;
             made.spans.push(Span { first, end: first.plus(1) });
             made.all.push(Message { subject, id, payload: Bytes::new(), spans });
@@ -121,14 +124,14 @@ impl Recipe {
         &self,
         batch: &Batch,
         is_taken: impl Fn(Position) -> bool,
-        part: &str,
+        mark: &str,
     ) -> Result<Messages, DeliveryError> {
         let mut subjects = Subjects { template: &self.template, made: HashMap::new() };
         let mut made = Messages::default();
         for mut call in calls(batch, REQUEST_BYTES, is_taken)? {
             let (Some(first), Some(last)) = (call.spans.first(), call.spans.last()) else { continue };
             let signal = call.signal.as_str();
-            let id = format!("{}-{signal}-{}-{}{part}", self.stream, first.first, last.end);
+            let id = format!("{}-{signal}-{}-{}{mark}", self.stream, first.first, last.end);
             let subject = subjects.of(Some(call.signal), "");
             let payload = match call.pieces.len() {
                 1 => call.pieces.remove(0),
@@ -156,6 +159,11 @@ impl Subjects<'_> {
     }
 }
 
+/// What [`Recipe::subject_mark`] is for the subject that the configuration says.
+pub(super) fn subject_mark(subject: Option<&str>) -> String {
+    subject.map_or(String::new(), |subject| format!("-subject-{:08x}", crc32fast::hash(subject.as_bytes())))
+}
+
 /// The id as a header can have it: what is no visible character of ASCII is escaped as in a URL.
 fn id_of(id: EventId<'_>) -> String {
     let mut bytes = Vec::with_capacity(36);
@@ -173,10 +181,13 @@ fn id_of(id: EventId<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use forebay_actors::projection::Projection;
+
     use super::{super::super::test_batch, *};
 
     fn recipe(template: &str, encoding: NatsEncoding) -> Recipe {
-        Recipe { template: template.parse().unwrap(), encoding, stream: "ab12".to_owned() }
+        let (stream, subject_mark) = ("ab12".to_owned(), String::new());
+        Recipe { template: template.parse().unwrap(), encoding, stream, subject_mark }
     }
 
     fn ids(recipe: &Recipe, batch: &Batch, is_taken: impl Fn(Position) -> bool) -> Vec<String> {
@@ -202,6 +213,24 @@ mod tests {
         assert_eq!(all[10..], ids(&recipe, &batch, |at| at < Position(110)));
         let replayed = ids(&recipe, &batch.replayed(7), |_| false);
         assert_eq!(replayed[0], format!("{}-replay-0000000000000007", all[0]));
+    }
+
+    /// Scenario: two sinks publish the same events to one stream, each with a subject of its own, or with other fields.
+    /// Guarantee: their ids differ, in both encodings. The stream took the second message for the first one come again, and both
+    /// sinks said that all was delivered.
+    #[test]
+    fn r0551_a_stream_kept_the_messages_of_one_sink_of_two() {
+        let batch = test_batch::at(100, 50);
+        let fields = |drop| batch.clone().with_fields(Projection::new(None, vec![drop], Vec::new()).into());
+        for encoding in [NatsEncoding::Json, NatsEncoding::Otlp] {
+            let plain = recipe("a.all", encoding);
+            let other = Recipe { subject_mark: subject_mark(Some("b.all")), ..recipe("b.all", encoding) };
+            let sent = [(&plain, &batch), (&other, &batch), (&plain, &fields("a")), (&plain, &fields("b"))];
+            let sent = sent.map(|(recipe, batch)| ids(recipe, batch, |_| false).swap_remove(0));
+            let different: std::collections::HashSet<_> = sent.iter().collect();
+            assert_eq!(different.len(), sent.len(), "{sent:?}");
+        }
+        assert_eq!(subject_mark(None), "");
     }
 
     /// Requests have ids by their positions, also where some of them were taken before.

@@ -78,10 +78,9 @@ impl Recipe {
 
     fn groups(&self, batch: &Batch) -> Result<Vec<Group>, DeliveryError> {
         let span = batch.span();
-        let id = batch.id().to_string();
-        // A replay has the positions of the events' first time, and need not be the same batch.
-        let replay = id.split_once("-replay").map(|(_, replay)| format!("-replay{replay}"));
-        let last = format!("{}{}", span.end.0 - 1, replay.unwrap_or_default());
+        // Batches over the same positions need not be the same: a replay of them, what another sink with the same keys takes of
+        // them, and what this one takes of them since its `when` or `fields` are others.
+        let last = format!("{}{}", span.end.0 - 1, batch.id().mark());
         let key = |signal, service: &str, hour: i64| {
             self.within(self.template.render(&KeyParts {
                 signal,
@@ -168,7 +167,8 @@ mod tests {
 
     use forebay_actors::{
         event::{BlockBuilder, Draft, Stamp},
-        record::{Position, Record, Span},
+        projection::Projection,
+        record::{Position, Record, Selection, Span},
     };
 
     use super::{super::super::test_batch, *};
@@ -192,6 +192,27 @@ mod tests {
         assert_eq!(first[0].body, again[0].body);
         let replayed = recipe.objects(&batch.replayed(7)).unwrap();
         assert_eq!(replayed[0].key.filename(), Some("ab12-100-149-replay-0000000000000007.ndjson.gz"));
+    }
+
+    /// Scenario: two sinks write below one place with the same keys; of the same positions each takes other events, or other
+    /// fields of them.
+    /// Guarantee: each has its own objects. The one that came last overwrote the other's, and both said that all was delivered.
+    #[test]
+    fn r0550_sinks_with_the_same_keys_overwrote_each_other() {
+        let recipe = recipe("{signal}/{stream}-{first}-{last}.{extension}", S3Format::Ndjson);
+        let key = |batch: &Batch| recipe.objects(batch).unwrap()[0].key.to_string();
+        let whole = test_batch::at(100, 50);
+        let part = |positions: std::ops::Range<u64>| {
+            let mut selection = Selection::none_of(whole.span());
+            selection.insert(Span { first: Position(positions.start), end: Position(positions.end) });
+            whole.clone().select(selection).unwrap()
+        };
+        let fields = |drop| whole.clone().with_fields(Projection::new(None, vec![drop], Vec::new()).into());
+        let batches = [whole.clone(), part(100..120), part(110..150), fields("a"), fields("b")];
+        let keys: HashSet<_> = batches.iter().map(key).collect();
+        assert_eq!(keys.len(), batches.len(), "{keys:?}");
+        assert_eq!(key(&part(100..120)), key(&part(100..120)), "what comes again has its key");
+        assert_eq!(key(&part(100..150)), key(&whole), "all of it is no part");
     }
 
     /// Every event is in the object, as a line of its own.
