@@ -14,6 +14,7 @@
 
 mod blocking;
 mod metrics;
+mod removals;
 mod room;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -27,8 +28,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use self::blocking::{ROOM_BYTES, RoomError, commit};
 pub use self::metrics::BufferMetrics;
+use self::{
+    blocking::{ROOM_BYTES, RoomError, commit},
+    removals::{Removal, Removals},
+};
 use crate::{
     batcher::Batcher,
     event::Timestamp,
@@ -59,7 +63,8 @@ const CURSOR_SAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the oldest event that is needed is looked up where it has changed: it costs the reading of one record.
 const AGE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bounds of what is accepted.
+/// Bounds of what is accepted. Those of what waits are passed by one request at most: as long as one is not reached, the
+/// next is taken, whatever its size.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Events that may wait for their commit.
@@ -121,6 +126,9 @@ pub struct Buffer {
     making_room: bool,
     trimming: bool,
     looking: bool,
+    /// How long what every sink has is kept; as of the last trim.
+    keep: Duration,
+    removals: Removals,
     /// Events and bytes of the request that was last refused for want of room, until there is room for it.
     refused: Option<(u64, usize)>,
     /// The oldest event that a sink needs, and when it was written.
@@ -155,6 +163,8 @@ impl Buffer {
             making_room: false,
             trimming: false,
             looking: false,
+            keep: Duration::ZERO,
+            removals: Removals::default(),
             refused: None,
             oldest: None,
             failed_at: None,
@@ -351,8 +361,9 @@ impl Handler<Delivered> for Buffer {
 impl Handler<Trim> for Buffer {
     type Result = ();
 
-    fn handle(&mut self, Trim { written_before }: Trim, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Trim { keep }: Trim, ctx: &mut Context<Self>) {
         let _handling = self.probe.handling();
+        self.keep = keep;
         // A slow device must not gather trims, one a second.
         if std::mem::replace(&mut self.trimming, true) {
             return;
@@ -363,13 +374,12 @@ impl Handler<Trim> for Buffer {
             // were before they were saved.
             let upto = spec.cursors.lowest().unwrap_or(spec.journal.span().end);
             spec.cursors.save().map_err(RoomError::State)?;
-            spec.journal.remove(upto, written_before).map_err(RoomError::Journal)
+            spec.journal.remove(upto, spec.clock.now().minus(keep)).map_err(RoomError::Journal)
         });
         let job = job.into_actor(self).map(|removed, buffer, ctx| {
             buffer.trimming = false;
             match removed {
-                Ok(Ok(0)) => {}
-                Ok(Ok(generations)) => tracing::debug!(generations, "journal generations removed"),
+                Ok(Ok(served)) => buffer.tell_removed(Removal { served, ..Removal::default() }),
                 Ok(Err(error)) => tracing::error!(%error, "journal generations could not be removed"),
                 Err(_) => tracing::error!("removing journal generations panicked"),
             }

@@ -27,8 +27,8 @@ use crate::{
 /// How often it looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Without progress for this long a sink that has work makes the whole degraded: three of the longest usual waits
-/// between two deliveries (`batch.max_wait`, a first retry).
+/// Without progress for this long a sink that has work makes the whole degraded: several of the longest usual waits
+/// between two deliveries (a first retry, a slow answer).
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// A word older than this says that the actors' thread is stuck.
@@ -240,8 +240,11 @@ impl Health {
     fn sink_status(&mut self, name: &str, report: &SinkReport) -> Status {
         let now = Instant::now();
         let (seen, since) = self.progress.entry(name.to_owned()).or_insert((report.next, now));
+        // By its own word, which is good no longer than it says: it may not come to say another.
+        let gathers =
+            report.state == SinkState::Delivering && report.gathers_until.is_some_and(|until| now < until);
         // What other processes have taken from a queue is no work of this sink.
-        let has_work = report.lag_events > 0 && report.state != SinkState::Idle;
+        let has_work = report.lag_events > 0 && report.state != SinkState::Idle && !gathers;
         if *seen != report.next || !has_work {
             (*seen, *since) = (report.next, now);
         }
@@ -263,5 +266,46 @@ impl Actor for Health {
 impl Supervised for Health {
     fn restarting(&mut self, _: &mut Context<Self>) {
         *self = Self::new(self.spec.clone(), self.probe.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::runtime::metrics::ActorMetrics;
+
+    /// What health says of a sink that shows the same for so long.
+    async fn after(health: &mut Health, seconds: u64, report: &SinkReport) -> Status {
+        let mut status = health.sink_status("a", report);
+        for _ in 0..seconds {
+            tokio::time::advance(LOOK_INTERVAL).await;
+            status = health.sink_status("a", report);
+        }
+        status
+    }
+
+    /// Scenario: a sink has less than a full batch and waits five minutes for more; then the batch does not go.
+    /// Guarantee: it is degraded ten seconds after the batch was due, and not before: it was ten seconds after the first
+    /// event came. So is one that has a full batch, and one whose breaker is open.
+    #[tokio::test(start_paused = true)]
+    async fn r0281_a_sink_that_waited_for_its_batch_was_degraded() {
+        let spec = HealthSpec { watched: Watched::default(), board: HealthBoard::default() };
+        let mut health = Health::new(spec, ActorMetrics::new(&Registry::new()).probe("health"));
+        let gathers_until = Some(Instant::now() + Duration::from_secs(300));
+        let (state, lag_events) = (SinkState::Delivering, 1);
+        let gathers = SinkReport { state, lag_events, gathers_until, ..SinkReport::default() };
+        assert_eq!(after(&mut health, 308, &gathers).await, Status::Healthy, "at 299 s it still gathers");
+        assert_eq!(after(&mut health, 1, &gathers).await, Status::Degraded);
+
+        let gathers_until = Some(Instant::now() + Duration::from_secs(300));
+        let delivers = SinkReport { next: Position(1), gathers_until: None, ..gathers.clone() };
+        let breaker_open =
+            SinkReport { next: Position(2), state: SinkState::BreakerOpen, gathers_until, ..gathers };
+        for has_work in [delivers, breaker_open] {
+            assert_eq!(after(&mut health, 9, &has_work).await, Status::Healthy);
+            assert_eq!(after(&mut health, 1, &has_work).await, Status::Degraded);
+        }
     }
 }

@@ -9,7 +9,7 @@ use actix::Message;
 use tokio::sync::oneshot;
 
 use crate::{
-    event::{Block, Stamp, Stamped, Timestamp},
+    event::{Block, Stamp, Stamped},
     journal::Usage,
     record::{Batch, Record, SinkName},
     state::Cursor,
@@ -86,12 +86,12 @@ pub struct Delivered {
     pub saved: Option<oneshot::Sender<()>>,
 }
 
-/// `Retention` → `Buffer`: remove generations that every sink has passed and that were last written before this.
+/// `Retention` → `Buffer`: remove generations that every sink has passed and that were last written so long ago.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Trim {
-    /// Now, less `retention.journal_keep`.
-    pub written_before: Timestamp,
+    /// `retention.journal_keep`.
+    pub keep: Duration,
 }
 
 /// Pipeline → `Sink`: the process shuts down; cut batches without waiting for more.

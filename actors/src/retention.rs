@@ -63,9 +63,8 @@ impl Retention {
     }
 
     fn trim(&mut self, _: &mut Context<Self>) {
-        let written_before = self.spec.clock.now().minus(self.spec.journal_keep);
         // Where Buffer has no room, the next second is early enough.
-        let _ = self.spec.buffer.offer(Trim { written_before });
+        let _ = self.spec.buffer.offer(Trim { keep: self.spec.journal_keep });
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
@@ -120,5 +119,92 @@ impl Actor for Retention {
 impl Supervised for Retention {
     fn restarting(&mut self, _: &mut Context<Self>) {
         *self = Self::new(self.spec.clone(), self.probe.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt as _;
+    use tokio::{sync::mpsc, time::Instant};
+
+    use super::*;
+    use crate::runtime::{
+        metrics::ActorMetrics,
+        supervisor::{Child, RestartPolicy, supervise},
+    };
+
+    const MINUTE: i64 = 60_000_000_000;
+    const KEPT_MINUTES: i64 = 60 * 24;
+
+    /// What a store answers when it is asked to delete a slice.
+    type Answer = fn() -> Result<u64, String>;
+
+    /// A retention that runs every minute of the paused clock. For each slice that it asks for it is heard in which minute
+    /// that was.
+    fn start(answers: &'static [Answer]) -> (Child, mpsc::UnboundedReceiver<i64>) {
+        let (heard, listen) = mpsc::unbounded_channel();
+        let (began, slices) = (Instant::now(), AtomicUsize::new(0));
+        let nanos_of = |duration: Duration| i64::try_from(duration.as_nanos()).expect("a test is short");
+        let purge: Purge = Arc::new(move |cutoff: Timestamp| {
+            heard.send(cutoff.nanos() / MINUTE + KEPT_MINUTES).expect("the test listens");
+            let answer = answers[slices.fetch_add(1, Ordering::Relaxed).min(answers.len() - 1)];
+            async move { answer() }.boxed()
+        });
+        let spec = RetentionSpec {
+            buffer: Mailbox::of_nobody(),
+            journal_keep: Duration::ZERO,
+            rows_keep: Duration::from_secs(60 * KEPT_MINUTES as u64),
+            schedule: Arc::new(|now: Timestamp| {
+                Some(Timestamp::from_nanos((now.nanos() / MINUTE + 1) * MINUTE))
+            }),
+            purge: Some(purge),
+            clock: Clock::from_fn(move || {
+                Timestamp::from_nanos(2 * KEPT_MINUTES * MINUTE + nanos_of(began.elapsed()))
+            }),
+        };
+        let policy = RestartPolicy {
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(5),
+            restarts_max: 5,
+            window: Duration::from_secs(60),
+            seed: 1,
+        };
+        let metrics = ActorMetrics::new(&prometheus::Registry::new());
+        let build = |probe| Retention::new(spec, probe);
+        let (_, child) =
+            supervise(&actix::Arbiter::current(), "retention", MAILBOX_MESSAGES, policy, &metrics, build);
+        (child, listen)
+    }
+
+    /// The minutes, from the start on, in which so many slices were asked for.
+    async fn minutes(listen: &mut mpsc::UnboundedReceiver<i64>, slices: usize) -> Vec<i64> {
+        let mut minutes = Vec::new();
+        for _ in 0..slices {
+            minutes.push(listen.recv().await.expect("retention runs") - 2 * KEPT_MINUTES);
+        }
+        minutes
+    }
+
+    /// Scenario: the store fails at a slice, in the middle of a run, and panics at another.
+    /// Guarantee: neither ends the schedule: the next run comes at its time and deletes what is there, slice after slice.
+    #[test]
+    fn a_store_that_fails_or_panics_does_not_end_the_schedule() {
+        const ANSWERS: &[Answer] = &[
+            || Err("the disk is full".to_owned()),
+            || Ok(10),
+            || Err("the disk is full again".to_owned()),
+            || panic!("the store panics"),
+            || Ok(10),
+            || Ok(3),
+            || Ok(0),
+        ];
+        actix::System::new().block_on(async {
+            tokio::time::pause();
+            let (child, mut listen) = start(ANSWERS);
+            assert_eq!(minutes(&mut listen, 8).await, [1, 2, 2, 3, 4, 4, 4, 5]);
+            assert_eq!(child.restarts(), 1, "the panic");
+        });
     }
 }

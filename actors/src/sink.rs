@@ -2,7 +2,7 @@
 //!
 //! - Owns: a cursor, an intake, its destination.
 //! - Receives: [`Shaped`] from `Batcher`, [`Drain`] at shutdown.
-//! - Sends: [`Delivered`] to `Buffer`.
+//! - Sends: [`Delivered`](crate::message::Delivered) to `Buffer`.
 //! - On failure: it is built anew and goes on at its cursor; what was on its way is delivered again, in the same
 //!   batches. A panic of its destination costs that destination, which is built anew; a batch on which it panics again is
 //!   treated as rejected.
@@ -221,7 +221,7 @@ impl Sink {
         let now = Instant::now();
         self.pass_over_skipped();
         let idle = self.flights.is_empty();
-        let due = self.last_cut.map(|last| last + self.spec.policy.max_wait).filter(|due| *due > now);
+        let due = self.due(now);
         // While the journal has more, a batch that is not full yet will be.
         let partial = idle && !self.reading && !self.lagging && (self.draining || due.is_none());
         let Some(cut) = self.intake.cut(self.spec.policy.cut, self.planned, partial) else {
@@ -334,7 +334,9 @@ impl Sink {
             // What is on its way was taken in a moment ago, or is being read.
             _ => 0.0,
         };
-        let breaker = self.breaker.state(Instant::now());
+        let now = Instant::now();
+        let breaker = self.breaker.state(now);
+        let gathers_until = self.gathers_until(now);
         self.show_standby(breaker);
         let probe = &self.spec.probe;
         probe.lag_events.set(i64::try_from(lag_events).unwrap_or(i64::MAX));
@@ -354,6 +356,7 @@ impl Sink {
                 tracing::info!(sink = %self.spec.name, from = report.breaker, to = breaker.as_str(), lag_events, "the breaker changed");
             }
             report.next = self.next;
+            report.gathers_until = gathers_until;
             report.lag_events = lag_events;
             report.lag_seconds = lag_seconds;
             report.retry_attempts = attempts;

@@ -38,7 +38,7 @@ use std::{
 use async_nats::jetstream;
 use forebay_actors::{
     event::{Stamped, Timestamp},
-    journal::{Journal, JournalError, Piece, Queue, Usage},
+    journal::{Journal, JournalError, Piece, Queue, Removed, Usage},
     record::{Position, Record, SinkName, Span},
     runtime::clock::Clock,
 };
@@ -248,9 +248,11 @@ impl Journal for JetStream {
         Span { first: place(seen.first), end: place(seen.last + 1) }
     }
 
-    fn remove(&self, _: Position, written_before: Timestamp) -> Result<u64, JournalError> {
+    fn remove(&self, _: Position, written_before: Timestamp) -> Result<Removed, JournalError> {
         let shared = self.shared.clone();
-        self.ask(async move { watch::remove(&shared, written_before).await })
+        let parts = self.ask(async move { watch::remove(&shared, written_before).await })?;
+        // The server does not say.
+        Ok(Removed { parts, bytes: 0 })
     }
 
     fn oldest_end(&self) -> Option<Position> {

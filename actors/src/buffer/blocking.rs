@@ -1,8 +1,10 @@
 //! What the buffer does on blocking threads. Nothing here needs the actor, so it goes on and answers when that restarts.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
-use super::{BufferSpec, Waiting};
+use super::{BufferSpec, Waiting, gauge_value, removals::Removal};
 use crate::{
     event::Timestamp,
     journal::{JournalError, Usage},
@@ -29,6 +31,10 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
     let failure = match result {
         Ok(records) => {
             spec.received.events.inc_by(events);
+            // Whoever has the answer may look at once, and the actor has its turn later.
+            if spec.journal.usage().backlog.is_none() {
+                spec.metrics.events.set(gauge_value(events_waiting(spec)));
+            }
             replies.into_iter().for_each(|(reply, accepted)| {
                 let _ = reply.send(Ok(accepted));
             });
@@ -50,6 +56,12 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
     CommitDone { usage: spec.journal.usage(), failure }
 }
 
+/// Events in the journal that a sink still needs.
+pub(super) fn events_waiting(spec: &BufferSpec) -> u64 {
+    let end = spec.journal.span().end;
+    end.since(spec.cursors.lowest().unwrap_or(end))
+}
+
 /// Room that is made below the cap: two generations, so that producers do not come to the cap at every request.
 pub(super) const ROOM_BYTES: u64 = 2 * crate::journal::GENERATION_BYTES;
 
@@ -61,7 +73,7 @@ pub(super) enum RoomError {
     Journal(JournalError),
 }
 
-pub(super) fn make_room(spec: &BufferSpec) -> Result<Usage, RoomError> {
+pub(super) fn make_room(spec: &BufferSpec, keep: Duration) -> Result<(Usage, Removal), RoomError> {
     let journal = &spec.journal;
     let limits = spec.limits;
     let headroom = ROOM_BYTES.min(limits.journal_bytes_max / 4);
@@ -69,6 +81,8 @@ pub(super) fn make_room(spec: &BufferSpec) -> Result<Usage, RoomError> {
         let events = limits.journal_events_max.is_some_and(|max| journal.span().count() + max / 4 > max);
         events || journal.usage().disk_bytes + headroom > limits.journal_bytes_max
     };
+    let ever = Timestamp::from_nanos(i64::MAX);
+    let mut removal = Removal::default();
     while is_near_its_cap()
         && let Some(end) = journal.oldest_end()
     {
@@ -80,9 +94,13 @@ pub(super) fn make_room(spec: &BufferSpec) -> Result<Usage, RoomError> {
             skip(spec, &sink, cursor, end)?;
         }
         spec.cursors.save().map_err(RoomError::State)?;
-        journal.remove(end, Timestamp::from_nanos(i64::MAX)).map_err(RoomError::Journal)?;
+        // What nobody wants kept cannot go too early.
+        let written_before = if keep.is_zero() { ever } else { spec.clock.now().minus(keep) };
+        let served = journal.remove(end, written_before).map_err(RoomError::Journal)?;
+        let early = journal.remove(end, ever).map_err(RoomError::Journal)?;
+        removal = Removal { served: removal.served.plus(served), early: removal.early.plus(early) };
     }
-    Ok(journal.usage())
+    Ok((journal.usage(), removal))
 }
 
 fn skip(spec: &BufferSpec, sink: &SinkName, cursor: Cursor, end: Position) -> Result<(), RoomError> {

@@ -22,12 +22,10 @@ impl Buffer {
         let limits = self.spec.limits;
         let waiting_events = self.waiting_events + self.committing_events;
         let waiting_bytes = self.waiting_bytes + self.committing_bytes;
-        // A request larger than the whole budget is taken when it is alone: else it never could be.
         let idle = waiting_events == 0;
-        if !idle
-            && (waiting_events + events > limits.waiting_events_max
-                || waiting_bytes + bytes > limits.waiting_bytes_max)
-        {
+        // A request is taken whole while the bounds are not reached, not only where it fits below them: a large one would
+        // hardly ever find so little waiting, and be refused again and again while small ones are taken.
+        if waiting_events >= limits.waiting_events_max || waiting_bytes >= limits.waiting_bytes_max {
             return Err(Refusal::Overloaded);
         }
         if let Some(failure) = self.failure.filter(|_| !idle) {
@@ -71,24 +69,26 @@ impl Buffer {
     }
 
     /// At the cap: lets sinks whose policy it is skip the oldest generation, and removes it. Elsewhere removal
-    /// waits for `Retention`; here it cannot.
+    /// waits for `Retention`, and for what is to be kept for replay; here it cannot: events come before replays.
     pub(super) fn make_room(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.making_room, true) {
             return;
         }
-        let spec = self.spec.clone();
-        let job =
-            spawn_blocking(move || blocking::make_room(&spec)).into_actor(self).map(|done, buffer, ctx| {
-                buffer.making_room = false;
-                buffer.cursors_changed = true;
-                match done {
-                    Ok(Ok(usage)) => buffer.usage = usage,
-                    Ok(Err(error)) => tracing::error!(%error, "no room could be made in the journal"),
-                    Err(_) => tracing::error!("making room in the journal panicked"),
+        let (spec, keep) = (self.spec.clone(), self.keep);
+        let job = spawn_blocking(move || blocking::make_room(&spec, keep)).into_actor(self);
+        ctx.spawn(job.map(|done, buffer, ctx| {
+            buffer.making_room = false;
+            buffer.cursors_changed = true;
+            match done {
+                Ok(Ok((usage, removal))) => {
+                    buffer.usage = usage;
+                    buffer.tell_removed(removal);
                 }
-                buffer.show(ctx);
-            });
-        ctx.spawn(job);
+                Ok(Err(error)) => tracing::error!(%error, "no room could be made in the journal"),
+                Err(_) => tracing::error!("making room in the journal panicked"),
+            }
+            buffer.show(ctx);
+        }));
     }
 
     /// Looks up when the oldest event was written that a sink still needs.
@@ -159,12 +159,11 @@ impl Buffer {
         let lowest = self.spec.cursors.lowest().unwrap_or(span.end);
         let age =
             self.oldest.filter(|_| lowest < span.end).map(|(_, at)| self.spec.clock.now().seconds_since(at));
-        let events = span.end.since(lowest);
         let (events, age) = match self.usage.backlog {
             Some(backlog) => {
                 (backlog.events, backlog.oldest.map(|at| self.spec.clock.now().seconds_since(at)))
             }
-            None => (events, age),
+            None => (blocking::events_waiting(&self.spec), age),
         };
         metrics.oldest_age_seconds.set(age.unwrap_or(0.0));
         metrics.events.set(gauge_value(events));

@@ -1,9 +1,11 @@
 //! The journal on sled: a row of generations, the newest of which is written.
 
 mod commit;
+mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::VecDeque,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -12,12 +14,14 @@ use std::{
     },
 };
 
-use self::commit::Writer;
+use self::{
+    commit::Writer,
+    shelf::{Readable, Shelf},
+};
 use super::{
-    Durability, GENERATION_BYTES, Journal, JournalError, OPEN_GENERATIONS_MAX, Piece, Usage,
+    Durability, GENERATION_BYTES, Journal, JournalError, Piece, Removed, Usage,
     closed::{Closed, QUARANTINE},
-    generation::Generation,
-    inspect::{Entry, find_generations, read_witness, was_never_begun},
+    inspect::{find_generations, read_witness, was_never_begun},
     reserve::Reserve,
 };
 use crate::{
@@ -51,30 +55,6 @@ pub struct SledJournal {
     head: AtomicU64,
     damaged: AtomicU64,
     reserve: Option<Reserve>,
-}
-
-/// All generations, oldest first, and those of them that are open for reading.
-struct Shelf {
-    entries: VecDeque<Entry>,
-    open: VecDeque<(Position, Readable)>,
-}
-
-/// A generation that is open.
-#[derive(Clone)]
-enum Readable {
-    Written(Arc<Generation>),
-    Closed(Arc<Closed>),
-}
-
-impl Readable {
-    /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there. `end` is where the next generation
-    /// begins, or the head: what a failed commit left behind it does not count.
-    fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
-        match self {
-            Self::Written(generation) => generation.read(from, end, bytes_max),
-            Self::Closed(generation) => generation.read(from, end, bytes_max),
-        }
-    }
 }
 
 impl SledJournal {
@@ -112,7 +92,7 @@ impl SledJournal {
             writer: Mutex::new(None),
             turn: Mutex::new(()),
             opening: Mutex::new(()),
-            shelf: Mutex::new(Shelf { entries: VecDeque::new(), open: VecDeque::new() }),
+            shelf: Mutex::new(Shelf::default()),
             head: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
             reserve: None,
@@ -185,7 +165,7 @@ impl SledJournal {
         }
         tracing::error!(generation = %from.display(), kept = %to.display(), reason, "a generation is damaged; reading goes on behind it");
         self.damaged.fetch_add(1, Ordering::Relaxed);
-        self.shelf().entries.retain(|entry| entry.first != first);
+        self.forget(first);
         Ok(())
     }
 
@@ -217,15 +197,13 @@ impl SledJournal {
     /// Whether the newest generation is where it was begun. Where it is not, what is missing elsewhere is not lost: the
     /// device may only have been unmounted.
     fn is_there(&self) -> Result<(), JournalError> {
-        let newest = self.shelf().entries.back().map(|entry| self.generation_dir(entry.first));
-        let Some(newest) = newest else { return Ok(()) };
+        let Some(newest) = self.shelf().newest() else { return Ok(()) };
+        let newest = self.generation_dir(newest);
         fs::metadata(&newest).map(drop).map_err(|e| JournalError::io(newest, e))
     }
 
     fn forget(&self, first: Position) {
-        let mut shelf = self.shelf();
-        shelf.entries.retain(|entry| entry.first != first);
-        shelf.open.retain(|(open, _)| *open != first);
+        self.shelf().forget(first);
     }
 
     /// The generation that holds `from`, its end, and whether it could be opened.
@@ -285,18 +263,6 @@ impl SledJournal {
     }
 }
 
-impl Shelf {
-    fn keep_open(&mut self, first: Position, generation: Readable) {
-        self.open.push_back((first, generation));
-        let newest = self.entries.back().map(|entry| entry.first);
-        while self.open.len() > OPEN_GENERATIONS_MAX + 1 {
-            // The log of the one being written does not have everything yet.
-            let Some(index) = self.open.iter().position(|(first, _)| Some(*first) != newest) else { break };
-            self.open.remove(index);
-        }
-    }
-}
-
 impl Journal for SledJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
         self.reserve.as_ref().map_or(Ok(()), Reserve::hold)?;
@@ -308,8 +274,7 @@ impl Journal for SledJournal {
     }
 
     fn sync(&self) -> Result<(), JournalError> {
-        let target = self.writer().as_ref().map(|writer| writer.target.clone());
-        target.map_or(Ok(()), |target| target.generation.sync())
+        self.sync_written(false)
     }
 
     fn read(&self, from: Position, bytes_max: usize) -> Result<Vec<Piece>, JournalError> {
@@ -350,22 +315,21 @@ impl Journal for SledJournal {
         Span { first: self.shelf().entries.front().map_or(end, |entry| entry.first), end }
     }
 
-    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<u64, JournalError> {
-        let mut removed = 0;
+    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<Removed, JournalError> {
+        let mut removed = Removed::default();
         loop {
             let _opening = self.opening();
             let mut shelf = self.shelf();
             let end = shelf.entries.get(1).map(|next| next.first);
-            let oldest = shelf.entries.front().map(|entry| (entry.first, entry.last_write));
-            let (Some(end), Some((first, last_write))) = (end, oldest) else { return Ok(removed) };
+            let oldest = shelf.entries.front().map(|entry| (entry.first, entry.last_write, entry.disk_bytes));
+            let (Some(end), Some((first, last_write, bytes))) = (end, oldest) else { return Ok(removed) };
             if end > upto || last_write >= written_before {
                 return Ok(removed);
             }
-            shelf.entries.pop_front();
-            shelf.open.retain(|(open, _)| *open != first);
+            shelf.forget(first);
             drop(shelf);
             self.discard(first)?;
-            removed += 1;
+            removed = removed.plus(Removed { parts: 1, bytes });
         }
     }
 

@@ -90,8 +90,12 @@ impl Generation {
     /// Everything appended so far is on the device afterwards.
     pub(super) fn sync(&self) -> Result<(), JournalError> {
         self.has_a_name()?;
-        self.db.flush().map_err(|e| self.sled(e))?;
-        self.log.sync_data().map_err(|e| JournalError::io(&self.dir, e))
+        // sled answers some failures with an assertion instead of an error.
+        let flushed = catch_unwind(AssertUnwindSafe(|| self.db.flush()))
+            .unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".into())));
+        // Also where it fails, which it then does for good: what it has written before is worth its sync.
+        let synced = self.log.sync_data().map_err(|e| JournalError::io(&self.dir, e));
+        flushed.map_err(|e| self.sled(e)).and(synced)
     }
 
     /// Whether its log still has a name: the bytes of one that was deleted go with this process, however well they are

@@ -81,6 +81,14 @@ pub struct Verified {
 /// # Errors
 /// Where a file cannot be read.
 pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
+    verify_telling(dir, |_, _| ())
+}
+
+/// The same, and tells after each generation how many have been looked through, and of how many.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_telling(dir: &Path, mut tell: impl FnMut(usize, usize)) -> Result<Verified, JournalError> {
     let entries = find_generations(dir)?;
     let mut verified = Verified { generations: entries.len(), ..Verified::default() };
     for (index, entry) in entries.iter().enumerate() {
@@ -95,6 +103,7 @@ pub fn verify(dir: &Path) -> Result<Verified, JournalError> {
         verified.events += whole;
         verified.damaged += span.count().saturating_sub(whole);
         verified.disk_bytes += entry.disk_bytes;
+        tell(index + 1, entries.len());
     }
     Ok(verified)
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Journal, JournalError, Piece, RECORD_BYTES, Usage, records};
+use super::{Journal, JournalError, Piece, RECORD_BYTES, Removed, Usage, records};
 use crate::{
     event::{Stamped, Timestamp},
     record::{Position, Record, Span},
@@ -71,14 +71,15 @@ impl Journal for MemoryJournal {
         Span { first: state.records.front().map_or(state.head, |record| record.first), end: state.head }
     }
 
-    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<u64, JournalError> {
+    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<Removed, JournalError> {
         let mut state = self.state();
-        let mut removed = 0;
+        let mut removed = Removed::default();
         while let Some(record) =
             state.records.pop_front_if(|r| r.end() <= upto && r.written_at < written_before)
         {
-            state.bytes -= record.payload.len() as u64;
-            removed += 1;
+            let bytes = record.payload.len() as u64;
+            state.bytes -= bytes;
+            removed = removed.plus(Removed { parts: 1, bytes });
         }
         Ok(removed)
     }

@@ -3,7 +3,7 @@
 //! # Limits
 //! - A value in sled is at most [`CHUNK_BYTES_MAX`]; larger records are stored in several.
 //! - A generation holds about [`GENERATION_BYTES`]; it is removed whole, as a directory.
-//! - At most [`OPEN_GENERATIONS_MAX`] old generations are open for reading at a time.
+//! - At most [`OPEN_GENERATIONS_MAX`] old generations are open for reading at a time, and one more that could not be synced.
 //!
 //! # Invariants
 //! - [`Journal::commit`] returns after the events are durable in the mode configured.
@@ -28,7 +28,7 @@ mod tests;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 pub use disk::{RESERVE, SledJournal};
-pub use inspect::{Verified, verify};
+pub use inspect::{Verified, verify, verify_telling};
 pub use memory::MemoryJournal;
 pub use queue::{Backlog, Queue};
 
@@ -73,10 +73,10 @@ pub trait Journal: Send + Sync + 'static {
     /// reached the device may be there after a crash.
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError>;
 
-    /// Syncs what `Interval` mode has only written.
+    /// Syncs what `Interval` mode has only written, also what could not be synced before.
     ///
     /// # Errors
-    /// Where the device refuses.
+    /// Where the device refuses anything of it. That is tried again by the next call.
     fn sync(&self) -> Result<(), JournalError>;
 
     /// Reads on from `from` until `bytes_max` of payload are there (one record at least) or the head is
@@ -94,7 +94,7 @@ pub trait Journal: Send + Sync + 'static {
     ///
     /// # Errors
     /// Where the file system refuses; what was removed before stays removed.
-    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<u64, JournalError>;
+    fn remove(&self, upto: Position, written_before: Timestamp) -> Result<Removed, JournalError>;
 
     /// The end of the oldest generation: what `drop_oldest` moves a cursor to. `None` where there is only
     /// the newest, which is never dropped.
@@ -135,6 +135,23 @@ impl Piece {
             Self::Record(record) => record.end(),
             Self::Damaged(span) | Self::Removed(span) => span.end,
         }
+    }
+}
+
+/// What was removed from a journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Generations; in memory records, and of a shared stream messages.
+    pub parts: u64,
+    /// Bytes they took up; 0 where that is not known.
+    pub bytes: u64,
+}
+
+impl Removed {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { parts: self.parts + other.parts, bytes: self.bytes + other.bytes }
     }
 }
 

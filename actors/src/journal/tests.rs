@@ -51,7 +51,7 @@ pub(super) fn open(dir: &Path, generation_bytes: u64) -> SledJournal {
 }
 
 /// Every message from `from` on, with its position; damaged spans as `None`.
-fn read_all(journal: &dyn Journal, mut from: Position) -> Vec<(u64, Option<String>)> {
+pub(super) fn read_all(journal: &dyn Journal, mut from: Position) -> Vec<(u64, Option<String>)> {
     let mut all = Vec::new();
     loop {
         let pieces = journal.read(from, 300_000).unwrap();

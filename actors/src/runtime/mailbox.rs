@@ -32,6 +32,14 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         Self { addr, probe }
     }
 
+    /// The address of an actor that takes nothing; for tests of those who send.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        let (sender, _) = actix::dev::channel::channel(1);
+        let metrics = super::metrics::ActorMetrics::new(&prometheus::Registry::new());
+        Self::new(Addr::new(sender), metrics.probe("nobody"))
+    }
+
     /// Whether the actor takes messages, now or after a restart; not where it has ended.
     pub fn is_open(&self) -> bool {
         self.addr.connected()

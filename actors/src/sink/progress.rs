@@ -1,12 +1,24 @@
 //! How far a sink is: what it tells `Buffer`, which keeps the cursor on disk, and what `Buffer` tells it.
 
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{LOOK_INTERVAL, Sink, Source};
 use crate::{message::Delivered, record::Span, state::Cursor};
 
 impl Sink {
+    /// When less than a full batch may go; `None` where it may now.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        self.last_cut.map(|last| last + self.spec.policy.max_wait).filter(|due| *due > now)
+    }
+
+    /// The same, where there is nothing else to do: then it is no failure that nothing gets on.
+    pub(super) fn gathers_until(&self, now: Instant) -> Option<Instant> {
+        let is_busy = self.reading || self.lagging || self.planning || self.resuming || self.draining;
+        let gathers = !is_busy && self.flights.is_empty() && !self.intake.is_empty();
+        self.due(now).filter(|_| gathers)
+    }
+
     /// Notes on disk where the batch that was just cut ends, before it goes.
     pub(super) fn plan(&mut self, ctx: &mut Context<Self>) {
         self.planning = true;

@@ -9,6 +9,7 @@ use prometheus::{
     GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{BreakerState, StandbyRole};
 use crate::{
@@ -231,6 +232,9 @@ pub struct SinkReport {
     pub state: SinkState,
     /// Every event before this has its outcome.
     pub next: Position,
+    /// All it has to deliver is less than a full batch, which does not go before then (`max_wait`).
+    #[serde(skip)]
+    pub gathers_until: Option<Instant>,
     /// When its destination last took a batch.
     #[serde(serialize_with = "as_text")]
     pub last_successful_send: Option<Timestamp>,

@@ -10,4 +10,5 @@ mod memory;
 mod read_only;
 mod real_data;
 mod reload;
+mod retention;
 mod under_load;

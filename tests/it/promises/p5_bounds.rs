@@ -3,7 +3,7 @@
 use forebay_actors::{buffer, message::Refusal, receiver};
 use futures::future::join_all;
 
-use crate::support::testbed::{NotAcknowledged, TestBed, config, run};
+use crate::support::testbed::{NotAcknowledged, TestBed, config, eventually, run};
 
 const OVERLOADED: NotAcknowledged = NotAcknowledged::Refused(Refusal::Overloaded);
 
@@ -21,7 +21,7 @@ fn p5_events_that_wait_are_bounded() {
         let refused = answers.iter().filter(|answer| answer.is_err()).count();
         assert!(answers.iter().all(|answer| answer.is_ok() || *answer == Err(OVERLOADED)));
         assert!((1..500).contains(&refused), "{refused} of 500 were refused");
-        // A request that is larger than all that may wait is taken when it is alone.
+        // A request that is larger than all that may wait is taken, too.
         producer.post_patiently(&["one of fifty"; 50]).await;
         bed.settled("a").await;
         bed.assert_delivered("a");
@@ -50,6 +50,34 @@ fn p5_bytes_that_wait_are_bounded() {
         assert!((1..300).contains(&refused), "{refused} of 300 were refused");
         bed.settled("a").await;
         assert_eq!(bed.fake("a").seen().count(), 300 - refused);
+        bed.end().await;
+    });
+}
+
+/// Scenario: small requests are on their way all the time, fewer than may wait; among them one comes that is larger than all
+/// that may wait, by its events or by its bytes.
+/// Guarantee: it is taken as they are. It had to find nothing waiting at all.
+#[test]
+fn r0282_a_large_request_was_refused_while_small_ones_were_taken() {
+    run(async {
+        let mut config = config(&["a"]);
+        config.buffer.memory_events_max = 100;
+        config.buffer.memory_bytes_max = 20_000;
+        let bed = TestBed::start(&config).await;
+        let producer = bed.producer();
+        let (many, long) = (["one of many"; 150], "x".repeat(30_000));
+        let large: [&[&str]; 2] = [&many, &[&long]];
+        let waiting = bed.pipeline.view().buffer.waiting_events;
+        for round in 0..20 {
+            // The answer comes a moment before the large one counts no more.
+            eventually("nothing waits", || waiting.get() == 0).await;
+            let mut answers: Vec<_> = (0..3).map(|_| producer.offer(&["small"])).collect();
+            answers.push(producer.offer(large[round % 2]));
+            let answers = join_all(answers).await;
+            assert!(answers.iter().all(Result::is_ok), "round {round}: {answers:?}");
+        }
+        bed.settled("a").await;
+        bed.assert_delivered("a");
         bed.end().await;
     });
 }

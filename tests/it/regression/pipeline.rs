@@ -245,3 +245,22 @@ fn r0203_a_smaller_batch_limit_stopped_a_sink_for_ever() {
         bed.end().await;
     });
 }
+
+/// Scenario: a sink has less than a full batch, and `batch.max_wait` is an hour.
+/// Guarantee: it says until when it waits, so that health does not take it for stuck; see the test of this number there.
+#[test]
+fn r0281_a_sink_did_not_say_that_its_batch_gathers() {
+    run(async {
+        let mut config = config(&["a"]);
+        config.batch.max_wait = Duration::from_secs(3600);
+        let bed = TestBed::start(&config).await;
+        // The first after a pause goes at once.
+        bed.post_many(1).await;
+        bed.settled("a").await;
+        bed.post_many(1).await;
+        let board = bed.pipeline.view().board;
+        let gathers = || board.read().0.sinks.get("a").and_then(|sink| sink.report.gathers_until).is_some();
+        eventually("it says so", gathers).await;
+        bed.end().await;
+    });
+}

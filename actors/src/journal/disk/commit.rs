@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{Readable, SledJournal};
+use super::{SledJournal, shelf::Readable};
 use crate::{
     durable,
     event::Stamped,
@@ -40,7 +40,7 @@ pub(super) struct Target {
     /// and then positions would be given twice. Not synced: it is a witness against damage, not a log.
     witness: fs::File,
     /// Something of it could not be made durable: nothing more is written here.
-    failed: AtomicBool,
+    pub(super) failed: AtomicBool,
 }
 
 /// Runs its closure when it is dropped.
@@ -80,10 +80,44 @@ impl SledJournal {
         };
         // Where the next generation begins is known when the commit before is done.
         let _turn = self.turn();
-        if let (Some(full), Durability::Interval(_)) = (full, self.durability) {
-            full.target.generation.sync()?;
+        match (self.durability, full) {
+            (Durability::Interval(_), Some(full)) => {
+                full.target.generation.sync()?;
+                self.shelf().close_newest();
+            }
+            // A commit failed behind others that were taken and not synced. This one does not fail for it.
+            (Durability::Interval(_), None) => {
+                if let Err(error) = self.sync_written(true) {
+                    tracing::error!(%error, "a generation could not be synced; it is tried again");
+                }
+            }
+            _ => {}
         }
         self.begin_generation(self.span().end)
+    }
+
+    /// Syncs everything that was appended, and closes what nothing is appended to any more: all but the newest, and that, too,
+    /// where it `is_over`.
+    ///
+    /// # Errors
+    /// The first of them. What could not be synced stays open, for the next try and for readers: its log does not have
+    /// everything.
+    pub(super) fn sync_written(&self, is_over: bool) -> Result<(), JournalError> {
+        let (written, newest) = {
+            let shelf = self.shelf();
+            (shelf.written(), shelf.newest())
+        };
+        let mut synced = Ok(());
+        for (first, generation) in written {
+            match generation.sync() {
+                Ok(()) if is_over || Some(first) != newest => self.shelf().close(first),
+                Ok(()) => {}
+                Err(error) if self.shelf().is_written(&generation) => synced = synced.and(Err(error)),
+                // It was removed meanwhile.
+                Err(_) => {}
+            }
+        }
+        synced
     }
 
     fn append(&self, writer: &mut Writer, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
@@ -141,12 +175,21 @@ impl SledJournal {
             durable::sync(path).map_err(|e| JournalError::io(path, e))?;
         }
         let mut shelf = self.shelf();
-        // The one before is closed: whoever lags opens it again, and nobody else pays for its memory.
-        let before = shelf.entries.back().map(|entry| entry.first);
-        shelf.open.retain(|(open, _)| Some(*open) != before);
+        // The one before is closed: whoever lags opens it again, and nobody else pays for its memory. One that `interval` could
+        // not sync is not.
+        if !matches!(self.durability, Durability::Interval(_)) {
+            shelf.close_newest();
+        }
         let last_write = self.clock.now();
         shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
         shelf.keep_open(first, Readable::Written(generation.clone()));
+        let given_up = shelf.give_up_unsynced();
+        // Closing it may take long.
+        drop(shelf);
+        if let Some((first, _)) = given_up {
+            let generation = self.generation_dir(first);
+            tracing::error!(generation = %generation.display(), "a generation could not be synced, and is closed: what its log does not have is lost");
+        }
         let target = Arc::new(Target { generation, witness, failed: AtomicBool::new(false) });
         Ok(Writer { target, appended: first, stored_bytes: 0, scratch: Vec::new() })
     }

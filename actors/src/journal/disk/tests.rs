@@ -1,0 +1,80 @@
+//! What only the inside of a journal can be made to do.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::journal::{
+    tests::{blocks, clock, read_all},
+    verify,
+};
+
+/// A journal in `interval` mode that is synced when the test says so.
+fn interval(dir: &Path) -> SledJournal {
+    let durability = Durability::Interval(std::time::Duration::MAX);
+    SledJournal::open(dir, durability, Position(0), clock()).unwrap()
+}
+
+fn commit(journal: &SledJournal, message: &str) -> Result<Vec<Arc<Record>>, JournalError> {
+    journal.commit(&blocks(&[message.to_owned()]))
+}
+
+/// What a failed append leaves: no writer.
+fn append_fails(journal: &SledJournal) {
+    *journal.writer() = None;
+}
+
+/// What a failed publishing leaves: a writer that must not be used.
+fn publishing_fails(journal: &SledJournal) {
+    let writer = journal.writer();
+    writer.as_ref().unwrap().target.failed.store(true, Ordering::Release);
+}
+
+/// Scenario: `interval`; an event is taken, the commit behind it fails, and the next begins a new generation.
+/// Guarantee: what was taken is on the device after the tick. A tick looked at the newest generation alone, and a roll synced
+/// only what had not failed.
+#[test]
+fn r0280_a_failed_commit_left_the_generation_before_unsynced() {
+    for fails in [append_fails, publishing_fails] {
+        let dir = TempDir::new().unwrap();
+        let journal = interval(dir.path());
+        commit(&journal, "before").unwrap();
+        // Somebody holds it, so that sled does not write it because it is closed.
+        let held = journal.shelf().written();
+        fails(&journal);
+        commit(&journal, "behind").unwrap();
+        assert_eq!(journal.usage().generations, 2);
+        journal.sync().unwrap();
+        assert_eq!(verify(dir.path()).unwrap().events, 2, "both are in their logs");
+        assert_eq!(journal.shelf().written().len(), 1, "what is synced is closed");
+        drop(held);
+    }
+}
+
+/// Scenario: the same, and the generation before cannot be synced: its log was deleted.
+/// Guarantee: no tick says that all is synced while it is there; what was taken is read until then; one that is delivered and
+/// removed is missed by no tick; and however many there are, one is kept beside the newest.
+#[test]
+fn r0280_what_cannot_be_synced_is_not_said_to_be() {
+    let dir = TempDir::new().unwrap();
+    let journal = interval(dir.path());
+    let lose_log = |first| fs::remove_file(journal.generation_dir(Position(first)).join("db")).unwrap();
+    commit(&journal, "zero").unwrap();
+    lose_log(0);
+    append_fails(&journal);
+    commit(&journal, "one").unwrap();
+    for _ in 0..2 {
+        assert!(matches!(journal.sync(), Err(JournalError::Io { .. })));
+    }
+    let expected = [(0, Some("zero".to_owned())), (1, Some("one".to_owned()))];
+    assert_eq!(read_all(&journal, Position(0)), expected);
+
+    lose_log(1);
+    publishing_fails(&journal);
+    commit(&journal, "two").unwrap();
+    let written = || journal.shelf().written().iter().map(|(first, _)| first.0).collect::<Vec<_>>();
+    assert_eq!(written(), [1, 2]);
+    assert!(journal.sync().is_err());
+    journal.remove(Position(2), Timestamp::from_nanos(i64::MAX)).unwrap();
+    journal.sync().unwrap();
+    assert_eq!(written(), [2]);
+}
