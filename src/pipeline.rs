@@ -48,7 +48,7 @@ use self::{
 };
 pub use self::{
     end::Drained,
-    spec::{condition, destinations},
+    spec::{condition, destinations, destinations_of_sinks},
     standby::{Misplaced, misplaced},
 };
 use crate::{

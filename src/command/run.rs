@@ -33,7 +33,7 @@ use crate::{
     budget::MemoryBudget,
     config::{Config, Format, LogConfig, LogFormat, SinkKind},
     data_dir::{self, DataDir},
-    destination::pushgateway::OwnMetrics,
+    destination::pushgateway::{Gateways, OwnMetrics},
     ingress::{
         batch::{self, BatchIngress},
         body::{BodyBudget, BodyLimits},
@@ -66,6 +66,7 @@ struct Running {
     orders: mpsc::Receiver<Ordered>,
     security: Security,
     own_metrics: OwnMetrics,
+    gateways: Arc<Gateways>,
     file: Option<PathBuf>,
     log: LogHandle,
     data_dir: DataDir,
@@ -141,7 +142,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
 
     let security = Security::open(&config, &registry, clock.clone()).map_err(|e| e.to_string())?;
     exposure::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
-    let destinations = pipeline::destinations(&config, data_dir.path(), clock.clone());
+    let (destinations, gateways) = pipeline::destinations_of_sinks(&config, data_dir.path(), clock.clone());
     let pipeline = Pipeline::start(&config, data_dir.path(), &registry, clock, destinations);
     let pipeline = pipeline.map_err(|e| e.to_string())?;
     let limits = Limits::new(&config.limits);
@@ -224,6 +225,7 @@ async fn start(config: Config, file: Option<&Path>, log: LogHandle) -> Result<Ru
         orders,
         security,
         own_metrics,
+        gateways,
         file,
         log,
         data_dir,
@@ -306,7 +308,7 @@ impl Running {
         // read to the end.
         let drained = self.pipeline.drain(deadline).await;
         // With what the end has changed.
-        self.own_metrics.end().await;
+        futures::join!(self.own_metrics.end(), self.gateways.end());
         self.grpc.stop(LAST_ANSWERS).await;
         if tokio::time::timeout(LAST_ANSWERS, self.server.handle.stop(true)).await.is_err() {
             self.server.handle.stop(false).await;

@@ -8,7 +8,8 @@
 //!
 //! A batch that comes again after a crash carries the same `insert_deduplication_token`, where the server knows tokens. A
 //! replicated table remembers them by itself; one without replicas does where it was made so, as Forebay's is. Where the
-//! server is too old for tokens, the engine (`ReplacingMergeTree`) makes one row of two when it merges.
+//! server is too old for tokens, the engine (`ReplacingMergeTree`) makes one row of two when it merges. So it does with
+//! `async_insert` before 26.2, where a server that gathers inserts does not know each by its token.
 //!
 //! Limits: a batch is held once more as rows, as large as its records, and once compressed.
 

@@ -5,8 +5,9 @@
 //! - No broken line stays. A batch that could not be written whole is cut off again, and what a crash left
 //!   behind the last line break is cut off when the file is opened.
 //! - A rotated file is never overwritten, and compressing one never delays a delivery.
-//! - One writer: a lock on `<path>.lock` keeps out a second process, a second sink on the same path, and this
-//!   sink's own predecessor while it still finishes a write.
+//! - One writer: a lock on `<path>.lock` keeps out a second process and another path to the same file. Within a process
+//!   the destinations of a path take turns: the sink's, those of replays, and the sink's own predecessor while it still
+//!   finishes a write.
 //!
 //! A file is rotated between two batches, so one larger than `rotate_bytes` gets a file of its own, and a
 //! file that grows too old is rotated by the next batch. A file that someone moved or removed is begun anew.
@@ -15,6 +16,7 @@ mod held;
 mod rotation;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::{
     fmt,
@@ -22,7 +24,7 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -35,8 +37,14 @@ use forebay_actors::{
     record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
+use tokio::sync::OwnedMutexGuard;
 
-use self::{held::HeldFiles, rotation::Rotated};
+pub use self::writer::Writers;
+use self::{
+    held::HeldFiles,
+    rotation::Rotated,
+    writer::{Current, State, Writer},
+};
 use super::{Framing, WallClock, blocking, encode_batch, io_failure, unbuildable};
 use crate::config::FileSink;
 
@@ -57,45 +65,28 @@ struct Shared {
     options: FileSink,
     clock: WallClock,
     rotated: Rotated,
-    state: Mutex<State>,
-    /// Held by the one thread that tidies.
-    tidying: Mutex<()>,
+    writer: Arc<Writer>,
     /// Whether a thread that is yet to tidy has been asked for.
     tidy_asked: AtomicBool,
     /// Whether the destination is gone, so that what is left on blocking threads should end.
     closed: AtomicBool,
 }
 
-#[derive(Default)]
-struct State {
-    /// Held from the first delivery until the last thread is done with the file.
-    lock: Option<File>,
-    /// Absent before the first delivery and after a failed one: opening repairs what that left behind.
-    current: Option<Current>,
-}
-
-/// The file being written.
-struct Current {
-    file: File,
-    born: Timestamp,
-}
-
 // === impl FileDestination ===
 
 impl FileDestination {
-    /// A destination that has not opened its file yet.
+    /// A destination that has not opened its file yet, and takes turns with the others of these writers.
     ///
     /// # Errors
     /// [`Cause::Build`](forebay_actors::destination::Cause::Build) where the path names no file.
-    pub fn new(options: &FileSink, clock: WallClock) -> Result<Self, DeliveryError> {
+    pub fn new(options: &FileSink, clock: WallClock, writers: &Writers) -> Result<Self, DeliveryError> {
         let rotated = Rotated::of(&options.path)
             .ok_or_else(|| unbuildable(format!("path: {} names no file", options.path.display())))?;
         let shared = Shared {
             options: options.clone(),
             clock,
             rotated,
-            state: Mutex::default(),
-            tidying: Mutex::default(),
+            writer: writers.of(&options.path),
             tidy_asked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
@@ -125,11 +116,15 @@ impl fmt::Debug for FileDestination {
 impl Destination for FileDestination {
     fn deliver(&self, batch: Arc<Batch>) -> Delivery {
         let shared = self.shared.clone();
-        blocking(move || {
-            let body = encode_batch(&batch, Framing::Lines)?;
-            shared.append(&body)?;
-            Ok(Receipt::of(body.len() as u64))
-        })
+        async move {
+            let body = blocking(move || encode_batch(&batch, Framing::Lines)).await?;
+            let state = shared.writer.state.clone().lock_owned().await;
+            blocking(move || {
+                shared.append(state, &body)?;
+                Ok(Receipt::of(body.len() as u64))
+            })
+            .await
+        }
         .boxed_local()
     }
 
@@ -146,9 +141,8 @@ impl Destination for FileDestination {
 // === impl Shared ===
 
 impl Shared {
-    fn append(self: &Arc<Self>, body: &[u8]) -> Result<(), DeliveryError> {
+    fn append(self: &Arc<Self>, mut state: OwnedMutexGuard<State>, body: &[u8]) -> Result<(), DeliveryError> {
         let path = &self.options.path;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut current, mut len) = self.take_current(&mut state)?;
         let now = (self.clock)();
         if self.is_due(len, body.len() as u64, current.born, now) {
@@ -196,6 +190,10 @@ impl Shared {
             // The sink has been rebuilt and will bring the batch again, through its new destination.
             let gone = io::Error::other("its destination is gone");
             return Err(io_failure(&self.options.path, "not written", &gone));
+        }
+        if self.writer.untidy.load(Ordering::Acquire) {
+            // Who was to do it is gone, or has not begun.
+            self.ask_to_tidy();
         }
         if let Some(current) = state.current.take()
             && let Some(len) = current.len_at(&self.options.path)
@@ -271,9 +269,10 @@ impl Shared {
         }
     }
 
-    /// Has rotated files compressed and removed on a thread of its own. At most one runs and one waits: the
-    /// one that waits will see all files there are.
+    /// Has rotated files compressed and removed on a thread of its own. At most one runs, and one of each
+    /// destination waits: it will see all files there are.
     fn ask_to_tidy(self: &Arc<Self>) {
+        self.writer.untidy.store(true, Ordering::Release);
         if !self.tidy_asked.swap(true, Ordering::AcqRel) {
             let shared = self.clone();
             tokio::task::spawn_blocking(move || shared.tidy());
@@ -281,37 +280,21 @@ impl Shared {
     }
 
     fn tidy(&self) {
-        let _alone = self.tidying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.writer.tidying.lock().unwrap_or_else(PoisonError::into_inner);
+        self.writer.untidy.store(false, Ordering::Release);
         self.tidy_asked.store(false, Ordering::Release);
         let (keep, compression) = (self.options.keep_files, self.options.compression);
-        if let Err(error) = self.rotated.tidy(keep, compression, &self.closed) {
+        let tidied = self.rotated.tidy(keep, compression, &self.closed);
+        if self.closed.load(Ordering::Relaxed) {
+            // It may have stopped in the middle: the file's next delivery, whoever brings it, has it gone on with.
+            self.writer.untidy.store(true, Ordering::Release);
+        }
+        if let Err(error) = tidied {
             // Nothing is lost by it, and the next rotation tries again.
             let path = self.options.path.display();
             tracing::warn!(%path, %error, "rotated files could not be compressed or removed");
         }
     }
-}
-
-// === impl Current ===
-
-impl Current {
-    /// The length of the file, if it is still the one at `path`.
-    fn len_at(&self, path: &Path) -> Option<u64> {
-        let (own, there) = (self.file.metadata().ok()?, fs::metadata(path).ok()?);
-        is_same_file(&own, &there).then_some(own.len())
-    }
-}
-
-#[cfg(unix)]
-fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
-}
-
-/// Elsewhere an open file can be neither moved nor removed.
-#[cfg(not(unix))]
-fn is_same_file(_: &Metadata, _: &Metadata) -> bool {
-    true
 }
 
 // === Files ===

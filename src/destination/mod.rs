@@ -58,7 +58,7 @@ use crate::{
 };
 
 /// Builds the destination that a configuration names. `stream` tells the batches of one data directory from those of
-/// another.
+/// another; `files` are the writers of this process, and `latest` is what the sink has at its gateway, where it has one.
 ///
 /// # Errors
 /// Where its options cannot be used ([`Cause::Build`]).
@@ -67,6 +67,8 @@ pub fn build(
     store: &Path,
     stream: &str,
     clock: &Clock,
+    files: &file::Writers,
+    latest: Option<&Arc<pushgateway::Latest>>,
 ) -> Result<Box<dyn Destination>, DeliveryError> {
     Ok(match kind {
         SinkKind::Store(_) => Box::new(SqliteDestination::new(store)),
@@ -78,14 +80,17 @@ pub fn build(
             Box::new(clickhouse::ClickhouseDestination::new(options)?.of_stream(stream))
         }
         SinkKind::Nats(options) => Box::new(nats::NatsDestination::new(options)?.of_stream(stream)),
-        SinkKind::Pushgateway(options) => Box::new(pushgateway::PushgatewayDestination::new(options)?),
+        SinkKind::Pushgateway(_) => {
+            let latest = latest.ok_or_else(|| unbuildable("nobody keeps the latest values"))?;
+            Box::new(pushgateway::PushgatewayDestination::new(latest.clone())?)
+        }
         SinkKind::S3(options) => Box::new(s3::S3Destination::new(options)?.of_stream(stream)),
         SinkKind::Cassandra(options) => {
             Box::new(cassandra::CassandraDestination::new(options).of_stream(stream, clock))
         }
         SinkKind::File(options) => {
             let clock = clock.clone();
-            let file = file::FileDestination::new(options, Arc::new(move || clock.now()))?;
+            let file = file::FileDestination::new(options, Arc::new(move || clock.now()), files)?;
             Box::new(file.of_stream(stream))
         }
         SinkKind::Console(options) => Box::new(console::ConsoleDestination::new(options)),

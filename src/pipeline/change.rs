@@ -107,6 +107,12 @@ impl Pipeline {
     /// Brings the pipeline to a new configuration: sinks that changed are replaced, all others live on.
     pub async fn apply(&mut self, new: Config) -> Changes {
         let changes = self.config.diff(&new);
+        // What a sink shares with its successor is there until that has it: a sink that is paced in another way has not ended.
+        let succeeding = |name: &String| {
+            let sink = new.sinks.get(name)?;
+            Some((self.parts.destinations)(&SinkName::from(name.as_str()), sink))
+        };
+        let _lasting: Vec<_> = changes.sinks_changed.iter().filter_map(succeeding).collect();
         let ending: Vec<_> =
             changes.sinks_removed.iter().chain(&changes.sinks_changed).map(|n| n.as_str().into()).collect();
         self.end_sinks(&ending).await;

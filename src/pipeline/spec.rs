@@ -20,17 +20,39 @@ use futures::{FutureExt as _, TryFutureExt as _};
 
 use super::Destinations;
 use crate::{
-    config::{self, Config, SinkConfig},
+    config::{self, Config, SinkConfig, SinkKind},
     data_dir,
-    destination::{self, projected::ProjectedDestination},
+    destination::{self, file::Writers, projected::ProjectedDestination, pushgateway::Gateways},
     store,
 };
 
-/// The factories of the destinations that configurations name.
+/// The factories of the destinations that configurations name, for a command. One for a process: those of one file find each
+/// other here.
 pub fn destinations(config: &Config, data_dir: &Path, clock: Clock) -> Destinations {
+    factories(config, data_dir, clock, Arc::default())
+}
+
+/// The same for the process that runs the sinks: what a sink is to take with it at its end goes when the last factory of it does, and
+/// at the latest at the end of what is returned beside it.
+pub fn destinations_of_sinks(
+    config: &Config,
+    data_dir: &Path,
+    clock: Clock,
+) -> (Destinations, Arc<Gateways>) {
+    let gateways = Arc::new(Gateways::of_sinks());
+    (factories(config, data_dir, clock, gateways.clone()), gateways)
+}
+
+fn factories(config: &Config, data_dir: &Path, clock: Clock, gateways: Arc<Gateways>) -> Destinations {
     let (backend, data_dir) = (config.buffer.backend, data_dir.to_owned());
-    Arc::new(move |_, sink| {
+    let files = Arc::new(Writers::default());
+    Arc::new(move |name, sink| {
         let (kind, data_dir, clock) = (sink.kind.clone(), data_dir.clone(), clock.clone());
+        let files = files.clone();
+        let latest = match &sink.kind {
+            SinkKind::Pushgateway(options) => Some(gateways.of(name, options)),
+            _ => None,
+        };
         let fields = sink.fields.as_ref().map(|fields| {
             Arc::new(fields.projection().expect("Config::check refuses what is no projection"))
         });
@@ -38,7 +60,8 @@ pub fn destinations(config: &Config, data_dir: &Path, clock: Clock) -> Destinati
             // Known when the journal is open. Only a directory that was never opened has none, and from there nothing is
             // delivered.
             let stream = data_dir::identity(&data_dir, backend).unwrap_or_default();
-            let destination = destination::build(&kind, &data_dir::store(&data_dir), &stream, &clock)?;
+            let store = data_dir::store(&data_dir);
+            let destination = destination::build(&kind, &store, &stream, &clock, &files, latest.as_ref())?;
             Ok(match &fields {
                 Some(fields) => Box::new(ProjectedDestination::new(destination, fields.clone())),
                 None => destination,

@@ -17,7 +17,7 @@ import threading
 import urllib.parse
 
 INSERT = re.compile(r"INSERT INTO (?P<table>\S+) \((?P<columns>[^)]*)\) FORMAT RowBinary", re.S)
-PASSED_ON = ("insert_deduplication_token", "async_insert", "wait_for_async_insert")
+PASSED_ON = ("insert_deduplication_token", "async_insert", "wait_for_async_insert", "deduplicate_insert")
 
 directory, port = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 # The engine is one for the process.

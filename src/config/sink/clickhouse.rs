@@ -39,7 +39,8 @@ pub struct ClickhouseSink {
     #[serde(default)]
     pub compression: ClickhouseCompression,
     /// Whether the server may gather rows of several inserts before it writes them (`async_insert`). It answers when they
-    /// are written all the same.
+    /// are written all the same. Before 26.2 it does not know each of them by its token, so a batch that comes again may be there
+    /// twice until the table is merged.
     #[serde(default)]
     pub async_insert: bool,
     /// Where logs, metrics and traces of OpenTelemetry go.

@@ -31,7 +31,8 @@ pub struct PushgatewaySink {
     /// Whether a push replaces the whole group, or only metrics of the same names.
     #[serde(default)]
     pub method: PushMethod,
-    /// Whether the groups that were pushed to are deleted when the sink ends.
+    /// Whether the groups that were pushed to are deleted when the sink ends: with the process, or because a reload removes it or
+    /// changes a key of its gateway.
     #[serde(default)]
     pub delete_on_exit: bool,
     /// How often the metrics of this process, as GET /metrics has them, are pushed as well: in a group of their own, with the job
@@ -43,7 +44,8 @@ pub struct PushgatewaySink {
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// Memory for the latest values. Where they are more, groups that were not heard of for the longest time are forgotten; the
-    /// gateway keeps what was pushed of them.
+    /// gateway keeps what was pushed of them, until the end where they are deleted then: of groups that were forgotten a sixteenth
+    /// of this is kept for their names.
     #[serde(with = "units::size", default = "state_bytes")]
     #[schemars(with = "units::Size")]
     pub state_bytes: usize,
@@ -60,7 +62,7 @@ pub struct PushgatewaySink {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PushMethod {
-    /// Metrics of other names that are in the group stay.
+    /// Metrics of other names that are in the group stay, until the last series of one of Forebay's ends: only `put` takes that out.
     #[default]
     Post,
     /// The group has only what Forebay knows of it.

@@ -122,13 +122,7 @@ impl Server {
             token.push_str(table.name());
         }
         let mut settings = vec![("query", known.insert(table))];
-        if known.can.tokens {
-            settings.push(("insert_deduplication_token", &token));
-        }
-        if self.options.async_insert {
-            // Without the wait, an answer would say nothing about the rows.
-            settings.extend([("async_insert", "1"), ("wait_for_async_insert", "1")]);
-        }
+        settings.extend(known.can.of_insert(self.options.async_insert, &token));
         self.ask(table, &settings, body, self.options.compression).await.map(drop)
     }
 

@@ -16,6 +16,10 @@ pub(super) struct Abilities {
     pub(super) fine_times: bool,
     /// `insert_deduplication_token`.
     pub(super) tokens: bool,
+    /// It may gather rows of several inserts (`async_insert`), and from 26.x on does so unless it is told otherwise.
+    pub(super) gathers: bool,
+    /// What it gathers, it knows by the token of each insert, in tables of every kind (`deduplicate_insert`, of 26.2).
+    pub(super) knows_gathered: bool,
     /// A table without replicas remembers tokens (`non_replicated_deduplication_window`).
     pub(super) remembers: bool,
     /// A table can sync what is inserted before the answer (`fsync_after_insert`).
@@ -29,7 +33,8 @@ pub(super) struct Abilities {
 /// Asks for [`Abilities`], as rows of what there is of these.
 pub(super) const ABILITIES: &str = "
     SELECT name FROM system.data_type_families WHERE name IN ('DateTime64', 'Map')
-    UNION ALL SELECT name FROM system.settings WHERE name = 'insert_deduplication_token'
+    UNION ALL SELECT name FROM system.settings
+        WHERE name IN ('insert_deduplication_token', 'async_insert', 'deduplicate_insert')
     UNION ALL SELECT name FROM system.merge_tree_settings
         WHERE name IN ('non_replicated_deduplication_window', 'fsync_after_insert', 'ttl_only_drop_parts')
     FORMAT TabSeparated";
@@ -41,11 +46,34 @@ impl Abilities {
         Self {
             fine_times: has("DateTime64"),
             tokens: has("insert_deduplication_token"),
+            gathers: has("async_insert"),
+            knows_gathered: has("deduplicate_insert"),
             remembers: has("non_replicated_deduplication_window"),
             syncs: has("fsync_after_insert"),
             maps: has("Map"),
             expires: has("ttl_only_drop_parts"),
         }
+    }
+
+    /// With what an INSERT goes, so that the answer to it says that its rows are there, and that they come once where the server
+    /// can know that. One that gathers rows of several inserts and does not know the tokens of each could take a batch for one
+    /// that came with it; it gets no tokens: better twice than not at all.
+    pub(super) fn of_insert(self, may_gather: bool, token: &str) -> Vec<(&'static str, &str)> {
+        let mut settings = Vec::new();
+        if self.tokens && (self.knows_gathered || !may_gather) {
+            settings.push(("insert_deduplication_token", token));
+        }
+        match may_gather {
+            // Without the wait, an answer would say nothing about the rows.
+            true => settings.extend([("async_insert", "1"), ("wait_for_async_insert", "1")]),
+            false if self.gathers => settings.push(("async_insert", "0")),
+            false => {}
+        }
+        if may_gather && self.knows_gathered {
+            // By itself it may be told to look only at what it does not gather (`backward_compatible_choice`).
+            settings.push(("deduplicate_insert", "enable"));
+        }
+        settings
     }
 
     /// What a table is made with, so that it keeps what it was given, once.
@@ -138,4 +166,28 @@ pub(super) fn name(name: &str) -> String {
 /// A text, quoted.
 fn text(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: servers of three ages, with `async_insert` and without.
+    /// Guarantee: each batch is known by its token where the server knows what it gathered by each token; where it does not, no
+    /// batch can be taken for another. The token went with every insert, and nothing said that it counts for gathered ones; and a
+    /// server that gathers by itself did so unasked.
+    #[test]
+    fn r0568_gathered_inserts_were_not_known_by_their_tokens() {
+        let names = ["insert_deduplication_token", "async_insert", "deduplicate_insert"];
+        let [oldest, middle, current] = [0, 2, 3].map(|known| Abilities::read(&names[..known].join("\n")));
+        let token = ("insert_deduplication_token", "t");
+        let gathered = [("async_insert", "1"), ("wait_for_async_insert", "1")];
+        assert!(oldest.of_insert(false, "t").is_empty());
+        assert_eq!(oldest.of_insert(true, "t"), gathered, "it says that it cannot");
+        assert_eq!(middle.of_insert(false, "t"), [token, ("async_insert", "0")]);
+        assert_eq!(middle.of_insert(true, "t"), gathered);
+        assert_eq!(current.of_insert(false, "t"), [token, ("async_insert", "0")]);
+        let all = [token, gathered[0], gathered[1], ("deduplicate_insert", "enable")];
+        assert_eq!(current.of_insert(true, "t"), all);
+    }
 }

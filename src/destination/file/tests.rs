@@ -1,5 +1,7 @@
 //! A file destination in a directory of its own, with a clock that the test holds.
 
+mod turns;
+
 use std::sync::atomic::AtomicI64;
 
 use flate2::read::MultiGzDecoder;
@@ -31,10 +33,15 @@ impl Bed {
         Self { directory, seconds: Arc::new(AtomicI64::new(START_SECONDS)), options }
     }
 
+    /// As of a process of its own.
     fn destination(&self) -> FileDestination {
+        self.one_of(&Writers::default())
+    }
+
+    fn one_of(&self, writers: &Writers) -> FileDestination {
         let seconds = self.seconds.clone();
         let clock = move || Timestamp::from_nanos(seconds.load(Ordering::Relaxed) * 1_000_000_000);
-        FileDestination::new(&self.options, Arc::new(clock)).unwrap()
+        FileDestination::new(&self.options, Arc::new(clock), writers).unwrap()
     }
 
     fn pass(&self, seconds: i64) {
@@ -258,7 +265,7 @@ async fn a_file_that_was_taken_away_is_begun_anew() {
     assert_eq!(bed.text().lines().count(), 2);
 }
 
-/// A second writer is kept out until the first is gone.
+/// A second writer, as another process has it, is kept out until the first is gone.
 #[tokio::test]
 async fn one_writer_at_a_time() {
     let bed = Bed::new();
@@ -302,7 +309,8 @@ fn a_path_must_name_a_file() {
     let mut bed = Bed::new();
     bed.options.path = PathBuf::from("/");
     let clock: WallClock = Arc::new(Timestamp::default);
-    assert_eq!(FileDestination::new(&bed.options, clock).unwrap_err().cause, Cause::Build);
+    let error = FileDestination::new(&bed.options, clock, &Writers::default()).unwrap_err();
+    assert_eq!(error.cause, Cause::Build);
 }
 
 /// A damaged record adds nothing to the file.

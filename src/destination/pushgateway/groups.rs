@@ -7,14 +7,17 @@
 //! | histogram with bounds | histogram |
 //! | summary | summary |
 //! | delta temporality | added up, from the first that came in this process' life |
-//! | a point without a recorded value | the series ends |
+//! | a point without a recorded value | the series ends; its metric, too, where it was the last |
 //! | attributes of the resource, other than those that tell groups apart | labels of `target_info` |
 //! | name and version of the scope | labels `otel_scope_name`, `otel_scope_version` |
 //!
-//! A point that is older than the one that is there does nothing: it has been superseded. An exponential histogram has no form
-//! in the text that a gateway takes, and a name cannot be of two types in one group; such points are refused.
+//! A point that is older than the one that is there does nothing, as one of a replay: it has been superseded. An exponential
+//! histogram has no form in the text that a gateway takes, and a name cannot be of two types in one group; such points are
+//! refused.
 
-use std::{collections::BTreeMap, fmt::Write as _, rc::Rc};
+mod exposition;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     names::{labels, metric_name, text, written},
@@ -37,6 +40,8 @@ pub(super) const SERVICE: &str = "service.name";
 pub(super) const INSTANCE: &str = "service.instance.id";
 /// As OpenTelemetry names a resource that does not say who it is.
 const UNKNOWN: &str = "unknown_service";
+/// The metric whose labels are the other attributes of a resource.
+const TARGET_INFO: &str = "target_info";
 
 /// How resources become groups.
 #[derive(Debug)]
@@ -54,7 +59,7 @@ pub(super) type Label = (String, String);
 /// A group as it stands, or as a batch would have it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Group {
-    families: BTreeMap<String, Rc<Family>>,
+    families: BTreeMap<String, Arc<Family>>,
     pub(super) bytes: usize,
 }
 
@@ -169,10 +174,16 @@ impl Group {
         let resource =
             metrics.resource.as_ref().map(|resource| resource.attributes.as_slice()).unwrap_or_default();
         let others = labels(resource.iter().filter(|attribute| !grouping.has(&attribute.key)));
-        if !others.is_empty() && metrics.scope_metrics.iter().any(|scope| !scope.metrics.is_empty()) {
+        let at_nanos = metrics.newest();
+        let is_superseded = self
+            .families
+            .get(TARGET_INFO)
+            .is_some_and(|family| family.series.values().any(|series| series.at_nanos > at_nanos));
+        let has_metrics = metrics.scope_metrics.iter().any(|scope| !scope.metrics.is_empty());
+        if !others.is_empty() && has_metrics && !is_superseded {
             let none = BTreeMap::new();
             let of = Of {
-                name: "target_info",
+                name: TARGET_INFO,
                 kind: Kind::Gauge,
                 help: "",
                 is_delta: false,
@@ -181,8 +192,8 @@ impl Group {
                 bytes_max,
             };
             // One line for each resource: an older one of the same group is not told apart from it.
-            self.remove("target_info");
-            self.set(&of, &others, 0, Value::Number(1.0), &mut Refused::default());
+            self.remove(TARGET_INFO);
+            self.set(&of, &others, at_nanos, Value::Number(1.0), &mut Refused::default());
         }
         refused
     }
@@ -236,7 +247,7 @@ impl Group {
                 Some(Number::Double(value)) if point.flags & NO_VALUE == 0 => value,
                 Some(Number::Int(value)) if point.flags & NO_VALUE == 0 => value as f64,
                 _ => {
-                    self.end(of, &point.attributes);
+                    self.end(of, &point.attributes, point.at_nanos);
                     continue;
                 }
             };
@@ -247,7 +258,7 @@ impl Group {
     fn histograms(&mut self, of: &Of<'_>, points: &[HistogramPoint], refused: &mut Refused) {
         for point in points {
             if point.flags & NO_VALUE != 0 {
-                self.end(of, &point.attributes);
+                self.end(of, &point.attributes, point.at_nanos);
                 continue;
             }
             let value = Value::Histogram {
@@ -263,7 +274,7 @@ impl Group {
     fn summaries(&mut self, of: &Of<'_>, points: &[SummaryPoint], refused: &mut Refused) {
         for point in points {
             if point.flags & NO_VALUE != 0 {
-                self.end(of, &point.attributes);
+                self.end(of, &point.attributes, point.at_nanos);
                 continue;
             }
             let quantiles =
@@ -285,7 +296,7 @@ impl Group {
         let labels = written(&series_labels(of, own));
         let room = of.bytes_max.saturating_sub(self.bytes);
         let family = self.families.entry(of.name.to_owned()).or_insert_with(|| {
-            Rc::new(Family { kind: of.kind, help: of.help.to_owned(), series: BTreeMap::new() })
+            Arc::new(Family { kind: of.kind, help: of.help.to_owned(), series: BTreeMap::new() })
         });
         if family.kind != of.kind {
             refused.other_type += 1;
@@ -293,7 +304,7 @@ impl Group {
         }
         let bytes = SERIES_BYTES + labels.len() + value.bytes();
         // What other batches see stays as it is until this one is pushed.
-        let series = &mut Rc::make_mut(family).series;
+        let series = &mut Arc::make_mut(family).series;
         match series.get_mut(&labels) {
             Some(before) if of.is_delta => {
                 before.value.add(value);
@@ -312,13 +323,19 @@ impl Group {
         }
     }
 
-    /// A series has ended.
-    fn end(&mut self, of: &Of<'_>, attributes: &[Attribute]) {
+    /// A series has ended, if it has no later value; with its last one, the metric.
+    fn end(&mut self, of: &Of<'_>, attributes: &[Attribute], at_nanos: u64) {
         let labels = written(&series_labels(of, &labels(attributes)));
-        if let Some(family) = self.families.get_mut(of.name)
-            && let Some(series) = Rc::make_mut(family).series.remove(&labels)
-        {
-            self.bytes = self.bytes.saturating_sub(SERIES_BYTES + labels.len() + series.value.bytes());
+        let Some(family) = self.families.get_mut(of.name) else { return };
+        if family.series.get(&labels).is_none_or(|before| before.at_nanos > at_nanos) {
+            return;
+        }
+        let series = &mut Arc::make_mut(family).series;
+        if let Some(ended) = series.remove(&labels) {
+            self.bytes = self.bytes.saturating_sub(SERIES_BYTES + labels.len() + ended.value.bytes());
+        }
+        if series.is_empty() {
+            self.families.remove(of.name);
         }
     }
 
@@ -328,13 +345,12 @@ impl Group {
         self.bytes = self.bytes.saturating_sub(family.series.iter().map(bytes).sum());
     }
 
-    /// In the text format of Prometheus.
-    pub(super) fn text(&self) -> String {
-        let mut out = String::with_capacity(self.bytes);
-        for (name, family) in self.families.iter().filter(|(_, family)| !family.series.is_empty()) {
-            family.write(name, &mut out).expect("a String takes every text");
-        }
-        out
+    /// Whether a metric that there was before is gone: a push by names would leave it at the gateway.
+    pub(super) fn has_lost_any_of(&self, before: &Self) -> bool {
+        let is_there =
+            |name: &String| self.families.get(name).is_some_and(|family| !family.series.is_empty());
+        let mut before = before.families.iter().filter(|(_, family)| !family.series.is_empty());
+        before.any(|(name, _)| !is_there(name))
     }
 }
 
@@ -374,64 +390,6 @@ impl Value {
             }
             (value, delta) => *value = delta,
         }
-    }
-}
-
-// === impl Family ===
-
-impl Family {
-    fn write(&self, name: &str, out: &mut String) -> std::fmt::Result {
-        if !self.help.is_empty() {
-            writeln!(out, "# HELP {name} {}", self.help.replace('\\', "\\\\").replace('\n', "\\n"))?;
-        }
-        let kind = match self.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-            Kind::Summary => "summary",
-        };
-        writeln!(out, "# TYPE {name} {kind}")?;
-        for (labels, series) in &self.series {
-            let line = |out: &mut String, suffix: &str, more: &str, value: &str| {
-                let comma = if labels.is_empty() || more.is_empty() { "" } else { "," };
-                match labels.is_empty() && more.is_empty() {
-                    true => writeln!(out, "{name}{suffix} {value}"),
-                    false => writeln!(out, "{name}{suffix}{{{labels}{comma}{more}}} {value}"),
-                }
-            };
-            match &series.value {
-                Value::Number(value) => line(out, "", "", &float(*value))?,
-                Value::Histogram { bounds, counts, sum, count } => {
-                    let mut below = 0_u64;
-                    for (bound, count) in bounds.iter().zip(counts) {
-                        below = below.saturating_add(*count);
-                        line(out, "_bucket", &format!("le=\"{}\"", float(*bound)), &below.to_string())?;
-                    }
-                    line(out, "_bucket", "le=\"+Inf\"", &count.to_string())?;
-                    if let Some(sum) = sum {
-                        line(out, "_sum", "", &float(*sum))?;
-                    }
-                    line(out, "_count", "", &count.to_string())?;
-                }
-                Value::Summary { quantiles, sum, count } => {
-                    for (quantile, value) in quantiles {
-                        line(out, "", &format!("quantile=\"{}\"", float(*quantile)), &float(*value))?;
-                    }
-                    line(out, "_sum", "", &float(*sum))?;
-                    line(out, "_count", "", &count.to_string())?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A number as Prometheus reads it.
-fn float(value: f64) -> String {
-    match value {
-        f64::INFINITY => "+Inf".to_owned(),
-        f64::NEG_INFINITY => "-Inf".to_owned(),
-        value => value.to_string(),
     }
 }
 

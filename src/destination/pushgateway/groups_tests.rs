@@ -167,3 +167,29 @@ fn what_cannot_be_pushed_is_counted() {
     assert_eq!(refused.no_room, 1);
     assert_eq!(group.text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 1\n");
 }
+
+/// Scenario: a replay brings values, an end and a resource that are older than what is there.
+/// Guarantee: they do nothing. An end took away a series that had come again since, and an older resource the newer one's labels.
+#[test]
+fn r0565_what_was_superseded_ended_a_series() {
+    let mut group = Group::default();
+    let request = |at_nanos, value: Option<f64>, os: &str| {
+        let flags = if value.is_none() { NO_VALUE } else { 0 };
+        let point = NumberPoint { flags, value: value.map(Number::Double), ..number(at_nanos, 0.0, &[]) };
+        let resource = Some(Resource { attributes: attributes(&[("os.type", os)]) });
+        ResourceMetrics {
+            resource,
+            ..of(vec![metric("g", "", Points::Gauge(Gauge { points: vec![point] }))])
+        }
+    };
+    apply(&mut group, &request(3, Some(3.0), "new"));
+    for old in [request(1, Some(1.0), "old"), request(2, None, "old")] {
+        apply(&mut group, &old);
+    }
+    let text = "# TYPE g gauge\ng 3\n# TYPE target_info gauge\ntarget_info{os_type=\"new\"} 1\n";
+    assert_eq!(group.text(), text);
+    let before = group.clone();
+    apply(&mut group, &request(4, None, "new"));
+    assert!(group.has_lost_any_of(&before) && !before.has_lost_any_of(&group));
+    assert_eq!(group.bytes, SERIES_BYTES + "os_type=\"new\"".len());
+}

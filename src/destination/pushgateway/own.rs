@@ -20,7 +20,7 @@ use super::{
     wire::{FAREWELL_TIME_MAX, Wire},
 };
 use crate::{
-    config::{Config, PushgatewaySink, SinkKind},
+    config::{Config, PushMethod, PushgatewaySink, SinkKind},
     destination::unbuildable,
 };
 
@@ -44,6 +44,7 @@ struct Push {
     sink: String,
     wire: Wire,
     place: reqwest::Url,
+    method: PushMethod,
     registry: Registry,
     /// By outcome.
     done: IntCounter,
@@ -107,7 +108,7 @@ impl OwnMetrics {
             match self.push(&name, &options, address) {
                 Ok(push) if options.delete_on_exit => {
                     // What fails is in the log.
-                    drop(spawn_blocking(move || push.wire.delete(vec![push.place])).await);
+                    drop(spawn_blocking(move || push.wire.delete(vec![push.place]).join()).await);
                 }
                 // Counted as any other.
                 Ok(push) => drop(timeout_at(deadline, push.once()).await),
@@ -133,7 +134,8 @@ impl OwnMetrics {
         let this = [attribute(SERVICE, "forebay"), attribute(INSTANCE, &instance)];
         let place = wire.place(&Grouping::of(options).key(&this));
         let [done, failed] = ["ok", "failed"].map(|outcome| self.pushes.with_label_values(&[name, outcome]));
-        Ok(Push { sink: name.to_owned(), wire, place, registry: self.registry.clone(), done, failed })
+        let (sink, registry) = (name.to_owned(), self.registry.clone());
+        Ok(Push { sink, wire, place, method: options.method, registry, done, failed })
     }
 }
 
@@ -176,7 +178,7 @@ impl Push {
         let text = TextEncoder::new().encode_to_string(&self.registry.gather());
         let text = text.map_err(|error| unbuildable(format!("the metrics cannot be written: {error}")));
         let pushed = match text {
-            Ok(text) => self.wire.push(self.place.clone(), text).await,
+            Ok(text) => self.wire.push(self.place.clone(), text, self.method).await,
             Err(error) => Err(error),
         };
         if pushed.is_ok() {

@@ -32,6 +32,20 @@ impl ResourceMetrics {
         });
         points.sum::<usize>() as u64
     }
+
+    /// The time of the latest of them.
+    pub(super) fn newest(&self) -> u64 {
+        let metrics = self.scope_metrics.iter().flat_map(|scope| &scope.metrics);
+        let times = metrics.filter_map(|metric| match metric.points.as_ref()? {
+            Points::Gauge(Gauge { points }) | Points::Sum(Sum { points, .. }) => {
+                points.iter().map(|point| point.at_nanos).max()
+            }
+            Points::Histogram(histogram) => histogram.points.iter().map(|point| point.at_nanos).max(),
+            Points::Summary(summary) => summary.points.iter().map(|point| point.at_nanos).max(),
+            Points::Exponential(_) => None,
+        });
+        times.max().unwrap_or_default()
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -7,7 +7,11 @@
 //! | no answer, 408, 429, 5xx | tried again, not before the server's `Retry-After` |
 //! | any other | refused: tried again, since whatever were pushed would fail the same way |
 
-use std::time::Duration;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use forebay_actors::{
@@ -102,8 +106,13 @@ impl Wire {
     }
 
     /// Pushes a group, as a text of metrics.
-    pub(super) async fn push(&self, place: Url, text: String) -> Result<(), DeliveryError> {
-        let method = match self.options.method {
+    pub(super) async fn push(
+        &self,
+        place: Url,
+        text: String,
+        method: PushMethod,
+    ) -> Result<(), DeliveryError> {
+        let method = match method {
             PushMethod::Post => Method::POST,
             PushMethod::Put => Method::PUT,
         };
@@ -137,13 +146,11 @@ impl Wire {
         DeliveryError { cause, message, status: Some(status.as_u16()), verdict }
     }
 
-    /// Deletes groups, and waits for that. The caller's runtime may be at its end already, so this has another.
-    pub(super) fn delete(&self, places: Vec<Url>) {
-        if places.is_empty() {
-            return;
-        }
+    /// Deletes groups on a thread of its own, which ends in a few seconds at most. The caller's runtime may be at its end already,
+    /// so this has another.
+    pub(super) fn delete(&self, places: Vec<Url>) -> JoinHandle<()> {
         let (options, url, shown) = (self.options.clone(), self.url.clone(), self.shown.clone());
-        let farewell = std::thread::spawn(move || {
+        let delete = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| unbuildable(error.to_string()))?;
             // Connections of the other client belong to the other runtime.
@@ -163,12 +170,12 @@ impl Wire {
             // A resolver that hangs is not waited for.
             runtime.shutdown_background();
             done
-        });
-        match farewell.join() {
+        };
+        thread::spawn(move || match catch_unwind(AssertUnwindSafe(delete)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "groups may be left at the gateway"),
             Err(_) => tracing::warn!("groups may be left at the gateway: deleting them panicked"),
-        }
+        })
     }
 }
 

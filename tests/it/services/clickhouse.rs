@@ -3,6 +3,7 @@
 //! Debian's server is of 2018. It knows neither fine times nor tokens, so its tests hold what works with the oldest; those of
 //! the current engine hold what that adds.
 
+mod current;
 mod otel;
 
 use serde_json::{Value, json};
@@ -314,8 +315,29 @@ fn too_many_parts_of_the_current_engine() {
     too_many_parts_are_waited_for(&clickhouse);
 }
 
-/// What is gathered by the server is acknowledged when it is written, and a batch that comes again is known all the same. A
-/// server without `async_insert` says that it has none.
+/// Scenario: connections break after inserts with `async_insert`, at a server that is told not to look for what comes twice,
+/// and a table that never makes one row of two.
+/// Guarantee: a batch that comes again is known by its token all the same, since the insert says that it is to count. (The engine
+/// is one process and gathers nothing, so what a server does with tokens of batches that it has gathered is not seen here.)
+#[test]
+fn p3_an_async_insert_that_comes_again_is_known_by_its_token() {
+    let test = "p3_an_async_insert_that_comes_again_is_known_by_its_token";
+    let Some(clickhouse) = Clickhouse::start_current(test) else { return };
+    clickhouse.sql("SET deduplicate_insert = 'disable'");
+    clickhouse.sql(
+        "CREATE TABLE events (event_id String, timestamp DateTime64(9, 'UTC'), service String, message String) \
+         ENGINE = MergeTree ORDER BY event_id SETTINGS non_replicated_deduplication_window = 1000",
+    );
+    let sink = |port: u16| {
+        clickhouse
+            .sink(", async_insert: true, batch: { max_wait: 20ms }")
+            .replace(&format!(":{}\"", clickhouse.0.port), &format!(":{port}\""))
+    };
+    let count = || clickhouse.try_sql("SELECT count() FROM events").1.trim().parse().unwrap_or(0);
+    p3_cuts_lose_and_double_nothing(&clickhouse.0, sink, (12_000, 600), count);
+}
+
+/// What may be gathered by the server is acknowledged when it is written. A server without `async_insert` says that it has none.
 #[test]
 fn an_async_insert_is_delivered_when_it_is_there() {
     let test = "an_async_insert_is_delivered_when_it_is_there";

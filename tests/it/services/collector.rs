@@ -16,6 +16,8 @@
 //!
 //! A Collector listens before all of its exporters are ready, so that the sink is led to it by a [`Wire`], once it is.
 
+mod fields;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -33,7 +35,7 @@ use crate::{
         http::{Connection, request},
         otlp::{Answer, Receiver},
         thorough, until,
-        wire::Wire,
+        wire::{Cut, Wire},
     },
 };
 
@@ -263,6 +265,38 @@ fn p3_kills_on_both_sides_lose_nothing_behind_a_collector_with_a_queue_on_disk()
         until("what lay in the queues comes", || acknowledged.is_subset(&taken()));
         taken()
     });
+}
+
+/// Scenario: connections break again and again, in the middle of calls and of the answers to them.
+/// Guarantee: every item is in the Collector's files. At least once: what was written when its answer was cut comes again.
+#[test]
+fn p3_cuts_lose_nothing_at_a_collector() {
+    let test = "p3_cuts_lose_nothing_at_a_collector";
+    for protocol in ["grpc", "http"] {
+        let Some(mut behind) = Behind::start(protocol, "", TO_FILES, test) else { return };
+        // About what a delivery of every signal takes either way, and the beginning of a connection.
+        let (cuts, asked, answered) = (thorough(12, 60), 3000, 500);
+        let spread = |bytes: usize| (1..=cuts).map(move |cut| bytes * cut / cuts);
+        let plan = spread(asked).map(Cut::Asked).zip(spread(answered).map(Cut::Answered));
+        behind.wire = Wire::to(0, plan.flat_map(|(asked, answered)| [asked, answered]));
+        behind.lead();
+        let forebay = behind.place("secret-123").start();
+        let mut posted = BTreeSet::new();
+        for round in 0.. {
+            posted.extend(post(&forebay, &format!("cut-{round}")));
+            delivered(&forebay);
+            if behind.wire.cuts_left() == 0 {
+                break;
+            }
+        }
+        // While the breaker is open, probes are cut as well, and these are no retries.
+        let retries = forebay.metric("forebay_sink_retries_total", "up");
+        assert!(retries > cuts as f64 / 4.0, "the wire broke: {retries}");
+        assert_eq!(behind.filed(), posted);
+        for counted in ["refused_events", "dead_letters"] {
+            assert_eq!(forebay.metric(&format!("forebay_sink_{counted}_total"), "up"), 0.0, "{counted}");
+        }
+    }
 }
 
 /// Scenario: a Collector gathers batches in memory, has answered OK to what the sink sent, and ends.

@@ -3,6 +3,7 @@
 mod cluster;
 mod ends;
 mod faults;
+mod rows;
 
 use std::{
     collections::BTreeSet,
@@ -26,9 +27,12 @@ struct Shared {
 
 impl Shared {
     fn start(test: &str) -> Option<Self> {
-        let service = Service::start("nats", test)?;
+        Service::start("nats", test).map(Self::of)
+    }
+
+    fn of(service: Service) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Some(Self { service, runtime })
+        Self { service, runtime }
     }
 
     /// A process that has its journal there; `more` are keys of `buffer.jetstream`, behind commas.

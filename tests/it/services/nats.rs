@@ -1,5 +1,7 @@
 //! `type: nats` against a real nats-server: the binary publishes, the stream is read back by a client.
 
+mod window;
+
 use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},

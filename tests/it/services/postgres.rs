@@ -22,16 +22,16 @@ use crate::support::{
     eventually, thorough, until,
 };
 
-struct Postgres(Service);
+pub(super) struct Postgres(Service);
 
 impl Postgres {
-    fn start(test: &str) -> Option<Self> {
+    pub(super) fn start(test: &str) -> Option<Self> {
         Service::start("postgres", test).map(Self)
     }
 
     /// What a statement prints: a row a line.
     #[track_caller]
-    fn sql(&self, sql: &str) -> String {
+    pub(super) fn sql(&self, sql: &str) -> String {
         let ran = self.psql(sql);
         assert!(ran.status.success(), "{ran:?}");
         String::from_utf8(ran.stdout).unwrap().trim().to_owned()
@@ -62,7 +62,7 @@ impl Postgres {
     }
 
     /// A sink to it, with more keys, that does not wait long before it tries again.
-    fn sink(&self, keys: &str) -> String {
+    pub(super) fn sink(&self, keys: &str) -> String {
         self.sink_as("postgres", keys)
     }
 
@@ -71,7 +71,7 @@ impl Postgres {
         format!("{{ type: postgres, url: \"{}\", {patience}{keys} }}", self.url(user))
     }
 
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         // Before the first batch there is no table.
         let ran = self.psql("SELECT count(*) FROM events");
         String::from_utf8(ran.stdout).unwrap().trim().parse().unwrap_or(0)

@@ -1,5 +1,8 @@
 //! `type: pushgateway` against a real gateway: the binary pushes, the gateway's own API and a Prometheus are asked.
 
+mod faults;
+mod lasting;
+
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
@@ -38,9 +41,14 @@ impl Gateway {
     }
 
     fn sink(&self, keys: &str) -> String {
-        let patience = "retry: { backoff_min: 50ms, backoff_max: 200ms }, breaker: { failures: 1000 }";
-        format!("{{ type: pushgateway, url: \"http://127.0.0.1:{}\", {patience}{keys} }}", self.0.port)
+        sink_to(&format!("127.0.0.1:{}", self.0.port), keys)
     }
+}
+
+/// A sink to whoever is at this part of a URL: a user perhaps, a host and a port.
+fn sink_to(authority: &str, keys: &str) -> String {
+    let patience = "retry: { backoff_min: 50ms, backoff_max: 200ms }, breaker: { failures: 1000 }";
+    format!("{{ type: pushgateway, url: \"http://{authority}\", {patience}{keys} }}")
 }
 
 fn attributes(pairs: &[(&str, &str)]) -> Value {

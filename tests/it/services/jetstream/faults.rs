@@ -113,6 +113,52 @@ fn p4_a_full_stream_refuses_and_recovers() {
     }
 }
 
+/// Scenario: the device of the server is full to the last byte while the destination is away. There is room again later, and the
+/// server is started again: without that nats-server (2.15) takes nothing any more.
+/// Guarantee: meanwhile posts are refused with 503 and a time to try again; then they are taken again without a restart of
+/// Forebay, and what was acknowledged before and behind is delivered.
+#[test]
+fn p4_a_full_device_of_the_journal_refuses_and_recovers() {
+    let test = "p4_a_full_device_of_the_journal_refuses_and_recovers";
+    let Some(service) = Service::start_on_device("nats", 64, test) else { return };
+    let mut shared = Shared::of(service);
+    let destination = Destination::start();
+    destination.answer(503);
+    let forebay = shared.place().sink("out", &destination.sink()).start();
+    let (mut acknowledged, mut posted) = (BTreeSet::new(), 0);
+    // Each a message of its own, larger than what is left in any page.
+    let mut offer = || {
+        posted += 1;
+        let id = format!("d{posted}");
+        let mut event = event(&id);
+        event["message"] = incompressible(posted)[..60_000].into();
+        let answer = forebay.post_json(Value::from(vec![event]).to_string());
+        if answer.status == 202 {
+            acknowledged.insert(id);
+        }
+        answer
+    };
+    for _ in 0..thorough(1, 6) {
+        for _ in 0..3 {
+            assert_eq!(offer().status, 202);
+        }
+        until("it tries", || destination.requests() > 0);
+        let ballast = shared.service.fill();
+        let refused = (0..20).map(|_| offer()).find(|answer| answer.status != 202).expect("it is full");
+        refused.error(503, "journal_failed");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        until("it is not ready", || forebay.get("/ready").status == 503);
+        std::fs::remove_file(ballast).unwrap();
+        shared.service.down("kill");
+        shared.service.up();
+        until("posts are taken again", || offer().status == 202);
+    }
+    destination.answer(200);
+    all_arrived(&destination, &acknowledged);
+    until("the stream is empty", || shared.stream().state.messages == 0);
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "out"), 0.0);
+}
+
 /// Scenario: a message that Forebay has not written stands in the stream between two that it has.
 /// Guarantee: it is put aside and counted as damaged, and all others are delivered.
 #[test]

@@ -1,0 +1,92 @@
+//! Kills of the current engine: what comes again is known by its token, over its restarts too.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
+
+use serde_json::json;
+
+use super::{Clickhouse, assert_each_once, through_kills};
+use crate::support::{
+    binary::{Forebay, Place},
+    http::request,
+    thorough, until,
+};
+
+/// Posts log records with these bodies; whether they were acknowledged.
+fn post_logs(forebay: &Forebay, bodies: &[String]) -> bool {
+    let record =
+        |body: &String| json!({"timeUnixNano": "1778051289123456789", "body": {"stringValue": body}});
+    let records: Vec<_> = bodies.iter().map(record).collect();
+    let logs = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]});
+    let headers = [("Content-Type", "application/json")];
+    let answer = request(forebay.otlp(), "POST", "/v1/logs", &headers, logs.to_string().as_bytes());
+    answer.is_ok_and(|answer| answer.status == 200)
+}
+
+/// Records in their table; 0 where there is none.
+fn count_logs(clickhouse: &Clickhouse) -> u64 {
+    clickhouse.try_sql("SELECT count() FROM otel_logs").1.trim().parse().unwrap_or(0)
+}
+
+/// Scenario: the engine and the process are killed again and again while events and log records come together, in batches of
+/// both: the engine alone, the process while the engine is away, the process alone. Neither table makes one row of two by itself.
+/// Guarantee: every acknowledged event and every acknowledged record is one row.
+#[test]
+fn p3_kills_on_both_sides_lose_and_double_nothing_in_the_current_engine() {
+    let test = "p3_kills_on_both_sides_lose_and_double_nothing_in_the_current_engine";
+    let Some(mut clickhouse) = Clickhouse::start_current(test) else { return };
+    // The one that Forebay makes would hide what came twice when it merges. That of records is as Forebay makes it.
+    clickhouse.sql(
+        "CREATE TABLE events (event_id String, timestamp DateTime64(9, 'UTC'), service String, message String) \
+         ENGINE = MergeTree ORDER BY event_id SETTINGS non_replicated_deduplication_window = 1000",
+    );
+    // Not packed: this engine's front unpacks slowly.
+    let keys = ", compression: none, batch: { max_events: 2000, max_wait: 50ms }";
+    let place = Place::empty().sink("db", &clickhouse.sink(keys));
+    let (posts, logged) = (Cell::new(0), RefCell::new(BTreeSet::new()));
+    let log_more = |forebay: &Forebay| {
+        // Never the same names again: what was not acknowledged may be there all the same.
+        let post = posts.replace(posts.get() + 1);
+        let bodies: Vec<_> = (0..50).map(|record| format!("l{post}-{record}")).collect();
+        if post_logs(forebay, &bodies) {
+            logged.borrow_mut().extend(bodies);
+        }
+    };
+    let both_arrive = |forebay: &Forebay, clickhouse: &Clickhouse| {
+        let (events, logs) = (clickhouse.count(), count_logs(clickhouse));
+        until("events and records arrive under load", || {
+            log_more(forebay);
+            clickhouse.count() > events + 1_000 && count_logs(clickhouse) > logs + 100
+        });
+    };
+    let under_load = |round: usize, forebay: &Forebay, clickhouse: &mut Clickhouse| {
+        both_arrive(forebay, clickhouse);
+        if round % 3 < 2 {
+            clickhouse.0.down("kill");
+            let before = forebay.metric("forebay_sink_errors_total", "db");
+            until("the sink sees it", || {
+                log_more(forebay);
+                forebay.metric("forebay_sink_errors_total", "db") > before
+            });
+        }
+        if round.is_multiple_of(3) {
+            clickhouse.0.up();
+            both_arrive(forebay, clickhouse);
+        }
+    };
+    let mended = |round: usize, clickhouse: &mut Clickhouse| {
+        if round % 3 == 1 {
+            clickhouse.0.up();
+        }
+    };
+    let acknowledged = through_kills(&place, thorough(3, 15), &mut clickhouse, under_load, mended);
+    for (acknowledged, column, table) in
+        [(&acknowledged, "event_id", "events"), (&*logged.borrow(), "Body", "otel_logs")]
+    {
+        let rows = clickhouse.sql(&format!("SELECT {column} FROM {table} FORMAT TabSeparated"));
+        assert_each_once(acknowledged, rows.lines().map(str::to_owned));
+    }
+    assert_eq!(place.run(&["dead-letter", "list", "db"]).ok(), "");
+}
