@@ -16,27 +16,38 @@ use crate::{
 /// Events of a page where the question does not say.
 const LIMIT_DEFAULT: usize = 100;
 
+/// What a parameter says. An empty one is as good as none: forms send what nobody filled in.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PageQuery {
-    service: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
-    q: Option<String>,
-    limit: Option<String>,
-    cursor: Option<String>,
-    order: Option<String>,
-    count: Option<String>,
+#[serde(from = "String")]
+struct Given(Option<String>);
+
+impl From<String> for Given {
+    fn from(text: String) -> Self {
+        Self(Some(text).filter(|text| !text.is_empty()))
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PageQuery {
+    service: Given,
+    from: Given,
+    to: Given,
+    q: Given,
+    limit: Given,
+    cursor: Given,
+    order: Given,
+    count: Given,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct StatsParameters {
-    service: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
-    bucket: Option<String>,
-    group_by: Option<String>,
+    service: Given,
+    from: Given,
+    to: Given,
+    bucket: Given,
+    group_by: Given,
 }
 
 /// A page of events.
@@ -46,21 +57,21 @@ struct StatsParameters {
 pub async fn page(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
     let store = store(&request, &shared)?;
     let parameters: PageQuery = parameters(&request)?;
-    let order = match parameters.order.as_deref() {
+    let order = match parameters.order.0.as_deref() {
         None | Some("newest" | "desc") => Order::Newest,
         Some("oldest" | "asc") => Order::Oldest,
         Some(other) => return Err(invalid("order", format!("{other:?} is no order; newest and oldest are"))),
     };
-    let cursor = parameters.cursor.map(|text| text.parse::<Cursor>()).transpose();
+    let cursor = parameters.cursor.0.map(|text| text.parse::<Cursor>()).transpose();
     let query = Query {
-        service: parameters.service,
-        from: time("from", parameters.from)?,
-        to: time("to", parameters.to)?,
-        q: parameters.q,
-        limit: limit(parameters.limit)?,
+        service: parameters.service.0,
+        from: time("from", parameters.from.0)?,
+        to: time("to", parameters.to.0)?,
+        q: parameters.q.0,
+        limit: limit(parameters.limit.0)?,
         cursor: cursor.map_err(|e| invalid("cursor", e.to_string()))?,
         order,
-        count: flag("count", parameters.count)?,
+        count: flag("count", parameters.count.0)?,
     };
     let is_counted = query.count;
     let page = store.page(query).await.map_err(failure)?;
@@ -92,16 +103,16 @@ pub async fn one(
 pub async fn stats(request: HttpRequest, shared: web::Data<Shared>) -> Result<HttpResponse, ApiError> {
     let store = store(&request, &shared)?;
     let parameters: StatsParameters = parameters(&request)?;
-    let group_by_service = match parameters.group_by.as_deref() {
+    let group_by_service = match parameters.group_by.0.as_deref() {
         None => false,
         Some("service") => true,
         Some(other) => return Err(invalid("group_by", format!("{other:?} is not known; service is"))),
     };
     let query = StatsQuery {
-        from: time("from", parameters.from)?,
-        to: time("to", parameters.to)?,
-        bucket_seconds: bucket(parameters.bucket.as_deref().unwrap_or("1m"))?,
-        service: parameters.service,
+        from: time("from", parameters.from.0)?,
+        to: time("to", parameters.to.0)?,
+        bucket_seconds: bucket(parameters.bucket.0.as_deref().unwrap_or("1m"))?,
+        service: parameters.service.0,
         group_by_service,
     };
     let bucket_seconds = query.bucket_seconds;
@@ -162,21 +173,20 @@ fn invalid(parameter: &str, message: String) -> ApiError {
 }
 
 fn limit(text: Option<String>) -> Result<usize, ApiError> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(LIMIT_DEFAULT) };
+    let Some(text) = text else { return Ok(LIMIT_DEFAULT) };
     text.parse().map_err(|_| invalid("limit", format!("{text:?} is no number; 1 to {PAGE_EVENTS_MAX} are")))
 }
 
 fn flag(parameter: &str, text: Option<String>) -> Result<bool, ApiError> {
     match text.as_deref() {
-        None | Some("" | "false") => Ok(false),
+        None | Some("false") => Ok(false),
         Some("true") => Ok(true),
         Some(other) => Err(invalid(parameter, format!("{other:?} is neither true nor false"))),
     }
 }
 
-/// RFC 3339, or milliseconds since the Unix epoch. An empty text is as good as none: forms send it.
+/// RFC 3339, or milliseconds since the Unix epoch.
 fn time(parameter: &str, text: Option<String>) -> Result<Option<Timestamp>, ApiError> {
-    let text = text.filter(|text| !text.is_empty());
     let read = |text: String| match text.parse::<i64>() {
         Ok(millis) => Timestamp::from_millis(millis),
         // A `+` of an offset that was not escaped arrives as a space.

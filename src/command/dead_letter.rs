@@ -135,7 +135,7 @@ async fn offline(config: &Config, request: Request) -> Result<Value, String> {
         DeadLetters::open(Arc::new(state), config.dead_letters.max_bytes).map_err(|e| e.to_string())?;
     let destinations = pipeline::destinations(config, data_dir.path(), Clock::system());
     let factory = |sink: &SinkName| config.sinks.get(sink.as_str()).map(|config| destinations(sink, config));
-    carry_out(Arc::new(letters), factory, request, Progress::new("replaying", 0)).await
+    carry_out(Arc::new(letters), factory, request, Progress::new("reading the dead letters")).await
 }
 
 /// Does what is asked; `factory` makes the destination of a sink that is configured.
@@ -146,7 +146,7 @@ pub async fn carry_out(
     letters: Arc<DeadLetters>,
     factory: impl Fn(&SinkName) -> Option<DestinationFactory>,
     request: Request,
-    progress: Progress,
+    mut progress: Progress,
 ) -> Result<Value, String> {
     if let Request::Replay(sink, ids) = request {
         let factory = factory(&sink);
@@ -154,11 +154,11 @@ pub async fn carry_out(
             factory.ok_or_else(|| format!("there is no sink {:?} in the configuration", sink.as_str()))?;
         return replay(letters, factory, sink, ids, progress).await;
     }
-    let answer = tokio::task::spawn_blocking(move || answer(&letters, request)).await;
+    let answer = tokio::task::spawn_blocking(move || answer(&letters, request, &mut progress)).await;
     answer.map_err(|e| e.to_string())?
 }
 
-fn answer(letters: &DeadLetters, request: Request) -> Result<Value, String> {
+fn answer(letters: &DeadLetters, request: Request, progress: &mut Progress) -> Result<Value, String> {
     let words = |e: StateError| e.to_string();
     match request {
         Request::Totals => {
@@ -178,10 +178,12 @@ fn answer(letters: &DeadLetters, request: Request) -> Result<Value, String> {
         }
         Request::Drop(sink, ids) => {
             let named = ids.is_some();
-            let ids = ids.map_or_else(|| all_ids(letters, &sink), Ok)?;
+            let ids = ids.map_or_else(|| all_ids(letters, &sink, progress), Ok)?;
+            progress.turn_to("dropping", Some(ids.len() as u64));
             let mut dropped = 0;
-            for id in ids {
+            for (index, id) in ids.into_iter().enumerate() {
                 dropped += u64::from(letters.remove(&sink, id).map_err(words)?);
+                progress.at(index as u64 + 1);
             }
             if named && dropped == 0 {
                 return Err(format!("{sink} has no such dead letters; nothing was dropped"));
@@ -200,14 +202,15 @@ async fn replay(
     mut progress: Progress,
 ) -> Result<Value, String> {
     let destination = factory().map_err(|e| e.to_string())?;
-    let ids = ids.map_or_else(|| all_ids(&letters, &sink), Ok)?;
+    let ids = ids.map_or_else(|| all_ids(&letters, &sink, &mut progress), Ok)?;
+    progress.turn_to("replaying", Some(ids.len() as u64));
     let (mut delivered, mut kept) = (0, Vec::new());
     for (index, id) in ids.iter().enumerate() {
         let letter = find(&letters, &sink, *id)?;
         match letter.batch() {
             None => kept.push(json!({"id": id, "error": "its event's bytes are gone"})),
             Some(batch) => {
-                let outcome = redeliver(&*destination, batch).await;
+                let outcome = progress.during(redeliver(&*destination, batch)).await;
                 let outcome = outcome.map_err(|e| format!("stopped after {delivered} letters: {e}"))?;
                 match outcome.refused.first() {
                     Some((_, error)) => kept.push(json!({"id": id, "error": error})),
@@ -229,7 +232,7 @@ fn find(letters: &DeadLetters, sink: &SinkName, id: u64) -> Result<DeadLetter, S
     found.map(|(_, letter)| letter).ok_or_else(|| format!("{sink} has no dead letter {id}"))
 }
 
-fn all_ids(letters: &DeadLetters, sink: &SinkName) -> Result<Vec<u64>, String> {
+fn all_ids(letters: &DeadLetters, sink: &SinkName, progress: &mut Progress) -> Result<Vec<u64>, String> {
     let mut ids = Vec::new();
     loop {
         let found = letters.list(sink, ids.last().copied(), READ_LETTERS).map_err(|e| e.to_string())?;
@@ -237,6 +240,7 @@ fn all_ids(letters: &DeadLetters, sink: &SinkName) -> Result<Vec<u64>, String> {
             return Ok(ids);
         }
         ids.extend(found.iter().map(|(id, _)| *id));
+        progress.at(ids.len() as u64);
     }
 }
 

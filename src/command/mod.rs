@@ -69,8 +69,8 @@ enum Command {
     Token(token::TokenCommand),
     /// Prints completions for a shell.
     Completions(shell::Completions),
-    /// Prints the manual page.
-    Man,
+    /// Prints a manual page, or writes those of all commands.
+    Man(shell::Man),
 }
 
 /// Carries out what the arguments say.
@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
         Some(Command::Chaos(command)) => chaos::chaos(&command, file),
         Some(Command::Token(command)) => token::token(&command),
         Some(Command::Completions(completions)) => shell::completions(&completions),
-        Some(Command::Man) => shell::man(),
+        Some(Command::Man(man)) => shell::man(&man),
     };
     done.unwrap_or_else(|message| {
         // Standard error may be closed; there is nobody else to tell.

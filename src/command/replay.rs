@@ -105,15 +105,7 @@ pub fn replay(replay: &Replay, file: Option<&Path>) -> Done {
         let sink = sink.ok_or_else(|| format!("there is no sink {:?} in the configuration", replay.sink))?;
         let factory = pipeline::destinations(&config, data_dir.path(), Clock::system())(&request.sink, sink);
         let journal = open_journal(&config, data_dir.path()).map_err(|e| e.to_string())?;
-        let span = journal.span();
-        carry_out(
-            journal,
-            factory,
-            pipeline::condition(sink),
-            request,
-            Progress::new("replaying", span.count()),
-        )
-        .await
+        carry_out(journal, factory, pipeline::condition(sink), request, Progress::new("replaying")).await
     })?;
     if report.delivered + report.refused + report.filtered + report.damaged == 0 {
         return Err("the journal has no events of that time: it keeps what every sink has only for retention.journal_keep".to_owned());
@@ -152,6 +144,7 @@ pub async fn carry_out(
 ) -> Result<Report, String> {
     let destination = factory().map_err(|e| e.to_string())?;
     let Span { first, end } = journal.span();
+    progress.turn_to("replaying", Some(end.since(first)));
     let (mut report, mut at) = (Report::default(), first);
     while at < end {
         let reader = journal.clone();
@@ -165,7 +158,8 @@ pub async fn carry_out(
                 Piece::Record(record) => {
                     let so_far = report.delivered;
                     let batch = wanted(record, when.as_deref(), &request, &mut report);
-                    replay_batch(&*destination, batch, &mut report)
+                    progress
+                        .during(replay_batch(&*destination, batch, &mut report))
                         .await
                         .map_err(|e| format!("stopped after {so_far} events: {e}"))?;
                 }
@@ -205,7 +199,7 @@ fn wanted(
 
 /// The events of a batch that were accepted in the time asked for.
 fn in_time(batch: Batch, request: &Request) -> Option<Batch> {
-    let (mut selection, mut events) = (Selection::none_of(batch.span()), batch.events());
+    let (mut selection, mut events) = (Selection::none_of(batch.span()), batch.events().unbounded());
     while let Some(at) = events.position() {
         let Some(Ok(event)) = events.next_event() else { break };
         if event.ingested_at >= request.from && event.ingested_at < request.to {

@@ -1,11 +1,11 @@
 //! `forebay validate`.
 
+mod books;
 mod table;
 
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,11 +15,10 @@ use forebay_actors::{
     journal,
     record::SinkName,
     runtime::clock::Clock,
-    state::{HeldBatches, StateDb, StateError},
 };
 
 use self::table::Table;
-use super::{Done, EXIT_FAILURE, block_on, load, print};
+use super::{Done, EXIT_FAILURE, block_on, load, print, progress::Progress};
 use crate::{
     api::control::{self, Order},
     budget::MemoryBudget,
@@ -72,6 +71,7 @@ pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
     let file = validate.file.as_deref().or(file);
     let name = file.map_or("the embedded configuration".to_owned(), |file| file.display().to_string());
     let mut findings = Findings::default();
+    let mut progress = Progress::new("reading the configuration");
     match load(file) {
         Err(error) => findings.fail("configuration", format!("\n{error}")),
         Ok(config) => {
@@ -86,14 +86,18 @@ pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
                 Err(error) => findings.fail("tls and auth", error),
             }
             check_data_dir(&config, &mut findings);
-            block_on(check_held(&config, &mut findings));
-            match config.buffer.backend {
-                Backend::Disk => check_journal(&config, &mut findings),
-                Backend::Jetstream => check_shared_journal(&config, validate.offline, &mut findings),
+            block_on(check_held(&config, &mut findings, &mut progress));
+            match (config.buffer.backend, validate.offline) {
+                (Backend::Disk, _) => check_journal(&config, &mut findings, &mut progress),
+                (Backend::Jetstream, true) => findings.ok("journal", "its options can be used"),
+                (Backend::Jetstream, false) => {
+                    block_on(check_shared_journal(&config, &mut findings, &mut progress));
+                }
             }
-            block_on(check_destinations(&config, validate.offline, &mut findings));
+            block_on(check_destinations(&config, validate.offline, &mut findings, &mut progress));
         }
     }
+    drop(progress);
     print(&findings.text)?;
     Ok(if findings.failed { ExitCode::from(EXIT_FAILURE) } else { ExitCode::SUCCESS })
 }
@@ -114,22 +118,29 @@ fn check_data_dir(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn check_shared_journal(config: &Config, offline: bool, findings: &mut Findings) {
-    if offline {
-        return findings.ok("journal", "its options can be used");
-    }
-    match shared_journal::examine(&config.buffer.jetstream, config.http.max_event_bytes) {
+async fn check_shared_journal(config: &Config, findings: &mut Findings, progress: &mut Progress) {
+    let (options, event_bytes_max) = (config.buffer.jetstream.clone(), config.http.max_event_bytes);
+    progress.turn_to("asking for the journal's stream", None);
+    let examining = tokio::task::spawn_blocking(move || shared_journal::examine(&options, event_bytes_max));
+    match progress.during(examining).await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(found) => findings.ok("journal", found),
         Err(error) => findings.fail("journal", format!("{}: {error}", config.buffer.jetstream.url)),
     }
 }
 
-fn check_journal(config: &Config, findings: &mut Findings) {
+fn check_journal(config: &Config, findings: &mut Findings, progress: &mut Progress) {
     let journal = data_dir::journal(&config.data_dir);
     if !journal.exists() {
         return findings.ok("journal", "empty");
     }
-    match journal::verify(&journal) {
+    progress.turn_to("looking through the journal", None);
+    let tell = |done: usize, all: usize| {
+        if done == 1 {
+            progress.turn_to("looking through the journal", Some(all as u64));
+        }
+        progress.at(done as u64);
+    };
+    match journal::verify_telling(&journal, tell) {
         Err(error) => findings.fail("journal", error),
         Ok(found) if found.damaged > 0 => {
             let (damaged, events) = (found.damaged, found.events);
@@ -145,10 +156,16 @@ fn check_journal(config: &Config, findings: &mut Findings) {
 }
 
 /// Whether what is held for sinks would be read back. The running process knows, or the books do where none runs.
-async fn check_held(config: &Config, findings: &mut Findings) {
+async fn check_held(config: &Config, findings: &mut Findings, progress: &mut Progress) {
     let order = Order::Misplaced(config.to_yaml());
-    let found = match control::ask::<Vec<String>>(&config.data_dir, &order).await {
-        Ok(None) => misplaced_by_the_books(config),
+    progress.turn_to("asking the running process", None);
+    let found = match progress.during(control::ask::<Vec<String>>(&config.data_dir, &order)).await {
+        Ok(None) => {
+            progress.turn_to("looking into the books", None);
+            let config = config.clone();
+            let looking = tokio::task::spawn_blocking(move || books::misplaced(&config));
+            progress.during(looking).await.unwrap_or_else(|error| Err(error.to_string()))
+        }
         Ok(Some(found)) => Ok(found),
         Err(error) => Err(error),
     };
@@ -159,16 +176,6 @@ async fn check_held(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn misplaced_by_the_books(config: &Config) -> Result<Vec<String>, String> {
-    let state = data_dir::state(&config.data_dir);
-    if !state.join("db").exists() {
-        return Ok(Vec::new());
-    }
-    let words = |e: StateError| e.to_string();
-    let books = HeldBatches::open(Arc::new(StateDb::open(&state).map_err(words)?)).map_err(words)?;
-    Ok(pipeline::misplaced(&books, config).map_err(words)?.iter().map(ToString::to_string).collect())
-}
-
 /// Tries, and leaves nothing behind.
 fn writable(dir: &Path) -> std::io::Result<()> {
     let probe = dir.join(format!(".validate-{}", std::process::id()));
@@ -176,11 +183,19 @@ fn writable(dir: &Path) -> std::io::Result<()> {
     std::fs::remove_file(&probe)
 }
 
-async fn check_destinations(config: &Config, offline: bool, findings: &mut Findings) {
+async fn check_destinations(
+    config: &Config,
+    offline: bool,
+    findings: &mut Findings,
+    progress: &mut Progress,
+) {
     let destinations = pipeline::destinations(config, &config.data_dir, Clock::system());
     let mut table = Table::default();
-    for (name, sink) in &config.sinks {
+    progress.turn_to("looking at the sinks", Some(config.sinks.len() as u64));
+    for (index, (name, sink)) in config.sinks.iter().enumerate() {
         let what = format!("sink {name}");
+        progress.at(index as u64);
+        progress.say(format!("asking {what}"));
         // Its own probe could make or migrate the database.
         if matches!(sink.kind, SinkKind::Store(_)) {
             let found = check_store(&data_dir::store(&config.data_dir));
@@ -207,7 +222,7 @@ async fn check_destinations(config: &Config, offline: bool, findings: &mut Findi
                         None => examined,
                     }
                 };
-                let examined = tokio::time::timeout(EXAMINATION_TIMEOUT, examining).await;
+                let examined = progress.during(tokio::time::timeout(EXAMINATION_TIMEOUT, examining)).await;
                 let late = |_| Examination::unreachable(format!("no answer within {EXAMINATION_TIMEOUT:?}"));
                 table.add(name, sink.kind.name(), examined.unwrap_or_else(late));
             }
@@ -218,7 +233,7 @@ async fn check_destinations(config: &Config, offline: bool, findings: &mut Findi
 }
 
 fn check_store(path: &Path) -> Examination {
-    match store::Reader::new(path.to_owned()).count_total() {
+    match store::Reader::count_from_outside(path) {
         Ok(0) => Examination { note: Some("empty, or not there yet".to_owned()), ..Examination::fit() },
         Ok(events) => {
             Examination { schema: Finding::Fit, note: Some(format!("{events} events")), ..Examination::fit() }

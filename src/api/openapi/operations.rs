@@ -145,22 +145,30 @@ fn page() -> OperationBuilder {
         .default(Some(json!("newest")));
     let limit =
         of_type(Type::Integer).minimum(Some(1)).maximum(Some(PAGE_EVENTS_MAX)).default(Some(json!(100)));
-    let limit = OneOfBuilder::new().item(limit).item(empty());
     let cursor = text().pattern(Some("^[0-9a-f]{44}$"));
     let count = of_type(Type::String).enum_values(Some(["true", "false"])).default(Some(json!("false")));
-    let operation = operation("get_events", "events", "A page of events", "Of the event store, by time.")
-        .parameter(query("service", "Of this service only.", text()))
-        .parameter(query("q", "Only messages that contain this text, in either case.", text()))
-        .parameters(Some(times()))
-        .parameter(query("limit", "Events in the page.", limit))
-        .parameter(query(
-            "cursor",
-            "`next_cursor` of the page before, unchanged, with the same order.",
-            cursor,
-        ))
-        .parameter(query("order", "By time: the newest first, or the oldest.", order))
-        .parameter(query("count", "Whether to count all events of `service`, `from` and `to`, too.", count))
-        .response("200", answer("The page.", "EventPage"));
+    let operation = operation(
+        "get_events",
+        "events",
+        "A page of events",
+        "Of the event store, by time. A parameter that is empty says as little as none.",
+    )
+    .parameter(query("service", "Of this service only.", text()))
+    .parameter(query("q", "Only messages that contain this text, in either case.", text()))
+    .parameters(Some(times()))
+    .parameter(query("limit", "Events in the page.", or_empty(limit)))
+    .parameter(query(
+        "cursor",
+        "`next_cursor` of the page before, unchanged, with the same order.",
+        or_empty(cursor),
+    ))
+    .parameter(query("order", "By time: the newest first, or the oldest.", or_empty(order)))
+    .parameter(query(
+        "count",
+        "Whether to count all events of `service`, `from` and `to`, too.",
+        or_empty(count),
+    ))
+    .response("200", answer("The page.", "EventPage"));
     of_store(fails(operation, 400, PARAMETER), NO_STORE)
 }
 
@@ -171,16 +179,16 @@ fn stats() -> OperationBuilder {
         "get_event_counts",
         "events",
         "Counts over time",
-        "Of the event store, in buckets of time.",
+        "Of the event store, in buckets of time. A parameter that is empty says as little as none.",
     )
     .parameter(query("service", "Of this service only.", text()))
     .parameters(Some(times()))
     .parameter(query(
         "bucket",
         "The length of a bucket, a multiple of a minute: `1m`, `2h`, `1d`, or seconds.",
-        bucket,
+        or_empty(bucket),
     ))
-    .parameter(query("group_by", "A row for each service.", group))
+    .parameter(query("group_by", "A row for each service.", or_empty(group)))
     .response("200", answer("The counts. Buckets without events are left out.", "EventCounts"));
     of_store(
         fails(
@@ -317,6 +325,11 @@ pub(super) fn text() -> ObjectBuilder {
 /// An empty text, which says as little as if it were not there: forms send it.
 fn empty() -> ObjectBuilder {
     text().max_length(Some(0))
+}
+
+/// A parameter that may be left empty.
+fn or_empty(schema: ObjectBuilder) -> OneOfBuilder {
+    OneOfBuilder::new().item(schema).item(empty())
 }
 
 fn query(name: &str, description: &str, schema: impl Into<Schema>) -> utoipa::openapi::path::Parameter {

@@ -102,6 +102,15 @@ impl Reader {
         self.read(|connection| stats::count_total(connection).map_err(StoreError::at(self.path())))
     }
 
+    /// How many events a database has that may be nobody's at the moment. Makes no file beside it, as a reader does. Blocks.
+    ///
+    /// # Errors
+    /// What the disk or SQLite says.
+    pub fn count_from_outside(path: &Path) -> Result<u64, StoreError> {
+        let connection = schema::open_from_outside(path)?;
+        connection.map_or(Ok(0), |connection| stats::count_total(&connection).map_err(StoreError::at(path)))
+    }
+
     /// Answers from one of the connections; with nothing where there is no database.
     fn read<T: Default>(
         &self,

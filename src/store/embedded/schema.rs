@@ -86,6 +86,41 @@ pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StoreError>
     }
 }
 
+/// As [`open_reader`], and makes no file beside it. A reader of a database that nobody has open would make its log and the memory
+/// shared with writers, and leave them there.
+pub(super) fn open_from_outside(path: &Path) -> Result<Option<Connection>, StoreError> {
+    // Whoever has it open has a log beside it, and so has what a crash left: then a reader finds all it needs.
+    let log = path.with_extension("db-wal");
+    let is_there =
+        |path: &Path| path.try_exists().map_err(|source| StoreError::Io { path: path.to_owned(), source });
+    if is_there(&log)? || !is_there(path)? {
+        return open_reader(path);
+    }
+    let at = StoreError::at(path);
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(untouched(path), flags).map_err(at)?;
+    set_up_reader(&connection).map_err(at)?;
+    match known_version(&connection, path)? {
+        0 => Ok(None),
+        _ => Ok(Some(connection)),
+    }
+}
+
+/// The URI of a file that SQLite is to take for one that nobody changes.
+fn untouched(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
+                uri.push(char::from(*byte))
+            }
+            other => uri.push_str(&format!("%{other:02X}")),
+        }
+    }
+    uri + "?immutable=1"
+}
+
 /// A directory is only there after a power loss once its parent has been synced.
 fn create_directory(directory: &Path) -> io::Result<()> {
     if directory.as_os_str().is_empty() || directory.try_exists()? {
@@ -191,6 +226,32 @@ mod tests {
             assert_eq!(value(&reader, "cache_size"), -2048);
             assert!(reader.execute("DELETE FROM events", ()).is_err());
         }
+    }
+
+    /// Scenario: `forebay validate` counts the events of a store that no process has open, at a path with all that means something
+    /// in a URI; then of one that is open.
+    /// Guarantee: what lies in the directory is the same. A log and a file of shared memory were made, and stayed.
+    #[test]
+    fn r0265_counting_from_outside_left_files_beside_the_store() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("100% a?b#c/events.db");
+        drop(open_writer(&path).unwrap());
+        let names = || {
+            let entries = fs::read_dir(path.parent().unwrap()).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(), ["events.db"]);
+        let counted =
+            || super::super::stats::count_total(&open_from_outside(&path).unwrap().unwrap()).unwrap();
+        assert_eq!((counted(), names()), (0, vec!["events.db".into()]));
+        let writer = open_writer(&path).unwrap();
+        let insert = "INSERT INTO event_counts VALUES (0, 'web', 7)";
+        writer.execute(insert, ()).unwrap();
+        let open = names();
+        assert_eq!((counted(), names()), (7, open));
+        assert!(open_from_outside(&home.path().join("none.db")).unwrap().is_none());
     }
 
     /// A file that is no database, or cannot be opened, is told apart.

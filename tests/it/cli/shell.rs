@@ -1,6 +1,6 @@
 //! Commands that only print.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use serde_json::Value;
 
@@ -45,6 +45,46 @@ fn completions_and_the_manual_print() {
     let page = run(&["man"]).ok();
     assert!(page.starts_with(".ie") || page.contains(".TH"), "{page}");
     assert!(page.contains("validate"), "{page}");
+}
+
+/// Scenario: somebody installs the pages, or reads the one of a command.
+/// Guarantee: every command has a page with all its options, and no page refers to one that does not exist. There was only
+/// the page of `forebay`, which named `forebay-run(1)` and the like, and no option of any command.
+#[test]
+fn r0262_no_page_had_the_options_of_commands() {
+    let place = Place::new();
+    let dir = place.file("man/man1");
+    let said = run(&["man", "--dir", dir.to_str().unwrap()]).ok();
+    assert!(said.contains("pages in"), "{said}");
+    let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap().replace('\\', "");
+    let names: BTreeSet<_> =
+        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    for (name, options) in [
+        ("forebay.1", &["--config", "forebay-run(1)"][..]),
+        ("forebay-run.1", &["--config"]),
+        ("forebay-validate.1", &["--offline", "--config"]),
+        ("forebay-dead-letter.1", &["forebay-dead-letter-replay(1)"]),
+        ("forebay-dead-letter-drop.1", &["--all", "--config"]),
+        ("forebay-replay.1", &["--sink", "--from", "--to"]),
+        ("forebay-send.1", &["--json"]),
+        ("forebay-man.1", &["--dir"]),
+    ] {
+        assert!(names.contains(name), "{name}: {names:?}");
+        options.iter().for_each(|option| assert!(text(name).contains(option), "{name}: {option}"));
+    }
+    for name in &names {
+        let page = text(name);
+        let others = page.split_whitespace().filter_map(|word| word.strip_suffix("(1)"));
+        for other in others.filter(|other| other.starts_with("forebay")) {
+            assert!(names.contains(&format!("{other}.1")), "{name} refers to {other}: {names:?}");
+        }
+    }
+
+    let page = run(&["man", "dead-letter", "drop"]).ok();
+    assert_eq!(page, fs::read_to_string(dir.join("forebay-dead-letter-drop.1")).unwrap());
+    assert_eq!(run(&["man"]).ok(), fs::read_to_string(dir.join("forebay.1")).unwrap());
+    let said = run(&["man", "dead-letter", "dorp"]).failed(1);
+    assert!(said.contains("`forebay dead-letter` has no command \"dorp\""), "{said}");
 }
 
 /// Arguments that make no sense get the code 2 and the nearest that would; help and version go to standard output.

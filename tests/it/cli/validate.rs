@@ -1,13 +1,18 @@
 //! `forebay validate`, and what a wrong configuration is answered with at the start.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
 use serde_json::json;
 
-use crate::support::{binary::Place, http::Destination, until};
+use crate::support::{
+    binary::{Finished, Place, command},
+    http::Destination,
+    until,
+};
 
 /// Everything that is right is said to be, sink by sink; the journal is looked through, also while a process runs.
 #[test]
@@ -144,4 +149,63 @@ fn damage_in_the_journal_is_found_and_put_aside() {
     until("the damage is counted", || forebay.metric("forebay_buffer_damaged_records", "") >= 1.0);
     forebay.post_json(json!({"service": "s", "message": "m", "event_id": "later"}).to_string()).ok(202);
     until("it goes on", || destination.has("later"));
+}
+
+/// Everything below a directory: files with their bytes, and the rest by name.
+fn everything(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            found.extend(everything(&path));
+        }
+        // The memory that SQLite's connections share, readers too, is no data.
+        let has_bytes = kind.is_file() && path.extension().is_none_or(|ending| ending != "db-shm");
+        let bytes = has_bytes.then(|| fs::read(&path).unwrap());
+        found.insert(path, bytes);
+    }
+    found
+}
+
+/// Scenario: `validate` of a data directory that is not there, of one that a process has left in order, and of one that a process
+/// was killed in, with events in the journal, cursors, books and a store.
+/// Guarantee: every file has the same name and bytes afterwards, none is new, and no copy stays behind. The small database
+/// was opened, which wrote to it.
+#[test]
+fn r0266_validate_wrote_to_the_data_directory() {
+    let destination = Destination::start();
+    let place = Place::new().sink("up", &destination.sink());
+    place.write();
+    let scratch = tempfile::tempdir().unwrap();
+    let unchanged = || {
+        let before = everything(&place.file(""));
+        let mut validate = command();
+        validate.current_dir(place.file("")).env("TMPDIR", scratch.path());
+        let said = Finished::of(validate.arg("--config").arg(place.config_file()).arg("validate")).ok();
+        let after = everything(&place.file(""));
+        assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+        let changed: Vec<_> = before.iter().filter(|(path, bytes)| after[*path] != **bytes).collect();
+        assert!(changed.is_empty(), "{:?}", changed.iter().map(|(path, _)| path).collect::<Vec<_>>());
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+        said
+    };
+    unchanged();
+    assert!(!place.data_dir().exists());
+
+    let mut forebay = place.start();
+    forebay.post_json(json!({"service": "s", "message": "m", "event_id": "one"}).to_string()).ok(202);
+    forebay.stored("one");
+    until("it is delivered", || destination.has("one"));
+    assert_eq!(forebay.stop(), Some(0));
+    let said = unchanged();
+    assert!(said.contains("ok    sink events: 1 events"), "{said}");
+
+    let mut forebay = place.start();
+    forebay.post_json(json!({"service": "s", "message": "m", "event_id": "two"}).to_string()).ok(202);
+    forebay.stored("two");
+    until("it is delivered", || destination.has("two"));
+    forebay.kill();
+    let said = unchanged();
+    assert!(said.contains("ok    sink events: 2 events"), "{said}");
 }

@@ -29,6 +29,7 @@ checks!(
     paging_is_not_disturbed_by_what_arrives,
     questions_that_make_no_sense_are_refused,
     stats_add_up,
+    r0263_empty_parameters_were_taken_at_their_word,
     one_event_is_asked_for_by_its_id,
 );
 
@@ -160,6 +161,28 @@ pub fn stats_add_up(place: &Place) {
     let one = |minute: u32| json!({"bucket": format!("2026-01-31T08:{minute:02}:00Z"), "count": 1});
     assert_eq!(stats["buckets"], json!([one(7)]), "the event of 08:05:30 lies before");
     assert_eq!(forebay.json("/events/stats")["bucket_seconds"], 60);
+}
+
+/// Scenario: a form sends every parameter, with nothing in it; or a name without `=`.
+/// Guarantee: the answer is that to no parameters. `service=` asked for a service without a name, which there never is, and
+/// `order=`, `cursor=`, `bucket=` and `group_by=` were refused. What is not known or given twice is refused as ever.
+pub fn r0263_empty_parameters_were_taken_at_their_word(place: &Place) {
+    let forebay = filled(place);
+    let pages = "service=&from=&to=&q=&limit=&cursor=&order=&count=";
+    let counts = "service=&from=&to=&bucket=&group_by=";
+    for (path, empty) in [("/events", pages), ("/events/stats", counts)] {
+        let all = forebay.json(path);
+        for query in [empty.to_owned(), empty.replace('=', ""), empty.replace('&', "&&")] {
+            assert_eq!(forebay.json(&format!("{path}?{query}")), all, "{path}?{query}");
+        }
+        for parameter in empty.split('&') {
+            assert_eq!(forebay.json(&format!("{path}?{parameter}")), all, "{path}?{parameter}");
+        }
+        for query in ["servce=", "from=&from=", "service=&service=web"] {
+            forebay.get(&format!("{path}?{query}")).error(400, "invalid_parameter");
+        }
+    }
+    assert_eq!(ids(&forebay, "service=&order=oldest&limit=5&from=").len(), 20);
 }
 
 /// An event is what was posted; one that is not there is not found.
