@@ -144,9 +144,10 @@ fn parse_json(text: &str, mut collector: Collector<'_>) -> Result<Parsed, ParseE
             let fast = json.deserialize_seq(&mut collector).and_then(|()| json.end());
             if fast.is_err() {
                 // Either a wrong event, or no JSON; then this says where.
-                let events: Vec<&RawValue> = serde_json::from_str(text).map_err(ParseError::Syntax)?;
                 collector = Collector::new(text.len(), collector.max_event_bytes, collector.tenant);
-                events.iter().enumerate().for_each(|(index, event)| collector.judge(index, event.get()));
+                let mut json = serde_json::Deserializer::from_str(text);
+                let judged = json.deserialize_seq(Judge(&mut collector)).and_then(|()| json.end());
+                judged.map_err(ParseError::Syntax)?;
             }
         }
         None => return Err(ParseError::Empty),
@@ -230,6 +231,14 @@ impl<'t> Collector<'t> {
     }
 
     fn judge(&mut self, index: usize, text: &str) {
+        if self.rejected.len() == REJECTIONS_MAX {
+            // What would be said of it nobody would hear.
+            match self.read(&mut serde_json::Deserializer::from_str(text)) {
+                Ok(fields) => self.accept(&fields),
+                Err(_) => self.rejected_count += 1,
+            }
+            return;
+        }
         match Fields::explain(text, self.max_event_bytes) {
             Ok(fields) => self.accept(&fields),
             Err(fields) => {
@@ -292,6 +301,26 @@ impl<'de> Visitor<'de> for &mut Collector<'_> {
     }
 }
 
+/// Has every event of an array judged on its own.
+struct Judge<'c, 't>(&'c mut Collector<'t>);
+
+impl<'de> Visitor<'de> for Judge<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        while let Some(event) = seq.next_element::<&RawValue>()? {
+            self.0.judge(index, event.get());
+            index += 1;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,6 +374,18 @@ mod tests {
         let body = br#"{"service":"s","message":"m","metadata":{"a":"\ud800"}}}"#;
         let error = parse(body, Framing::Json, 1000).unwrap_err().to_string();
         assert!(error.contains("trailing characters at line 1 column"), "{error}");
+    }
+
+    /// Scenario: more events are wrong than are named one by one, among right ones, and what is no JSON stands behind them.
+    /// Guarantee: all are judged and counted. Each was put into words, whether anybody heard them or not.
+    #[test]
+    fn r0275_every_wrong_event_was_put_into_words() {
+        let wrong = "0,".repeat(REJECTIONS_MAX + 5);
+        let parsed = json(&format!("[{wrong}{GOOD},0,{GOOD}]"));
+        assert_eq!((parsed.accepted, parsed.rejected_count), (2, REJECTIONS_MAX + 6));
+        assert_eq!(parsed.rejected.len(), REJECTIONS_MAX);
+        let error = parse(format!("[{wrong}{GOOD}, x]").as_bytes(), Framing::Json, 1000).unwrap_err();
+        assert!(matches!(error, ParseError::Syntax(_)), "{error}");
     }
 
     /// Ids that clients gave are known by their place among the accepted.

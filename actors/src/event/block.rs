@@ -305,8 +305,40 @@ impl BlockBuilder {
 
     fn seal(&mut self) {
         if self.count > 0 {
-            let bytes = std::mem::take(&mut self.bytes);
+            let mut bytes = std::mem::take(&mut self.bytes);
+            // A block may wait long, and a request may be of very many: what was only expected, or taken by an event that
+            // went into the next block, is given back.
+            if bytes.capacity() / 2 > bytes.len() {
+                bytes.shrink_to_fit();
+            }
             self.blocks.push(Block::of(std::mem::take(&mut self.count), bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(message: &str) -> Draft<'_> {
+        Draft { event_id: None, timestamp: None, service: "s", message, metadata: None }
+    }
+
+    /// Scenario: small events stand before and behind one that fills a block, of a request that was expected to be large.
+    /// Guarantee: no block keeps much more room than it uses. A block of one small event kept that of a full one, or of the
+    /// event for which there was no room in it.
+    #[test]
+    fn r0295_a_small_block_kept_the_room_of_a_large_one() {
+        let large = "x".repeat(2 * BLOCK_BYTES);
+        let mut builder = BlockBuilder::with_capacity(usize::MAX);
+        for message in ["m", &large, "m"] {
+            builder.push(&draft(message));
+        }
+        let blocks = builder.finish();
+        assert_eq!(blocks.len(), 3);
+        for block in blocks {
+            let (room, used) = (block.bytes.capacity(), block.bytes.len());
+            assert!(room / 2 <= used, "{room} bytes for {used}");
         }
     }
 }

@@ -7,12 +7,57 @@ use super::{
     wire::{Fields, Value, put_bytes},
 };
 
-/// Cuts a request that was checked into requests of consecutive items, whose own bytes come to at most so many each; an item
-/// that is larger stands alone. What stands around the items (resource, scope, metric) is in every request that has
-/// some of them: each is what [`select`](super::select) would make of its items.
+/// How large a request is, by its items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    /// Log records, spans or data points.
+    pub items: u64,
+    /// What they take of the request, with their tags and lengths.
+    pub own_bytes: usize,
+    /// What they would come to where each has all that stands around it (resource, scope, metric).
+    pub expanded_bytes: u64,
+}
+
+impl Extent {
+    /// Of a request that was checked. Every item is stepped over once.
+    pub fn of(request: &[u8], signal: Signal) -> Self {
+        Self::within(request, signal.levels())
+    }
+
+    fn within(message: &[u8], levels: &[&[u32]]) -> Self {
+        let Some((here, deeper)) = levels.split_first() else { return Self::default() };
+        let (mut all, mut around) = (Self::default(), 0_u64);
+        for entry in Fields::of(message).map_while(Result::ok) {
+            let bytes = entry.raw.len();
+            match entry.value {
+                Value::Bytes(inner) if here.contains(&entry.number) => {
+                    all.add(match deeper {
+                        [] => Self { items: 1, own_bytes: bytes, expanded_bytes: bytes as u64 },
+                        _ => Self::within(inner, deeper),
+                    });
+                }
+                _ => around += bytes as u64,
+            }
+        }
+        let repeated = all.items.saturating_mul(around);
+        Self { expanded_bytes: all.expanded_bytes.saturating_add(repeated), ..all }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.items += other.items;
+        self.own_bytes += other.own_bytes;
+        self.expanded_bytes = self.expanded_bytes.saturating_add(other.expanded_bytes);
+    }
+}
+
+/// Cuts a request that was checked into requests of consecutive items, which take at most so many bytes of it each, or as many
+/// as stand around all of its items; an item that is larger stands alone. What stands around the items (resource, scope, metric) is
+/// in every request that has some of them: each is what [`select`](super::select) would make of its items, and all together
+/// are not much more than three times what they were cut from.
 ///
-/// Every byte is looked at once and copied a few times, however many requests there are.
+/// Every byte is looked at twice and copied a few times, however many requests there are.
 pub fn cut(request: &[u8], signal: Signal, bytes_max: usize) -> Cuts<'_> {
+    let bytes_max = bytes_max.max(request.len() - Extent::of(request, signal).own_bytes);
     let frames = vec![Frame::open(0, 0, request, signal.levels()[0])];
     Cuts { levels: signal.levels(), bytes_max, frames, bytes: 0, count: 0 }
 }
@@ -24,7 +69,7 @@ pub struct Cuts<'a> {
     bytes_max: usize,
     /// The messages that are being walked over, from the request down.
     frames: Vec<Frame<'a>>,
-    /// Own bytes, and number, of the items that are in the frames.
+    /// What the items that are in the frames take, and how many they are.
     bytes: usize,
     count: u32,
 }
@@ -166,10 +211,10 @@ impl Iterator for Cuts<'_> {
                 self.frames.push(Frame::open(entry.number, at, inner, deeper));
                 continue;
             }
-            let is_full = self.count > 0 && self.bytes + inner.len() > self.bytes_max;
+            let is_full = self.count > 0 && self.bytes + entry.raw.len() > self.bytes_max;
             let full = is_full.then(|| self.take());
             self.frames[depth - 1].push_item(at..entry.end);
-            self.bytes += inner.len();
+            self.bytes += entry.raw.len();
             self.count += 1;
             if full.is_some() {
                 return full;

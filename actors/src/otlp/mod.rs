@@ -18,7 +18,7 @@ mod stamp;
 pub mod wire;
 
 pub use check::{Survey, check, survey};
-pub use cut::{Cuts, cut};
+pub use cut::{Cuts, Extent, cut};
 pub use items::{Item, Items, attribute, select, select_runs};
 pub use members::Members;
 pub use rows::{Row, Rows};

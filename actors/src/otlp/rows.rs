@@ -12,13 +12,16 @@ use super::{
     Item, Items, Signal,
     items::member,
     json::{Style, any_value, write, write_members},
-    schema::{self, Message},
+    schema::{self, Field, Kind, Message},
     wire::{Fields, Value},
 };
 use crate::event::{SERVICE_CHARS_MAX, Timestamp};
 
 /// The service of a resource that does not say who it is; the name is the protocol's.
 const UNKNOWN_SERVICE: &str = "unknown_service";
+
+/// The largest number of a field that says of which kind a metric is.
+const KIND_MAX: usize = 11;
 
 /// One item as an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct Rows<'a> {
     /// The resource and the scope of the last row, and what was written for them: many items have the same.
     resource: Around<'a>,
     scope: Around<'a>,
+    /// The metric of the last point.
+    metric: Metric<'a>,
     service: String,
     message: String,
     metadata: Vec<u8>,
@@ -52,6 +57,16 @@ pub struct Rows<'a> {
 struct Around<'a> {
     bytes: &'a [u8],
     json: Vec<u8>,
+}
+
+/// What all points of a metric have in their rows. It stands beside the points in the metric, so it is looked for once, and not
+/// by a walk over all of them for each.
+#[derive(Debug, Default)]
+struct Metric<'a> {
+    bytes: &'a [u8],
+    name: &'a [u8],
+    /// By the number of the kind, since points of several kinds may take turns in one metric; empty where it is not written yet.
+    json: [Vec<u8>; KIND_MAX + 1],
 }
 
 impl<'a> Around<'a> {
@@ -65,6 +80,31 @@ impl<'a> Around<'a> {
     }
 }
 
+impl<'a> Metric<'a> {
+    const NAME: u32 = 1;
+
+    /// Forgets what was written where the bytes are others than before.
+    fn change(&mut self, bytes: &'a [u8]) {
+        if !std::ptr::eq(self.bytes, bytes) {
+            self.bytes = bytes;
+            self.name = member(bytes, Self::NAME);
+            self.json.iter_mut().for_each(Vec::clear);
+        }
+    }
+
+    /// Its members for points of a kind, each with a comma before it: its own, and those of the message with the points.
+    fn members(&mut self, kind: &Field, of: &'static Message) -> &[u8] {
+        let Some(json) = self.json.get_mut(kind.number as usize) else { return &[] };
+        if json.is_empty() {
+            json.extend_from_slice(format!(",\"type\":\"{}\"", kind.name).as_bytes());
+            let without = [Self::NAME, 5, 7, 9, 10, 11];
+            write_members(self.bytes, &schema::METRIC, Style::Natural, &without, json);
+            write_members(member(self.bytes, kind.number), of, Style::Natural, &[1], json);
+        }
+        json
+    }
+}
+
 impl<'a> Rows<'a> {
     /// Over the items of this request.
     pub fn of(request: &'a [u8], signal: Signal) -> Self {
@@ -74,6 +114,7 @@ impl<'a> Rows<'a> {
             item: Item::default(),
             resource: Around::default(),
             scope: Around::default(),
+            metric: Metric::default(),
             service: String::new(),
             message: String::new(),
             metadata: Vec::new(),
@@ -128,7 +169,7 @@ impl<'a> Rows<'a> {
         let timestamp = match self.signal {
             Signal::Logs => log(&item, &mut self.message, out),
             Signal::Traces => span(&item, &mut self.message, out),
-            Signal::Metrics => point(&item, &mut self.message, out),
+            Signal::Metrics => point(&item, &mut self.metric, &mut self.message, out),
         };
         for (name, around) in [("resource", &self.resource), ("scope", &self.scope)] {
             if !around.bytes.is_empty() {
@@ -180,18 +221,20 @@ fn span(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Time
     time(item.bytes, 7)
 }
 
-fn point(item: &Item<'_>, message: &mut String, out: &mut Vec<u8>) -> Option<Timestamp> {
-    const NAME: u32 = 1;
+fn point<'a>(
+    item: &Item<'a>,
+    metric: &mut Metric<'a>,
+    message: &mut String,
+    out: &mut Vec<u8>,
+) -> Option<Timestamp> {
     const TIME: u32 = 3;
-    message.push_str(&String::from_utf8_lossy(member(item.metric, NAME)));
+    metric.change(item.metric);
+    message.push_str(&String::from_utf8_lossy(metric.name));
     let kind = schema::METRIC.field(item.metric_kind)?;
-    out.extend_from_slice(format!(",\"type\":\"{}\"", kind.name).as_bytes());
-    write_members(item.metric, &schema::METRIC, Style::Natural, &[NAME, 5, 7, 9, 10, 11], out);
-    let schema::Kind::Message(of) = kind.kind else { return None };
-    let data = member(item.metric, item.metric_kind);
-    write_members(data, of, Style::Natural, &[1], out);
+    let Kind::Message(of) = kind.kind else { return None };
+    out.extend_from_slice(metric.members(kind, of));
     let happened = time(item.bytes, TIME);
-    if let Some(schema::Kind::Message(of)) = of.field(1).map(|field| field.kind) {
+    if let Some(Kind::Message(of)) = of.field(1).map(|field| field.kind) {
         write_members(item.bytes, of, Style::Natural, &[unless_kept(happened, TIME)], out);
     }
     happened

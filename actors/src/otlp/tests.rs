@@ -468,6 +468,19 @@ proptest! {
         prop_assert!(all == 0 || select_runs(&bytes, *signal, &runs, all - 1).is_none());
     }
 
+    /// How large a request is by its items is what a request of each of them alone comes to, but for the lengths of groups.
+    #[test]
+    fn an_extent_is_that_of_each_item_alone(which in 0_usize..3, times in 1_usize..4) {
+        let (signal, json, _) = &every_signal()[which];
+        let bytes = request(*signal, json).repeat(times);
+        let found = Extent::of(&bytes, *signal);
+        let items = Items::of(&bytes, *signal).count() as u64;
+        prop_assert_eq!(found.items, items);
+        let alone = |wanted: u64| select(&bytes, *signal, |index| u64::from(index) == wanted).len() as u64;
+        let all: u64 = (0..items).map(alone).sum();
+        prop_assert!(found.expanded_bytes <= all && all <= found.expanded_bytes + items * 12, "{:?}, {}", found, all);
+    }
+
     /// A request cut in one pass is, part by part, what selecting the items of each part makes of it, whatever stands
     /// between, before and behind the items; the parts are no larger than wanted, and no smaller than they must be.
     #[test]
@@ -491,16 +504,52 @@ proptest! {
     }
 }
 
+/// A request of logs with so many bytes of resource, and records of so many bytes each.
+fn logs_of(resource_bytes: usize, records: usize, record_bytes: usize) -> Vec<u8> {
+    let message = |entries: &[(u32, &[u8])]| {
+        let mut out = Vec::new();
+        entries.iter().for_each(|(number, bytes)| put_bytes(&mut out, *number, bytes));
+        out
+    };
+    let record = match record_bytes {
+        0 => Vec::new(),
+        bytes => message(&[(3, &vec![b's'; bytes - 3])]),
+    };
+    let scope = message(&vec![(2, &record[..]); records]);
+    let resource = message(&[(1, &message(&[(1, &vec![b'k'; resource_bytes])]))]);
+    message(&[(1, &message(&[(1, &resource), (2, &scope)]))])
+}
+
+/// Scenario: very many records without a byte of their own; a resource as large as all records together.
+/// Guarantee: the first are several requests, by what they take; the second is not repeated more often than there is as much
+/// beside it. Records without bytes never filled a request, and a large resource was in a hundred of them.
+#[test]
+fn r0273_cutting_went_by_items_alone() {
+    let request = logs_of(0, 300_000, 0);
+    let parts: Vec<_> = cut(&request, Signal::Logs, 100_000).collect();
+    assert_eq!(parts.iter().map(|(_, count)| count).sum::<u32>(), 300_000);
+    assert!(parts.len() >= 6 && parts.iter().all(|(part, _)| part.len() < 101_000));
+    for (resource_bytes, record_bytes) in [(2_000_000, 100), (1_000_000, 10_000), (10_000, 10_000)] {
+        let request = logs_of(resource_bytes, 200, record_bytes);
+        let all: usize = cut(&request, Signal::Logs, 1_000).map(|(part, _)| part.len()).sum();
+        assert!(all <= 3 * request.len() + 1_000, "{all} of {}", request.len());
+    }
+}
+
 /// Ranges of items whose own bytes come to at most so many each; an item that is larger stands alone.
 fn ranges(request: &[u8], signal: Signal, bytes_max: usize) -> Vec<std::ops::Range<u32>> {
     let mut ranges = Vec::new();
     let (mut first, mut end, mut bytes) = (0, 0, 0);
-    for item in Items::of(request, signal) {
-        if end > first && bytes + item.bytes.len() > bytes_max {
+    // With its tag and its length.
+    let taken = |item: Item<'_>| item.bytes.len() + if item.bytes.len() < 128 { 2 } else { 3 };
+    let own: usize = Items::of(request, signal).map(taken).sum();
+    let bytes_max = bytes_max.max(request.len() - own);
+    for item in Items::of(request, signal).map(taken) {
+        if end > first && bytes + item > bytes_max {
             ranges.push(first..end);
             (first, bytes) = (end, 0);
         }
-        bytes += item.bytes.len();
+        bytes += item;
         end += 1;
     }
     if end > first {

@@ -151,17 +151,15 @@ impl BatchIngress {
     async fn admit(self: Arc<Self>, caller: &Caller, body: Body) -> Result<EventBatchResponse, ApiError> {
         let Body { bytes, reserved } = body;
         let (max_event_bytes, tenant) = (self.max_event_bytes, caller.tenant().cloned());
-        let of = tenant.clone();
         let batch = if bytes.len() <= INLINE_BYTES_MAX {
-            read::read(&bytes, max_event_bytes, tenant.as_deref())?
+            read::read(&bytes, max_event_bytes, tenant.as_deref(), || caller.check_relay())?
         } else {
-            let reading =
-                tokio::task::spawn_blocking(move || read::read(&bytes, max_event_bytes, of.as_deref()));
+            let (of, caller) = (tenant.clone(), caller.clone());
+            let reading = tokio::task::spawn_blocking(move || {
+                read::read(&bytes, max_event_bytes, of.as_deref(), || caller.check_relay())
+            });
             reading.await.map_err(|_| ApiError::internal("the batch could not be read"))??
         };
-        if batch.is_relayed {
-            caller.check_relay()?;
-        }
         // A client that goes must not take the answer with it: whoever sends the batch again needs it.
         let settled = tokio::spawn(self.settle(tenant, batch, reserved)).await;
         settled.map_err(|_| ApiError::internal("the batch could not be settled"))?

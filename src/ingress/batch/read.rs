@@ -43,23 +43,22 @@ pub(super) struct Batch {
     pub(super) rejected_further: Vec<u32>,
     /// How many these are.
     pub(super) rejected_count: u32,
-    /// Whether it hands on what another accepted, with the ids and times from there.
-    pub(super) is_relayed: bool,
 }
 
-/// Reads a batch of this tenant, and encodes the events that are right, each with his name.
+/// Reads a batch of this tenant, and encodes the events that are right, each with his name. Whether the sender may hand on
+/// what another accepted, with the ids and times from there, is asked before more is done for it.
 ///
 /// # Errors
-/// 400 where it cannot be told what the events are, or the batch's own names are wrong.
+/// 400 where it cannot be told what the events are, or the batch's own names are wrong; what `check_relay` says.
 pub(super) fn read(
     message: &[u8],
     max_event_bytes: usize,
     tenant: Option<&Tenant>,
+    check_relay: impl Fn() -> Result<(), ApiError>,
 ) -> Result<Batch, ApiError> {
     let (mut batch_id, mut source) = ("", "");
     let mut builder = BlockBuilder::with_capacity(message.len());
-    let (mut blocks, mut rejections, mut index, mut is_relayed) =
-        (Vec::new(), Rejections::default(), 0, false);
+    let (mut blocks, mut rejections, mut index) = (Vec::new(), Rejections::default(), 0);
     for entry in wire::Fields::of(message) {
         let entry = entry.map_err(undecodable)?;
         match (entry.number, entry.value) {
@@ -67,7 +66,8 @@ pub(super) fn read(
             (2, Value::Bytes(text)) => source = name("source", text)?,
             (3, Value::Bytes(event)) => {
                 match take(event, max_event_bytes, tenant, &mut builder) {
-                    Ok(has_time) => is_relayed |= has_time,
+                    Ok(true) => check_relay()?,
+                    Ok(false) => {}
                     Err((event_id, fields)) => {
                         rejections.add(index, || rejection(index, event_id, &fields));
                     }
@@ -75,12 +75,13 @@ pub(super) fn read(
                 index += 1;
             }
             (5, Value::Bytes(request)) => {
-                is_relayed = true;
+                check_relay()?;
                 let request = relay::read(request, max_event_bytes, tenant)?;
-                // What stands before it stays before it.
-                let before = std::mem::replace(&mut builder, BlockBuilder::with_capacity(message.len()));
-                blocks.extend(before.finish());
-                blocks.extend(request.blocks);
+                if !request.blocks.is_empty() {
+                    // What stands before it stays before it. Nobody knows how much stands behind it: the next block grows.
+                    blocks.extend(std::mem::take(&mut builder).finish());
+                    blocks.extend(request.blocks);
+                }
                 for (item, reason) in request.rejected {
                     rejections.add(index + item, || RejectedEvent {
                         index: index + item,
@@ -105,7 +106,6 @@ pub(super) fn read(
         rejected,
         rejected_further,
         rejected_count,
-        is_relayed,
     })
 }
 
@@ -223,7 +223,7 @@ struct Sent<'a> {
     parts: Parts<'a>,
     metadata: Option<Cow<'a, str>>,
     ingested_at: Option<Timestamp>,
-    /// What could not be read.
+    /// What could not be read: the first of each field.
     errors: Vec<FieldError>,
 }
 
@@ -249,23 +249,26 @@ impl<'a> Sent<'a> {
         Ok(())
     }
 
-    fn wrong(&mut self, name: &str, error: String) {
-        self.errors.push(field(name, error));
+    /// A field may come again and again, wrong each time.
+    fn wrong(&mut self, name: &str, error: impl FnOnce() -> String) {
+        if self.errors.iter().all(|known| known.field != name) {
+            self.errors.push(field(name, error()));
+        }
     }
 
     fn text(&mut self, name: &str, bytes: &'a [u8]) -> &'a str {
         std::str::from_utf8(bytes).unwrap_or_else(|error| {
-            self.wrong(name, not_utf8(error));
+            self.wrong(name, || not_utf8(error));
             ""
         })
     }
 
     fn time(&mut self, name: &str, bytes: &[u8]) -> Option<Timestamp> {
-        time_of(bytes).map_err(|error| self.wrong(name, error)).ok()
+        time_of(bytes).map_err(|error| self.wrong(name, || error)).ok()
     }
 
     fn tree(&mut self, bytes: &[u8]) -> Option<String> {
-        tree::json(bytes).map_err(|error| self.wrong("metadata", error)).ok()
+        tree::json(bytes).map_err(|error| self.wrong("metadata", || error)).ok()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use forebay_actors::{
     event::{Block, Stamp, Timestamp},
     otlp::{
-        Items, Signal, select_runs, stamp, survey,
+        Items, Signal, select_runs, survey,
         wire::{self, Value},
     },
 };
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::read::{another_kind, bad_batch, time_of, undecodable};
 use crate::{
     api::error::ApiError,
-    ingress::otlp::{cut_into, invalid},
+    ingress::otlp::{check_extent, cut_into, invalid, stamped},
     security::Tenant,
 };
 
@@ -61,7 +61,8 @@ pub(super) fn read(
     let survey = survey(request, signal).map_err(|error| {
         bad_batch("otlp.request", &format!("it is no request of {} in protobuf: {error}", signal.as_str()))
     })?;
-    let stamped = tenant.map(|tenant| stamp(request, &tenant.key, &tenant.value));
+    check_extent(signal, request)?;
+    let stamped = tenant.map(|tenant| stamped(tenant, request)).transpose()?;
     let request = stamped.as_deref().unwrap_or(request);
     let is_plain = survey.item_bytes_max <= max_event_bytes && !survey.has_odd_ids;
     let mut found = Request::default();
@@ -173,5 +174,23 @@ mod tests {
         assert_eq!((few.count, few.rejected.len(), few.blocks.len()), (5, 2, 3));
         let error = read(100).unwrap_err().to_string();
         assert!(error.contains("50 invalid items leave the valid ones in 50 places"), "{error}");
+    }
+
+    /// Scenario: very many groups with nothing in them, from a sender whose token has a tenant.
+    /// Guarantee: they are refused, and it is said why. Each became a resource of the tenant, many times the bytes that came.
+    #[test]
+    fn r0294_every_empty_group_became_a_resource() {
+        let tenant = Tenant { key: "tenant".to_owned(), value: "acme".to_owned() };
+        let read = |groups: usize, tenant| {
+            let mut relayed = Vec::new();
+            wire::put_varint(&mut relayed, 1 << 3);
+            wire::put_varint(&mut relayed, Signal::Logs as u64);
+            wire::put_bytes(&mut relayed, 2, &[0x0a, 0].repeat(groups));
+            super::read(&relayed, 1 << 20, tenant)
+        };
+        assert_eq!(read(1_000, Some(&tenant)).unwrap().count, 0);
+        assert_eq!(read(100_000, None).unwrap().count, 0);
+        let error = read(100_000, Some(&tenant)).unwrap_err().to_string();
+        assert!(error.contains("has 200000 bytes") && error.contains("`tenant`, 4 bytes"), "{error}");
     }
 }

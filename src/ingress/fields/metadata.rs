@@ -30,8 +30,8 @@ pub(in crate::ingress) fn stamped(metadata: Option<&str>, tenant: &Tenant) -> St
     out
 }
 
-/// The metadata with other fields added. A name that is taken already gets a `_` behind it: nothing is lost. Only what a
-/// sender says of the tenant is, where his token says that already.
+/// The metadata with other fields added. A name that is taken already gets a `_` behind it, or `_2`, `_3` and so on where that is
+/// taken, too: nothing is lost, and no two names try the same ones. Only what a sender says of the tenant is, where his token says that already.
 pub(super) fn merge(
     metadata: Option<&str>,
     others: &[(Cow<'_, str>, &str)],
@@ -44,10 +44,10 @@ pub(super) fn merge(
     let mut out = metadata.map_or("{", |text| text.strip_suffix('}').unwrap_or(text)).to_owned();
     let mut comma = !names.is_empty();
     for (key, value) in others.iter().filter(|(key, _)| tenant.is_none_or(|t| **key != t.key)) {
-        let mut name = key.clone().into_owned();
-        while names.contains(name.as_str()) {
-            name.push('_');
-        }
+        let free = |name: &String| !names.contains(name.as_str());
+        let behind = (2_u64..).map(|number| format!("{key}_{number}"));
+        let mut candidates = [key.clone().into_owned(), format!("{key}_")].into_iter().chain(behind);
+        let name = candidates.find(free).expect("there are more numbers than names");
         if std::mem::replace(&mut comma, true) {
             out.push(',');
         }

@@ -168,3 +168,21 @@ fn r0271_every_double_of_a_field_was_said() {
     assert_eq!(errors(&with_fields(300_000, |_| "a".to_owned())).len(), 1);
     assert_eq!(errors(&with_fields(COMPARED_MAX, |i| format!("f{}", i % (COMPARED_MAX - 1)))).len(), 1);
 }
+
+/// Scenario: names that are taken, with one `_` behind each other, and fields of all these names.
+/// Guarantee: every one is kept under a name of its own. Each field tried all the names of the others.
+#[test]
+fn r0276_names_that_were_taken_were_tried_for_every_field() {
+    let text = r#"{"a":1,"a_":2,"service":"s","message":"m","metadata":{"a":3,"a_":4,"a_2":5}}"#;
+    let kept = draft(text);
+    assert!(kept.contains(r#"{\"a\":3,\"a_\":4,\"a_2\":5,\"a_3\":1,\"a__\":2}"#), "{kept}");
+    let names = |count: usize| (1..=count).map(|i| format!("\"a{}\":0", "_".repeat(i)));
+    let metadata: Vec<_> = names(60).collect();
+    let fields: Vec<_> = names(40).collect();
+    let text = format!(
+        r#"{{"service":"s","message":"m",{},"metadata":{{{}}}}}"#,
+        fields.join(","),
+        metadata.join(",")
+    );
+    assert_eq!(draft(&text).matches(r#"\":0"#).count(), 100);
+}

@@ -15,7 +15,7 @@ use std::{net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use forebay_actors::{
     event::{BLOCK_BYTES, Block},
-    otlp::{self, Item, Items, Signal, WireError, select, stamp, survey, wire},
+    otlp::{self, Extent, Item, Items, Signal, WireError, select, stamp, survey, wire},
     receiver::{Receiver, ReceiverMetrics},
     runtime::mailbox::Mailbox,
 };
@@ -27,6 +27,10 @@ use super::{
     post::{IngressMetrics, RequestTimes},
 };
 use crate::{api::error::ApiError, config::CorsConfig, security::Tenant};
+
+/// Bytes that the items of a request may come to where each has all that stands around it, as they have as rows. A request of a
+/// large resource and very many items would keep a sink busy for days.
+const EXPANDED_BYTES_MAX: u64 = 4 << 30;
 
 /// Bytes of a request up to which it is checked where it was read: about 100 µs of work.
 const INLINE_BYTES_MAX: usize = 512 * 1024;
@@ -102,7 +106,7 @@ impl OtlpIngress {
             let shaping = tokio::task::spawn_blocking(shaping);
             shaping.await.map_err(|_| ApiError::internal("the request could not be read"))?
         };
-        let Shaped { blocks, partial } = shaped.map_err(|error| undecodable(&error))?;
+        let Shaped { blocks, partial } = shaped?;
         if partial.rejected > 0 {
             self.received.rejected.with_label_values(&["invalid_event"]).inc_by(u64::from(partial.rejected));
         }
@@ -118,15 +122,48 @@ fn undecodable(error: &WireError) -> ApiError {
     ApiError::bad_request("undecodable", message)
 }
 
+/// Whether there is room anywhere for the items of a request as rows.
+///
+/// # Errors
+/// 400 where there is not.
+pub(in crate::ingress) fn check_extent(signal: Signal, request: &[u8]) -> Result<(), ApiError> {
+    let Extent { items, expanded_bytes, .. } = Extent::of(request, signal);
+    if expanded_bytes <= EXPANDED_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "the {items} items of the request, each with all that stands around it (resource, scope, metric), come to {expanded_bytes} \
+         bytes; {EXPANDED_BYTES_MAX} are the most: send it in parts, or less around the items"
+    );
+    Err(ApiError::bad_request("too_expanded", message))
+}
+
+/// The request with whose it is on each of its resources.
+///
+/// # Errors
+/// 400 where it would become much larger by that.
+pub(in crate::ingress) fn stamped(tenant: &Tenant, request: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let Tenant { key, value } = tenant;
+    stamp(request, key, value).ok_or_else(|| {
+        let message = format!(
+            "the request has {} bytes and would have more than 4 times as many, and 64 KiB, with the tenant on each of its resources              (`{key}`, {} bytes): put more items below each resource, or send it in parts",
+            request.len(),
+            value.len()
+        );
+        ApiError::bad_request("too_expanded", message)
+    })
+}
+
 /// Checks a request, puts on it whose it is, and cuts it into blocks.
 fn shape(
     signal: Signal,
     tenant: Option<&Tenant>,
     request: &[u8],
     max_event_bytes: usize,
-) -> Result<Shaped, WireError> {
-    let survey = survey(request, signal)?;
-    let stamped = tenant.map(|tenant| stamp(request, &tenant.key, &tenant.value));
+) -> Result<Shaped, ApiError> {
+    let survey = survey(request, signal).map_err(|error| undecodable(&error))?;
+    check_extent(signal, request)?;
+    let stamped = tenant.map(|tenant| stamped(tenant, request)).transpose()?;
     let request = stamped.as_deref().unwrap_or(request);
     let is_plain = survey.item_bytes_max <= max_event_bytes && !survey.has_odd_ids;
     if is_plain && signal != Signal::Metrics {
@@ -170,7 +207,7 @@ pub(in crate::ingress) fn cut_into(
     if request.len() <= BLOCK_BYTES {
         return vec![block(request, count)];
     }
-    // What stands around the items comes on top, in every block.
+    // What stands around the items is in every block.
     let parts = otlp::cut(request, signal, BLOCK_BYTES / 8 * 7);
     parts.map(|(part, count)| block(&part, count)).collect()
 }

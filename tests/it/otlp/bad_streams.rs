@@ -298,6 +298,27 @@ fn zstd_bomb() -> Vec<u8> {
     zstd::encode_all(&vec![0; 16 << 20][..], 3).unwrap().repeat(64)
 }
 
+/// Scenario: a request whose records, each with the resource, come to more than any sink has room and time for.
+/// Guarantee: it is refused with what would be right.
+#[test]
+fn r0274_a_request_could_keep_a_sink_busy_for_days() {
+    let forebay = Place::new().start();
+    let attribute = json!({"key": "k", "value": {"stringValue": "v".repeat(100_000)}});
+    let records = vec![json!({}); 50_000];
+    let body = json!({"resourceLogs": [
+        {"resource": {"attributes": [attribute]}, "scopeLogs": [{"logRecords": records}]}
+    ]});
+    let headers = [("Content-Type", "application/json")];
+    let body = body.to_string();
+    let refused =
+        request(forebay.otlp(), "POST", "/v1/logs", &headers, body.as_bytes()).unwrap().ok(400).text();
+    assert!(
+        refused.contains("the 50000 items of the request") && refused.contains("send it in parts"),
+        "{refused}"
+    );
+    serves(&forebay, "other");
+}
+
 /// Scenario: a small request of many records below a resource of 400 KB, for sinks that write a record as a row with all of it.
 /// Guarantee: every record arrives, in memory as bounded as ever. All rows of a batch were made at once, of any size: a request
 /// of some megabytes could end the process, and it would have ended again after each start.

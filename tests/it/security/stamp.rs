@@ -50,7 +50,7 @@ fn expected(resource: &Option<Resource>, value: &str) -> Option<Resource> {
 }
 
 fn stamped<M: Message + Default>(request: &M, signal: Signal, value: &str) -> M {
-    let bytes = stamp(&request.encode_to_vec(), "tenant", value);
+    let bytes = stamp(&request.encode_to_vec(), "tenant", value).unwrap();
     check(&bytes, signal).unwrap();
     M::decode(&bytes[..]).unwrap()
 }
@@ -118,7 +118,8 @@ proptest! {
         prost::encoding::encode_varint(group.len() as u64, &mut request);
         request.extend(group);
         let whole = ExportLogsServiceRequest::decode(&request[..]).unwrap();
-        let stamped = ExportLogsServiceRequest::decode(&stamp(&request, "tenant", &value)[..]).unwrap();
+        let stamped = stamp(&request, "tenant", &value).unwrap();
+        let stamped = ExportLogsServiceRequest::decode(&stamped[..]).unwrap();
         let wanted = expected(&whole.resource_logs[0].resource, &value);
         prop_assert_eq!(&stamped.resource_logs[0].resource, &wanted);
     }

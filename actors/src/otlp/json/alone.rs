@@ -17,8 +17,9 @@ pub struct Alone<'a> {
     by_scope: &'static Field,
     item: &'static Field,
     groups: [&'a [u8]; 2],
-    /// The request up to the item, for these groups.
-    head: Vec<u8>,
+    /// The request up to the group of the scope, and from there up to the item, for these groups. A resource may have very many
+    /// scopes, so what is said of it is not looked for again for each.
+    heads: [Vec<u8>; 2],
 }
 
 impl<'a> Alone<'a> {
@@ -28,40 +29,48 @@ impl<'a> Alone<'a> {
         let by_scope = inner(by_resource)?.field(INNER)?;
         let item = inner(by_scope)?.field(INNER)?;
         let is_metrics = signal == Signal::Metrics;
-        (!is_metrics).then(|| Self { by_resource, by_scope, item, groups: [&[], &[]], head: Vec::new() })
+        (!is_metrics).then(|| Self {
+            by_resource,
+            by_scope,
+            item,
+            groups: [&[], &[]],
+            heads: [Vec::new(), Vec::new()],
+        })
     }
 
     /// Appends the request of an item.
     pub fn write(&mut self, item: &Item<'a>, out: &mut Vec<u8>) {
-        let is_same = self.groups.iter().zip(item.groups).all(|(old, new)| std::ptr::eq(*old, new));
-        if !is_same || self.head.is_empty() {
-            self.groups = item.groups;
-            self.write_head();
+        for level in [0, 1] {
+            if self.heads[level].is_empty() || !std::ptr::eq(self.groups[level], item.groups[level]) {
+                self.groups[level] = item.groups[level];
+                self.write_head(level);
+            }
+            out.extend_from_slice(&self.heads[level]);
         }
-        out.extend_from_slice(&self.head);
         if let Some(of) = inner(self.item) {
             write(item.bytes, of, Style::Protocol, out);
         }
         out.extend_from_slice(b"]}]}]}");
     }
 
-    fn write_head(&mut self) {
-        let head = &mut self.head;
+    fn write_head(&mut self, level: usize) {
+        let (head, group) = (&mut self.heads[level], self.groups[level]);
         head.clear();
-        head.push(b'{');
-        open(self.by_resource, head);
-        for (group, of, next) in
-            [(self.groups[0], self.by_resource, self.by_scope), (self.groups[1], self.by_scope, self.item)]
-        {
+        let (of, next) = if level == 0 {
             head.push(b'{');
-            if let Some(of) = inner(of) {
-                write_members(group, of, Style::Protocol, &[INNER], head);
-            }
-            if !head.ends_with(b"{") {
-                head.push(b',');
-            }
-            open(next, head);
+            open(self.by_resource, head);
+            (self.by_resource, self.by_scope)
+        } else {
+            (self.by_scope, self.item)
+        };
+        head.push(b'{');
+        if let Some(of) = inner(of) {
+            write_members(group, of, Style::Protocol, &[INNER], head);
         }
+        if !head.ends_with(b"{") {
+            head.push(b',');
+        }
+        open(next, head);
     }
 }
 
@@ -85,7 +94,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::otlp::{Items, json::RequestSeed, select};
+    use crate::otlp::{Items, json::RequestSeed, select, wire::put_bytes};
 
     fn request() -> Vec<u8> {
         let span = |id: u8, name: &str| {
@@ -123,5 +132,25 @@ mod tests {
         }
         assert_eq!(count, 4);
         assert!(Alone::of(Signal::Metrics).is_none());
+    }
+
+    /// Scenario: one resource with very many scopes, of a span each.
+    /// Guarantee: each span is written as soon as it is read. For each scope the group of the resource was walked over, with all
+    /// scopes in it.
+    #[test]
+    fn r0289_every_scope_was_walked_over_for_every_scope() {
+        const SCOPES: usize = 200_000;
+        let mut request = Vec::new();
+        put_bytes(&mut request, 1, &[0x12, 2, 0x12, 0].repeat(SCOPES));
+        let (mut alone, mut text, mut count) = (Alone::of(Signal::Traces).unwrap(), Vec::new(), 0);
+        let began = tokio::time::Instant::now();
+        for item in Items::of(&request, Signal::Traces) {
+            text.clear();
+            alone.write(&item, &mut text);
+            count += 1;
+            assert!(began.elapsed() < std::time::Duration::from_secs(30), "only {count} of {SCOPES} so far");
+        }
+        assert_eq!(count, SCOPES);
+        assert_eq!(text, br#"{"resourceSpans":[{"scopeSpans":[{"spans":[{}]}]}]}"#);
     }
 }

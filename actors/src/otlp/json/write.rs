@@ -44,10 +44,17 @@ pub(in crate::otlp) fn write_members(
     out: &mut Vec<u8>,
 ) {
     let begin = out.len();
-    if !write_in_order(message, of, style, without, out) {
+    // In the protocol's own style values hold messages that hold values: what is written in vain at one level is written in vain
+    // twice at the next, and so on. So there it is looked at first; elsewhere messages nest a few levels only.
+    let may_be_in_order = style == Style::Natural || is_in_order(message);
+    if !may_be_in_order || !write_in_order(message, of, style, without, out) {
         out.truncate(begin);
         write_out_of_order(message, of, style, without, out);
     }
+}
+
+fn is_in_order(message: &[u8]) -> bool {
+    Fields::of(message).map_while(Result::ok).is_sorted_by_key(|entry| entry.number)
 }
 
 /// In one walk, for fields that stand in the order of their numbers, as encoders write them; `false` where they do not.

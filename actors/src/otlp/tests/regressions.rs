@@ -3,6 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::otlp::json::write_members;
+
+/// As long as what is walked over once never takes, and what is walked over again for each item does.
+const WALKED_ONCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A log record of these bytes, in its request.
 fn of_record(record: &[u8]) -> Vec<u8> {
@@ -123,4 +127,92 @@ fn r0458_a_value_was_taken_for_a_list() {
         let error = read(Signal::Metrics, &text).unwrap_err().to_string();
         assert!(error.contains("`explicitBounds`"), "{value}: {error}");
     }
+}
+
+/// Scenario: one metric of very many points, all of a kind, or of two kinds that take turns.
+/// Guarantee: each is a row as soon as it is read. For each row all points were walked over, which took minutes, for ever.
+#[test]
+fn r0290_every_point_was_walked_over_for_every_point() {
+    const POINTS: usize = 200_000;
+    let points = field(5, &[0x0a, 0].repeat(POINTS));
+    let turns = [field(5, &[0x0a, 0]), field(7, &[0x0a, 0])].concat().repeat(POINTS / 2);
+    for metric in [points, turns] {
+        let request = [2, 2, 1].into_iter().fold(metric, |inner, number| field(number, &inner));
+        let began = tokio::time::Instant::now();
+        let (mut rows, mut count) = (Rows::of(&request, Signal::Metrics), 0);
+        while let Some(row) = rows.next_row() {
+            assert!(row.metadata.len() < 50, "{}", row.metadata);
+            count += 1;
+            assert!(began.elapsed() < WALKED_ONCE, "only {count} of {POINTS} rows so far");
+        }
+        assert_eq!(count, POINTS);
+    }
+}
+
+proptest! {
+    /// Scenario: metrics of several kinds, in turns, with and without points, whose fields stand in any order.
+    /// Guarantee: the row of a point says what it did when it was written for each anew: of its metric, of the last message of its
+    /// kind there, and of itself.
+    #[test]
+    fn r0291_a_point_says_what_stands_around_it(
+        metrics in prop::collection::vec(prop::collection::vec((0_usize..5, 0_u8..3, 0_u64..3), 0..6), 1..4),
+        description_first in any::<bool>(),
+    ) {
+        let metric = |(index, data): (usize, &Vec<(usize, u8, u64)>)| {
+            let name = field(1, &[b'a' + index as u8]);
+            let description = field(2, b"of them");
+            let data = data.iter().flat_map(|&(kind, temporality, points)| {
+                let point = |start: u64| field(1, &[&[2 << 3 | 1][..], &(start + 1).to_le_bytes()].concat());
+                let all: Vec<u8> = (0..points).flat_map(point).chain([2 << 3, temporality]).collect();
+                field([5, 7, 9, 10, 11][kind], &all)
+            });
+            let data: Vec<u8> = data.collect();
+            let parts = if description_first { [name, description, data] } else { [data, description, name] };
+            field(2, &parts.concat())
+        };
+        let metrics: Vec<u8> = metrics.iter().enumerate().flat_map(metric).collect();
+        let request = field(1, &field(2, &metrics));
+        prop_assert_eq!(check(&request, Signal::Metrics), Ok(()));
+        let mut rows = Rows::of(&request, Signal::Metrics);
+        for item in Items::of(&request, Signal::Metrics) {
+            let row = rows.next_row().unwrap();
+            prop_assert_eq!(row.message.as_bytes(), Members::of(item.metric).data(1));
+            prop_assert_eq!(row.metadata, point_alone(&item));
+        }
+        prop_assert!(rows.next_row().is_none());
+    }
+}
+
+/// The metadata of a point without a time, a resource and a scope.
+fn point_alone(item: &Item<'_>) -> String {
+    let of = |field: &schema::Field| match field.kind {
+        schema::Kind::Message(of) => of,
+        kind => panic!("{kind:?} is no message"),
+    };
+    let kind = schema::METRIC.field(item.metric_kind).unwrap();
+    let data = Members::of(item.metric).data(item.metric_kind);
+    let mut out = format!("{{\"signal\":\"metrics\",\"type\":\"{}\"", kind.name).into_bytes();
+    write_members(item.metric, &schema::METRIC, Style::Natural, &[1, 5, 7, 9, 10, 11], &mut out);
+    write_members(data, of(kind), Style::Natural, &[1], &mut out);
+    write_members(item.bytes, of(of(kind).field(1).unwrap()), Style::Natural, &[], &mut out);
+    out.push(b'}');
+    String::from_utf8(out).unwrap()
+}
+
+/// Scenario: a value in lists within each other, in each of which a field that nobody knows stands between two values.
+/// Guarantee: its JSON is written in one go. What was inside was written twice at each level, which had no end for some 500 bytes.
+#[test]
+fn r0292_lists_out_of_order_were_written_twice_at_each_level() {
+    const LEVELS: usize = 28;
+    let unknown = [2 << 3, 1];
+    let lists = (0..LEVELS).fold(field(1, b"in"), |inner, _| {
+        field(5, &[&field(1, &inner)[..], &unknown, &field(1, b"")].concat())
+    });
+    let request = of_record(&field(5, &lists));
+    assert_eq!(check(&request, Signal::Logs), Ok(()));
+    let (began, mut text) = (tokio::time::Instant::now(), Vec::new());
+    write(&request, Signal::Logs.request(), Style::Protocol, &mut text);
+    assert!(began.elapsed() < WALKED_ONCE / 10);
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!((text.matches("arrayValue").count(), text.matches("\"in\"").count()), (LEVELS, 1));
 }

@@ -6,6 +6,11 @@ use super::*;
 
 const MAX: usize = 1000;
 
+/// Of a sender who may relay.
+fn read(message: &[u8], max_event_bytes: usize, tenant: Option<&Tenant>) -> Result<Batch, ApiError> {
+    super::read(message, max_event_bytes, tenant, || Ok(()))
+}
+
 fn good(message: &str) -> Event {
     Event { service: "s".into(), message: message.into(), ..Event::default() }
 }
@@ -165,6 +170,50 @@ fn the_id_of_a_part_is_found() {
     let bytes = batch(vec![good("a long enough message")]);
     assert_eq!(batch_id(&bytes[..10]), "b");
     assert_eq!(batch_id(b"\xff"), "");
+}
+
+/// Scenario: requests of OpenTelemetry without any item take turns with tiny events.
+/// Guarantee: the events are one block. Each began one of its own, with room for the whole message.
+#[test]
+fn requests_without_items_begin_no_block() {
+    let mut bytes = Vec::new();
+    for _ in 0..100 {
+        put_bytes(&mut bytes, 5, &[0x08, 1]);
+        put_bytes(&mut bytes, 3, &good("m").encode_to_vec());
+    }
+    let found = read(&bytes, MAX, None).unwrap();
+    assert_eq!((found.accepted, found.rejected_count, found.blocks.len()), (100, 0, 1));
+}
+
+/// Scenario: a sender who may not relay sends a request of OpenTelemetry, which could not be read either, or an event with the
+/// time of its arrival.
+/// Guarantee: he is told so, before the request is read. All of the batch was.
+#[test]
+fn r0296_what_a_sender_may_not_hand_on_was_read() {
+    let mut request = Vec::new();
+    put_bytes(&mut request, 5, b"\xff");
+    let ingested_at = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+    for message in [request, batch(vec![Event { ingested_at, ..good("m") }])] {
+        let error = super::read(&message, MAX, None, || Err(ApiError::bad_request("forbidden", "no relay")));
+        assert_eq!(error.unwrap_err().code(), "forbidden");
+    }
+    assert_eq!(read(&[0x2a, 1, 0xff], MAX, None).unwrap_err().code(), "undecodable");
+}
+
+/// Scenario: an event is nothing but wrong fields, two of them again and again.
+/// Guarantee: of each the first is said. All were, so a message became a hundred times its bytes.
+#[test]
+fn r0297_every_wrong_field_of_an_event_was_kept() {
+    let mut event = Vec::new();
+    for _ in 0..1000 {
+        put_bytes(&mut event, 4, b"m\xff");
+        put_bytes(&mut event, 2, b"\xff");
+    }
+    let mut sent = Sent::default();
+    sent.read(&event).unwrap();
+    let fields: Vec<_> = sent.errors.iter().map(|error| &*error.field).collect();
+    assert_eq!(fields, ["message", "timestamp"]);
+    assert_eq!(sent.errors[0].error, "it is not UTF-8: its byte 1 is wrong");
 }
 
 proptest::proptest! {
