@@ -9,7 +9,7 @@ use std::{
 use forebay_actors::event::DecodeError;
 use rusqlite::ErrorCode;
 
-use super::{Order, PAGE_EVENTS_MAX, STATS_ROWS_MAX};
+use super::{Order, PAGE_EVENTS_MAX, SEARCH_CHARS_MAX, STATS_ROWS_MAX};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,9 @@ pub enum QueryError {
     /// A page of no or of too many events.
     #[error("limit is {0}: 1 to {max} events make a page", max = PAGE_EVENTS_MAX)]
     Limit(usize),
+    /// A text that is longer than what is searched for.
+    #[error("q has {0} characters: up to {max} are searched for", max = SEARCH_CHARS_MAX)]
+    Text(usize),
     /// A text that no page gave out.
     #[error("{0:?} is no cursor: take next_cursor of the page before, unchanged")]
     Cursor(String),

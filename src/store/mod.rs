@@ -25,7 +25,7 @@ pub use cursor::{Cursor, Order};
 pub use embedded::{EmbeddedStore, Reader, SqliteDestination, Writer};
 pub use error::{QueryError, StoreError};
 pub use postgres::PostgresStore;
-pub use query::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, Page, Query, SCAN_MS_MAX, StoredEvent};
+pub use query::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, Page, Query, SCAN_MS_MAX, SEARCH_CHARS_MAX, StoredEvent};
 pub use stats::{STATS_ROWS_MAX, StatsBucket, StatsQuery};
 
 use crate::{

@@ -19,8 +19,15 @@ pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Milliseconds a search for a text may take before its page ends early.
 pub const SCAN_MS_MAX: u64 = 50;
 
-/// The search looks at the clock once in so many events. Every page gets this far, so paging always ends.
+/// Characters of the text that is searched for: a part of a message that somebody remembers.
+pub const SEARCH_CHARS_MAX: usize = 256;
+
+/// The search looks at the clock once in so many events. Every page gets this far, or as far as the bytes below, so paging
+/// always ends.
 const EVENTS_PER_LOOK: usize = 64;
+
+/// And once in so many bytes of messages: a few may be as large as thousands of others.
+const BYTES_PER_LOOK: usize = 1024 * 1024;
 
 /// Which events, in which order.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +39,7 @@ pub struct Query {
     /// Before this time.
     pub to: Option<Timestamp>,
     /// Only messages that contain this text. The letters of ASCII match in either case, and where the text
-    /// has others, all letters do.
+    /// has others, all letters do. Up to [`SEARCH_CHARS_MAX`] characters; an empty one is none.
     pub q: Option<String>,
     /// Events in the page, 1 to [`PAGE_EVENTS_MAX`].
     pub limit: usize,
@@ -91,7 +98,9 @@ pub(super) struct Filling<'a> {
     needle: Option<Needle>,
     scan_max: Duration,
     started: Instant,
-    looked_at: usize,
+    /// Events and bytes of messages that were searched since the last look at the clock.
+    events_searched: usize,
+    bytes_searched: usize,
     bytes: usize,
     reached: Option<Cursor>,
     page: Page,
@@ -103,6 +112,10 @@ impl Query {
     pub(super) fn check(&self) -> Result<(), QueryError> {
         if self.limit == 0 || self.limit > PAGE_EVENTS_MAX {
             return Err(QueryError::Limit(self.limit));
+        }
+        let chars = self.q.as_ref().map_or(0, |q| q.chars().count());
+        if chars > SEARCH_CHARS_MAX {
+            return Err(QueryError::Text(chars));
         }
         match self.cursor {
             Some(Cursor { order, .. }) if order != self.order => {
@@ -158,8 +171,17 @@ impl<'a> Filling<'a> {
     /// Of a query that has been checked; a search for a text ends after about `scan_max`.
     pub(super) fn of(query: &'a Query, scan_max: Duration) -> Self {
         let needle = query.q.as_deref().filter(|q| !q.is_empty()).map(Needle::new);
-        let (looked_at, bytes, reached, page) = (0, 0, None, Page::default());
-        Self { query, needle, scan_max, started: Instant::now(), looked_at, bytes, reached, page }
+        Self {
+            query,
+            needle,
+            scan_max,
+            started: Instant::now(),
+            events_searched: 0,
+            bytes_searched: 0,
+            bytes: 0,
+            reached: None,
+            page: Page::default(),
+        }
     }
 
     /// Whether the page ends here. It is asked only once there is a further event: without one, there is no next page.
@@ -173,11 +195,17 @@ impl<'a> Filling<'a> {
         is_done
     }
 
-    fn is_late(&self) -> bool {
-        self.needle.is_some()
-            && self.looked_at > 0
-            && self.looked_at.is_multiple_of(EVENTS_PER_LOOK)
-            && self.started.elapsed() >= self.scan_max
+    /// Whether so much was searched that [`Filling::is_done`] is going to look at the clock: some milliseconds of work.
+    pub(super) fn has_searched_much(&self) -> bool {
+        self.events_searched >= EVENTS_PER_LOOK || self.bytes_searched >= BYTES_PER_LOOK
+    }
+
+    fn is_late(&mut self) -> bool {
+        if !self.has_searched_much() {
+            return false;
+        }
+        (self.events_searched, self.bytes_searched) = (0, 0);
+        self.started.elapsed() >= self.scan_max
     }
 
     /// Looks at the event at this place; it is read as a whole only where it belongs in the page.
@@ -187,13 +215,17 @@ impl<'a> Filling<'a> {
         message: &str,
         event: impl FnOnce() -> Result<StoredEvent, E>,
     ) -> Result<(), E> {
-        if self.needle.as_ref().is_none_or(|needle| needle.is_in(message)) {
+        let is_match = self.needle.as_mut().is_none_or(|needle| {
+            self.events_searched += 1;
+            self.bytes_searched += message.len();
+            needle.is_in(message)
+        });
+        if is_match {
             let event = event()?;
             self.bytes += event.text_bytes();
             self.page.events.push(event);
         }
         self.reached = Some(Cursor { order: self.query.order, timestamp, id });
-        self.looked_at += 1;
         Ok(())
     }
 
@@ -230,5 +262,56 @@ impl StoredEvent {
     /// Appends the event as one JSON object without a line break.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         write_json(&self.as_event(), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn search(text: &str) -> Query {
+        Query { q: Some(text.to_owned()), limit: 10, ..Query::default() }
+    }
+
+    /// Scenario: a search comes to large messages, and to a text so long that comparing it takes its time.
+    /// Guarantee: it looks at its clock by the bytes that it has searched, too, and such a text is refused. It had searched 64 of
+    /// the largest messages, for minutes, before it looked the first time.
+    #[test]
+    fn r0298_a_search_did_not_look_at_its_clock() {
+        let query = search("nowhere");
+        let mut filling = Filling::of(&query, Duration::ZERO);
+        let message = "x".repeat(BYTES_PER_LOOK / 2);
+        for id in 0..2 {
+            assert!(!filling.is_done(), "after {id}");
+            filling.look::<QueryError>((0, id), &message, || unreachable!("it is not in it")).unwrap();
+        }
+        assert!(filling.is_done());
+        let page = filling.finish();
+        assert!(page.partial && page.next_cursor.is_some_and(|cursor| cursor.id == 1), "{page:?}");
+
+        assert_eq!(search(&"\u{e4}".repeat(SEARCH_CHARS_MAX)).check(), Ok(()));
+        let error = search(&"x".repeat(SEARCH_CHARS_MAX + 1)).check().unwrap_err();
+        assert_eq!(error.to_string(), "q has 257 characters: up to 256 are searched for");
+    }
+
+    /// Without a text there is nothing that takes long.
+    #[test]
+    fn only_a_search_looks_at_its_clock() {
+        let query = Query { limit: PAGE_EVENTS_MAX, ..Query::default() };
+        let mut filling = Filling::of(&query, Duration::ZERO);
+        let zero = Timestamp::from_nanos(0);
+        let event = StoredEvent {
+            event_id: "e".to_owned(),
+            timestamp: zero,
+            service: "s".to_owned(),
+            message: "m".to_owned(),
+            metadata: "{}".to_owned(),
+            ingested_at: zero,
+        };
+        for id in 0..2 * EVENTS_PER_LOOK as i64 {
+            assert!(!filling.is_done(), "after {id}");
+            filling.look::<QueryError>((0, id), "m", || Ok(event.clone())).unwrap();
+        }
+        assert!(!filling.is_done() && !filling.has_searched_much());
     }
 }

@@ -11,7 +11,10 @@ use utoipa::openapi::{
 };
 
 use super::{BEARER, answers};
-use crate::{ingress::events::REJECTIONS_MAX, store::PAGE_EVENTS_MAX};
+use crate::{
+    ingress::events::REJECTIONS_MAX,
+    store::{PAGE_EVENTS_MAX, SEARCH_CHARS_MAX},
+};
 
 /// A path, and what each of its methods does.
 type Path = (&'static str, Vec<(HttpMethod, Operation)>);
@@ -146,6 +149,7 @@ fn page() -> OperationBuilder {
     let limit =
         of_type(Type::Integer).minimum(Some(1)).maximum(Some(PAGE_EVENTS_MAX)).default(Some(json!(100)));
     let cursor = text().pattern(Some("^[0-9a-f]{44}$"));
+    let searched = text().max_length(Some(SEARCH_CHARS_MAX));
     let count = of_type(Type::String).enum_values(Some(["true", "false"])).default(Some(json!("false")));
     let operation = operation(
         "get_events",
@@ -154,7 +158,7 @@ fn page() -> OperationBuilder {
         "Of the event store, by time. A parameter that is empty says as little as none.",
     )
     .parameter(query("service", "Of this service only.", text()))
-    .parameter(query("q", "Only messages that contain this text, in either case.", text()))
+    .parameter(query("q", "Only messages that contain this text, in either case.", searched))
     .parameters(Some(times()))
     .parameter(query("limit", "Events in the page.", or_empty(limit)))
     .parameter(query(

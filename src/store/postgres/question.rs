@@ -76,6 +76,10 @@ impl Question for Paging {
             let mut rows = pin!(session.client.query_typed_raw(&sql, parameters).await?);
             let mut came = 0;
             while let Some(row) = rows.try_next().await? {
+                // Rows that are here already do not make it wait, and this thread has others to poll.
+                if filling.has_searched_much() {
+                    tokio::task::yield_now().await;
+                }
                 if filling.is_done() {
                     // The rest may be a page of the largest events there are.
                     if came + 1 < rows_max {

@@ -119,6 +119,7 @@ pub fn questions_that_make_no_sense_are_refused(place: &Place) {
     let cursor = forebay.json("/events?limit=1")["next_cursor"].as_str().unwrap().to_owned();
     let other_order = format!("cursor={cursor}&order=oldest");
     let cut = format!("cursor={}", &cursor[1..]);
+    let long = format!("q={}", "x".repeat(257));
     for (query, named) in [
         ("limit=1001", "limit"),
         ("limit=0", "limit"),
@@ -132,6 +133,7 @@ pub fn questions_that_make_no_sense_are_refused(place: &Place) {
         (&other_order, "cursor"),
         ("servce=web", "servce"),
         ("q=a&q=b", "q"),
+        (&long, "q has 257 characters"),
         ("count=yes", "count"),
     ] {
         let error = forebay.get(&format!("/events?{query}")).error(400, "invalid_parameter");

@@ -172,6 +172,8 @@ pub fn wrong_pages_are_refused(subject: &Subject) {
     };
     assert_eq!(refused(&query(Order::Newest, 0)), QueryError::Limit(0));
     assert_eq!(refused(&query(Order::Newest, 1001)), QueryError::Limit(1001));
+    let long = Query { q: Some("x".repeat(257)), ..query(Order::Newest, 1) };
+    assert_eq!(refused(&long), QueryError::Text(257));
     let cursor = subject.page(&query(Order::Newest, 1)).unwrap().next_cursor;
     let error = refused(&Query { cursor, ..query(Order::Oldest, 1) });
     assert_eq!(error, QueryError::CursorOrder { cursor: Order::Newest, query: Order::Oldest });
