@@ -138,6 +138,8 @@ pub struct Sink {
     running: usize,
     pace: Pace,
     next: Position,
+    /// What a queue calls this life of the sink.
+    life: u64,
     /// The journal has something that the broadcast did not bring.
     lagging: bool,
     reading: bool,
@@ -162,14 +164,13 @@ impl Sink {
     /// A sink as its specification says, at its cursor.
     pub fn new(spec: SinkSpec, actor: Probe) -> Self {
         let policy = spec.policy;
-        let (Cursor { next, planned, reached }, intake) = match &spec.source {
+        let (Cursor { next, planned, reached }, intake, life) = match &spec.source {
             Source::Log(_) => {
                 let cursor = spec.cursors.get(&spec.name);
-                (cursor, Intake::new(cursor.next, policy.cut.max_bytes))
+                (cursor, Intake::new(cursor.next, policy.cut.max_bytes), 0)
             }
             Source::Queue(queue) => {
-                queue.restart();
-                (Cursor::default(), Intake::of_queue(policy.cut.max_bytes))
+                (Cursor::default(), Intake::of_queue(policy.cut.max_bytes), queue.restart())
             }
         };
         spec.probe.update(|report| report.next = next);
@@ -185,6 +186,7 @@ impl Sink {
             running: 0,
             pace: Pace::new(policy.concurrency),
             next,
+            life,
             lagging: true,
             reading: false,
             planning: false,

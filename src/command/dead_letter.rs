@@ -28,6 +28,10 @@ use crate::{
 /// Letters listed where nobody says how many.
 const LIST_DEFAULT: usize = 50;
 
+/// What is said of a letter whose event was refused by partial success; the destination's own words are in the log of whoever
+/// delivered it.
+const LEFT_OUT: &str = "the destination took the request but left the event out of it (partial success)";
+
 /// Letters read at a time.
 const READ_LETTERS: usize = 100;
 
@@ -214,6 +218,7 @@ async fn replay(
                 let outcome = outcome.map_err(|e| format!("stopped after {delivered} letters: {e}"))?;
                 match outcome.refused.first() {
                     Some((_, error)) => kept.push(json!({"id": id, "error": error})),
+                    None if outcome.left_out > 0 => kept.push(json!({"id": id, "error": LEFT_OUT})),
                     None => {
                         letters.remove(&sink, *id).map_err(|e| e.to_string())?;
                         delivered += 1;

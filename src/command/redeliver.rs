@@ -21,6 +21,15 @@ pub struct Outcome {
     pub delivered: u64,
     /// Events that the destination refuses, with its words.
     pub refused: Vec<(Position, String)>,
+    /// Events that it left out of what it took, without saying which (partial success).
+    pub left_out: u64,
+}
+
+impl Outcome {
+    /// Events that were not taken.
+    pub fn not_delivered(&self) -> u64 {
+        self.refused.len() as u64 + self.left_out
+    }
 }
 
 /// Delivers the batch, halving it around events that the destination refuses.
@@ -34,7 +43,9 @@ pub async fn redeliver(destination: &dyn Destination, batch: Batch) -> Result<Ou
     while let Some(batch) = todo.pop_front() {
         match destination.deliver(Arc::new(batch.clone())).await {
             Ok(receipt) => {
-                outcome.delivered += batch.count().saturating_sub(receipt.rejected.len() as u64);
+                let not_taken = receipt.refused + receipt.rejected.len() as u64;
+                outcome.delivered += batch.count().saturating_sub(not_taken);
+                outcome.left_out += receipt.refused;
                 outcome.refused.extend(receipt.rejected.into_iter().map(|one| (one.position, one.error)));
                 backoff.reset();
             }

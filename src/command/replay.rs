@@ -178,7 +178,7 @@ async fn replay_batch(
     if let Some(batch) = batch {
         let outcome = redeliver(destination, batch).await?;
         report.delivered += outcome.delivered;
-        report.refused += outcome.refused.len() as u64;
+        report.refused += outcome.not_delivered();
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use forebay_actors::{
     journal::{Backlog, JournalError, Piece, Queue, stored_form},
     record::{Position, Record, SinkName, Span},
 };
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{ASK_WAIT, INDEX_BITS, Shared, place, put_aside, sequence_of};
@@ -80,7 +80,7 @@ struct State {
     /// Messages whose acknowledgement is not confirmed yet.
     acknowledging: usize,
     failure: Option<JournalError>,
-    /// Lives of the sink: who still waits in the name of one before gets nothing.
+    /// Lives of the sink: who takes in the name of one before gets nothing.
     restarts: u64,
     closed: bool,
 }
@@ -207,8 +207,9 @@ impl SinkQueue {
         let until = PULL_WAIT + PULL_GRACE;
         loop {
             let message = tokio::select! {
+                biased;
+                () = self.is_closed() => break,
                 message = timeout(until, batch.next()) => message.map_err(|e| failed(&e))?,
-                () = self.is_closed() => return Ok(()),
             };
             match message {
                 Some(Ok(message)) => self.accept(message),
@@ -216,6 +217,11 @@ impl SinkQueue {
                 None => return Ok(()),
             }
         }
+        // What is here already nobody else gets before its time is over, unless it is given back.
+        while let Some(Some(Ok(message))) = batch.next().now_or_never() {
+            self.accept(message);
+        }
+        Ok(())
     }
 
     async fn is_closed(&self) {
@@ -257,6 +263,11 @@ impl SinkQueue {
         }
         let left = piece.end().since(piece.first());
         let mut state = self.state();
+        if state.closed {
+            // What was held may have been released meanwhile: nobody would come for this one, and it would be kept for ever.
+            drop(state);
+            return self.give_back(acker);
+        }
         state.failure = None;
         state.held.insert(sequence, Held { acker, piece, left });
         state.ready.push_back(sequence);
@@ -287,6 +298,16 @@ impl SinkQueue {
         });
     }
 
+    /// So that another gets it at once; where the server does not hear it, when its time is over.
+    fn give_back(&self, acker: Arc<Acker>) {
+        let sink = self.sink.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = acker.ack_with(AckKind::Nak(None)).await {
+                tracing::debug!(%sink, %error, "a message could not be given back");
+            }
+        });
+    }
+
     fn has_room(&self) {
         // Whoever waits for room, and who is just about to.
         self.room.notify_waiters();
@@ -314,10 +335,9 @@ impl SinkQueue {
 }
 
 impl Queue for SinkQueue {
-    fn take(&self, bytes_max: usize, wait: Duration) -> Result<Vec<Piece>, JournalError> {
+    fn take(&self, life: u64, bytes_max: usize, wait: Duration) -> Result<Vec<Piece>, JournalError> {
         let state = self.state();
         let wait = if state.closed { wait.min(CLOSED_WAIT) } else { wait };
-        let life = state.restarts;
         let nothing =
             |state: &mut State| state.ready.is_empty() && state.failure.is_none() && state.restarts == life;
         let waited = self.arrived.wait_timeout_while(state, wait, nothing);
@@ -361,7 +381,7 @@ impl Queue for SinkQueue {
         self.acknowledge(sequence, held.acker);
     }
 
-    fn restart(&self) {
+    fn restart(&self) -> u64 {
         let mut state = self.state();
         let state = &mut *state;
         state.restarts += 1;
@@ -371,6 +391,7 @@ impl Queue for SinkQueue {
             state.ready.push_back(*sequence);
         }
         self.arrived.notify_all();
+        state.restarts
     }
 
     fn close(&self) {
@@ -410,3 +431,6 @@ impl Queue for SinkQueue {
         Backlog { events: self.shared.events_of(waiting).max(taken), taken, oldest }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,18 +13,19 @@ use crate::{event::Timestamp, record::Span};
 /// What one sink of this process takes its events from. Everything here may block for a moment, but for
 /// [`Queue::backlog`].
 pub trait Queue: Send + Sync + 'static {
-    /// Takes what comes next, up to about `bytes_max` of payload; where there is nothing, waits up to `wait` for it.
+    /// Takes what comes next for this life of the sink, up to about `bytes_max` of payload; where there is nothing, waits up to
+    /// `wait` for it. In the name of an earlier life nothing is taken, whenever that was asked for.
     ///
     /// # Errors
     /// Only for what may pass; damage is an item of the answer.
-    fn take(&self, bytes_max: usize, wait: Duration) -> Result<Vec<Piece>, JournalError>;
+    fn take(&self, life: u64, bytes_max: usize, wait: Duration) -> Result<Vec<Piece>, JournalError>;
 
     /// These events have their outcome; a piece of which all events have it is never taken again.
     fn settle(&self, span: Span);
 
-    /// What was taken and is not settled is taken once more: the sink was built anew and has forgotten it. Whoever still
-    /// waits in [`Queue::take`] does so for nobody, and gets nothing.
-    fn restart(&self);
+    /// What was taken and is not settled is taken once more: the sink was built anew and has forgotten it. The answer is its new
+    /// life; whoever still asks [`Queue::take`] in the name of one before does so for nobody.
+    fn restart(&self) -> u64;
 
     /// Nothing new is taken any more; what was taken can still be settled, and is taken once more after a restart.
     fn close(&self);

@@ -1,6 +1,6 @@
 //! Delivering, failing, halving, giving up.
 
-use std::{any::Any, panic::AssertUnwindSafe, rc::Rc, sync::Arc};
+use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, rc::Rc, sync::Arc};
 
 use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use futures::FutureExt as _;
@@ -138,7 +138,7 @@ impl Burial {
     }
 
     /// Of some events of a batch that was taken without them; there is at least one.
-    fn some(batch: Arc<Batch>, rejected: Vec<Rejection>, attempts: u32) -> Self {
+    pub(super) fn some(batch: Arc<Batch>, rejected: Vec<Rejection>, attempts: u32) -> Self {
         let error = rejected.first().map(|first| first.error.clone()).unwrap_or_default();
         let (span, only) = (batch.span(), Some(rejected.into()));
         Self { span, batch: Some(batch), reason: Reason::Rejected, error, status: None, attempts, only }
@@ -169,26 +169,31 @@ impl Burial {
         let Some(batch) = &self.batch else {
             return dead_letters.add(&[note(DeadLetter::of_span(sink, self.span, self.reason, at))]);
         };
-        let (mut letters, mut bytes, mut events) = (Vec::new(), 0, batch.events());
+        let only: Option<BTreeMap<_, _>> =
+            self.only.as_ref().map(|only| only.iter().map(|one| (one.position, one)).collect());
+        let (mut letters, mut bytes, mut events) = (Vec::new(), 0, batch.events().unbounded());
         while let Some(position) = events.position() {
+            let one = only.as_ref().map(|only| only.get(&position).copied());
+            if let Some(None) = one
+                && events.next_event().is_some_and(|event| event.is_ok())
+            {
+                // It was taken.
+                continue;
+            }
             if bytes > LETTERS_BYTES_MAX {
                 dead_letters.add(&letters)?;
                 (letters, bytes) = (Vec::new(), 0);
             }
             match events.next_single() {
                 Some(Ok(event)) => {
-                    let event_bytes = event.len();
-                    let before = letters.len();
+                    bytes += event.len();
                     let letter = note(DeadLetter::of_event(sink, position, event, self.reason, at));
-                    match self.only.as_ref().map(|only| only.iter().find(|one| one.position == position)) {
-                        None => letters.push(letter),
-                        Some(Some(Rejection { error, status, .. })) => {
-                            letters.push(DeadLetter { error: error.clone(), status: *status, ..letter });
+                    letters.push(match one.flatten() {
+                        Some(Rejection { error, status, .. }) => {
+                            DeadLetter { error: error.clone(), status: *status, ..letter }
                         }
-                        // It was taken.
-                        Some(None) => {}
-                    }
-                    bytes += event_bytes * (letters.len() - before);
+                        None => letter,
+                    });
                 }
                 // Its record is damaged, or has fewer events than it says.
                 Some(Err(_)) | None => {

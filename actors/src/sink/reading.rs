@@ -23,8 +23,8 @@ impl Sink {
             return;
         }
         self.reading = true;
-        let (source, from) = (self.spec.source.clone(), self.intake.expected());
-        let read = spawn_blocking(move || source.read(from)).into_actor(self);
+        let (source, from, life) = (self.spec.source.clone(), self.intake.expected(), self.life);
+        let read = spawn_blocking(move || source.read(from, life)).into_actor(self);
         ctx.spawn(read.map(move |read, sink, ctx| {
             sink.reading = false;
             match read {

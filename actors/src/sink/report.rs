@@ -371,6 +371,11 @@ impl StandbyProbe {
         self.other.update(|report| report.last_successful_send = Some(now));
     }
 
+    /// It left events out of a batch that it took.
+    pub(super) fn refused(&self, events: u64) {
+        self.other.refused_events.inc_by(events);
+    }
+
     /// Events that it held have their outcome.
     pub(super) fn read_back(&self, events: u64) {
         if let Shown::Held { read_back, .. } = &self.shown {

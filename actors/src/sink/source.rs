@@ -24,14 +24,14 @@ pub enum Source {
 }
 
 impl Source {
-    /// What comes next; `from` is of use to a log alone.
+    /// What comes next; `from` is of use to a log alone, the sink's `life` to a queue.
     ///
     /// # Errors
     /// For what may pass.
-    pub(super) fn read(&self, from: Position) -> Result<Vec<Piece>, JournalError> {
+    pub(super) fn read(&self, from: Position, life: u64) -> Result<Vec<Piece>, JournalError> {
         match self {
             Self::Log(log) => log.read(from, READ_BYTES),
-            Self::Queue(queue) => queue.take(READ_BYTES, TAKE_WAIT),
+            Self::Queue(queue) => queue.take(life, READ_BYTES, TAKE_WAIT),
         }
     }
 

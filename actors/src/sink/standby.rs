@@ -352,10 +352,22 @@ impl Sink {
         let (Some(standby), Task::Deliver(batch)) = (&mut self.standby, &work.task) else { return };
         let batch = batch.clone();
         match outcome {
-            Ok(receipt) => {
+            Ok(mut receipt) => {
                 standby.succeeded();
-                standby.spec.probe.took(batch.count(), receipt.bytes, self.spec.clock.now());
-                self.finished(batch.span());
+                let not_taken = receipt.refused + receipt.rejected.len() as u64;
+                let taken = batch.count().saturating_sub(not_taken);
+                standby.spec.probe.took(taken, receipt.bytes, self.spec.clock.now());
+                standby.spec.probe.refused(receipt.refused);
+                if receipt.rejected.is_empty() {
+                    return self.finished(batch.span());
+                }
+                standby.spec.probe.failed(Cause::Rejected);
+                for one in &mut receipt.rejected {
+                    one.error = format!("{}: {}", standby.spec.name, one.error);
+                }
+                // As where its own destination names them: the cursor stays before the batch until their letters are kept.
+                let burial = Burial::some(batch, receipt.rejected, work.attempts);
+                self.put_back(work.buried(burial));
             }
             Err(Trouble::Failed(error)) if error.verdict == Verdict::Reject => {
                 standby.spec.probe.failed(error.cause);

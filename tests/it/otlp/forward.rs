@@ -54,6 +54,16 @@ fn retry_info(wait: Duration) -> Vec<u8> {
     status
 }
 
+/// A partial success: taken, but for so many records.
+fn left_out(records: u64) -> Answer {
+    let (mut inner, mut partial) = (Vec::new(), Vec::new());
+    put_varint(&mut inner, 1 << 3);
+    put_varint(&mut inner, records);
+    put_bytes(&mut inner, 2, b"too old");
+    put_bytes(&mut partial, 1, &inner);
+    Answer::Taken(partial)
+}
+
 /// Scenario: requests of all signals, with a header and packed.
 /// Guarantee: each arrives at its own method or path, with the header, as it was.
 #[test]
@@ -152,14 +162,9 @@ fn failures_that_may_pass_are_tried_again() {
 /// Guarantee: that is counted, and not sent again.
 #[test]
 fn a_partial_success_is_counted_and_not_sent_again() {
-    let (mut inner, mut partial) = (Vec::new(), Vec::new());
-    put_varint(&mut inner, 1 << 3);
-    put_varint(&mut inner, 2);
-    put_bytes(&mut inner, 2, b"too old");
-    put_bytes(&mut partial, 1, &inner);
     for protocol in PROTOCOLS {
         let receiver = Receiver::start();
-        receiver.answer_next([Answer::Taken(partial.clone())]);
+        receiver.answer_next([left_out(2)]);
         let forebay = Place::empty().sink("up", &receiver.sink(protocol, "")).start();
         post(&forebay, "logs", &protobuf("s", &["one", "two", "three"]));
         until("it is counted", || forebay.metric("forebay_sink_refused_events_total", "up") == 2.0);
@@ -228,6 +233,34 @@ fn refused_records_become_dead_letters_that_can_be_replayed() {
         taken.sort_unstable();
         assert_eq!(taken, ["log 1", "log 2", "metric 1", "span 1"], "{protocol}: each once");
     }
+}
+
+/// Scenario: a dead letter is replayed, and then the past, to a server that takes the request and says that it left the record
+/// out.
+/// Guarantee: the letter stays, with the reason, and the exit status says so; neither counts the record as delivered. The letter
+/// was removed as if it had been.
+#[test]
+fn r0582_a_letter_that_was_left_out_by_partial_success_was_removed() {
+    let receiver = Receiver::start();
+    receiver.judge(|_| Some(Answer::Grpc(3, "the field is bad", None)));
+    let place =
+        Place::empty().section("retention: { journal_keep: 1h }").sink("up", &receiver.sink("grpc", ""));
+    let forebay = place.start();
+    post(&forebay, "logs", &protobuf("s", &["one"]));
+    until("it is given up on", || forebay.metric("forebay_sink_dead_letters_total", "up") == 1.0);
+
+    receiver.judge(|_| Some(left_out(1)));
+    let replay = ["dead-letter", "replay", "up"];
+    let said: Value = serde_json::from_str(&place.run(&replay).failed(1)).unwrap();
+    assert_eq!(said["delivered"], 0);
+    assert!(said["kept"][0]["error"].as_str().unwrap().contains("partial success"), "{said}");
+    let all = ["replay", "--sink", "up", "--from", "2020-01-01T00:00:00Z", "--to", "2200-01-01T00:00:00Z"];
+    let past = place.run(&all).ok();
+    assert!(past.contains("0 delivered, 1 refused"), "{past}");
+
+    receiver.judge(|_| None);
+    let said: Value = serde_json::from_str(&place.run(&replay).ok()).unwrap();
+    assert_eq!((&said["delivered"], &said["kept"]), (&json!(1), &json!([])), "it was still there");
 }
 
 /// Scenario: one batch has all signals; the server takes logs and spans, and refuses the metrics for good.

@@ -302,6 +302,51 @@ fn p2_on_failure_diverts_for_good() {
     });
 }
 
+/// Scenario: the sink of `on_failure` takes a batch but for three of its events, which it names; of the next it leaves out two
+/// without naming them.
+/// Guarantee: the named ones are dead letters, each with the words about it; the others are counted as refused. All of them
+/// counted as delivered, and the named ones were lost.
+#[test]
+fn r0580_what_on_failure_named_or_left_out_counted_as_delivered() {
+    run(async {
+        let mut config = with_fallback();
+        let a = config.sinks.get_mut("a").expect("it is configured");
+        a.on_failure = a.fallback.take();
+        let bed = TestBed::start_with(&config, |fake| down(&fake("a"))).await;
+        let b = bed.fake("b");
+        b.order(|orders| orders.name = Some("unwanted"));
+        let mut messages = vec!["a good one"; 20];
+        let wrong = [("unwanted 0", 0), ("unwanted 7", 7), ("unwanted 19", 19)];
+        wrong.iter().for_each(|(message, index)| messages[*index] = *message);
+        let mut ids = bed.post(&messages).await;
+        bed.settled("a").await;
+        let letters = bed.dead_letters("a");
+        let found: Vec<_> =
+            letters.iter().map(|letter| (event_id(letter).unwrap(), letter.error.clone())).collect();
+        let expected: Vec<_> = wrong
+            .iter()
+            .map(|(message, index)| (ids[*index].clone(), format!("b: the destination names {message}")))
+            .collect();
+        assert_eq!(found, expected);
+        assert_eq!(events_with(&letters, Reason::Rejected), 3);
+        for (_, index) in wrong.iter().rev() {
+            ids.remove(*index);
+        }
+        assert_eq!(b.seen().events(), ids, "each once");
+        assert_eq!(pair(&bed, "forebay_sink_diverted_events_total"), 17.0);
+        let labels = [("sink", "a"), ("reason", "rejected")];
+        assert_eq!(bed.metric("forebay_sink_dead_letters_total", &labels), 3.0);
+
+        b.order(|orders| (orders.name, orders.leave_out) = (None, 2));
+        bed.post(&["a good one"; 5]).await;
+        bed.settled("a").await;
+        assert_eq!(pair(&bed, "forebay_sink_diverted_events_total"), 20.0);
+        assert_eq!(bed.metric("forebay_sink_sent_events_total", &[("sink", "b")]), 20.0);
+        assert_eq!(bed.metric("forebay_sink_refused_events_total", &[("sink", "b")]), 2.0);
+        bed.end().await;
+    });
+}
+
 /// Scenario: batches are held; a configuration comes that takes the sink, its fallback or the key away.
 /// Guarantee: that is noticed before anything changes, and said with the key; with nothing held there is nothing to say.
 #[test]

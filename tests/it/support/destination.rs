@@ -59,6 +59,8 @@ pub struct Orders {
     pub reject: Option<&'static str>,
     /// Take batches without the events whose message contains this, and name those.
     pub name: Option<&'static str>,
+    /// Take batches and say that so many of their events were left out, without a name.
+    pub leave_out: u64,
     /// Panic on batches that hold an event whose message contains this.
     pub panic_on: Option<&'static str>,
     /// The same in the call itself, before there is a future: as an encoder does.
@@ -223,7 +225,7 @@ impl Fake {
             position = position.plus(1);
         }
         self.serve(|_, seen| seen.taken.push((id, ids))).await;
-        Ok(Receipt { rejected, ..Receipt::of(bytes) })
+        Ok(Receipt { rejected, refused: orders.leave_out, ..Receipt::of(bytes) })
     }
 }
 
