@@ -71,15 +71,7 @@ impl Server {
     }
 
     pub(super) async fn insert(&self, batch: Arc<Batch>) -> Result<Receipt, DeliveryError> {
-        let known = self.known.borrow().clone();
-        let known = match known {
-            Some(known) => known,
-            None => {
-                let known = Arc::new(self.look(self.options.manage_schema).await?);
-                *self.known.borrow_mut() = Some(known.clone());
-                known
-            }
-        };
+        let known = self.known().await?;
         let (of, compression) = (known.clone(), self.options.compression);
         let encoded = encoding(batch.clone(), move |batch| {
             let sheets = sheets(batch, &of)?;
@@ -106,6 +98,20 @@ impl Server {
         }
         self.taken.borrow_mut().forget(&batch);
         Ok(Receipt::of(sent))
+    }
+
+    /// What is known of the tables, as they are now: the rows have no types in them, so a server would read those of a column
+    /// that has become another one of the same width without a word.
+    async fn known(&self) -> Result<Arc<Known>, DeliveryError> {
+        let known = self.known.borrow().clone();
+        if let Some(known) = known
+            && known.columns == self.columns().await?
+        {
+            return Ok(known);
+        }
+        let known = Arc::new(self.look(self.options.manage_schema).await?);
+        *self.known.borrow_mut() = Some(known.clone());
+        Ok(known)
     }
 
     /// One INSERT.
@@ -182,7 +188,7 @@ impl Server {
         };
         let has_tables = self.options.otel == ClickhouseOtel::Tables;
         let otel = if has_tables { OtelTable::ALL.map(otel).into() } else { Vec::new() };
-        Known { can, events, otel }
+        Known { can, columns: answer.to_owned(), events, otel }
     }
 
     /// Whether a batch would be taken, as far as that can be seen.

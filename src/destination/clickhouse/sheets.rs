@@ -24,6 +24,8 @@ pub(super) enum Table {
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) can: Abilities,
+    /// The columns of all tables, as the server listed them.
+    pub(super) columns: String,
     pub(super) events: Fit<Vec<rows::Column>>,
     /// Those of [`OtelTable::ALL`]; none where OpenTelemetry goes to the table of events.
     pub(super) otel: Vec<Fit<Columns>>,

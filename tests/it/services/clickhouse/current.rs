@@ -90,3 +90,24 @@ fn p3_kills_on_both_sides_lose_and_double_nothing_in_the_current_engine() {
     }
     assert_eq!(place.run(&["dead-letter", "list", "db"]).ok(), "");
 }
+
+/// Scenario: a column of a table that the sink knows becomes one of another type and the same width.
+/// Guarantee: the next batch is written in the new type. Nanoseconds were read as milliseconds, and counted as delivered.
+#[test]
+fn r0585_a_column_of_another_type_took_wrong_times() {
+    let test = "r0585_a_column_of_another_type_took_wrong_times";
+    let Some(clickhouse) = Clickhouse::start_current(test) else { return };
+    let forebay = Place::empty().sink("db", &clickhouse.sink("")).start();
+    let post_at = |id: &str| {
+        let event =
+            json!({"service": "s", "message": "m", "event_id": id, "timestamp": "2026-05-06T07:08:09.5Z"});
+        forebay.post_json(event.to_string()).ok(202);
+    };
+    post_at("before");
+    clickhouse.wait_for(1);
+    clickhouse.sql("ALTER TABLE events MODIFY COLUMN ingested_at DateTime64(3, 'UTC')");
+    post_at("after");
+    clickhouse.wait_for(2);
+    let wrong = "SELECT countIf(abs(dateDiff('hour', ingested_at, now())) > 24 OR toYear(timestamp) != 2026) FROM events";
+    assert_eq!(clickhouse.sql(wrong), "0");
+}
