@@ -108,6 +108,7 @@ impl Destination for PushgatewayDestination {
 
 impl Gateway {
     async fn deliver(&self, batch: &Batch) -> Result<Receipt, DeliveryError> {
+        self.latest.begin().await;
         let Pushed { options, groups, said, .. } = &**self.latest;
         let mut groups = groups.lock().await;
         let changes = self.changes(batch, &groups)?;

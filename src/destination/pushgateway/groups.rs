@@ -34,6 +34,10 @@ const NO_VALUE: u32 = 1;
 const DELTA: i32 = 1;
 /// What a series takes beside its labels and buckets, with the nodes of the maps that hold it.
 const SERIES_BYTES: usize = 160;
+/// What a metric takes beside its name, its description and its series: the first node of a map has room for eleven of these.
+const FAMILY_BYTES: usize = 1024;
+/// Of a description: it stands in every push of its metric.
+const HELP_BYTES_MAX: usize = 1024;
 /// Attributes that say who a resource is: they are `job`, and what grouping labels are made of.
 const NAMESPACE: &str = "service.namespace";
 pub(super) const SERVICE: &str = "service.name";
@@ -59,6 +63,7 @@ pub(super) type Label = (String, String);
 /// A group as it stands, or as a batch would have it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Group {
+    /// By their names; each has a series.
     families: BTreeMap<String, Arc<Family>>,
     pub(super) bytes: usize,
 }
@@ -295,25 +300,38 @@ impl Group {
     ) {
         let labels = written(&series_labels(of, own));
         let room = of.bytes_max.saturating_sub(self.bytes);
-        let family = self.families.entry(of.name.to_owned()).or_insert_with(|| {
-            Arc::new(Family { kind: of.kind, help: of.help.to_owned(), series: BTreeMap::new() })
-        });
+        let bytes = SERIES_BYTES + labels.len() + value.bytes();
+        let Some(family) = self.families.get_mut(of.name) else {
+            let help = &of.help[..of.help.floor_char_boundary(HELP_BYTES_MAX)];
+            let bytes = bytes + family_bytes(of.name, help);
+            if bytes > room {
+                refused.no_room += 1;
+                return;
+            }
+            let series = BTreeMap::from([(labels, Series { at_nanos, value })]);
+            let family = Family { kind: of.kind, help: help.to_owned(), series };
+            self.families.insert(of.name.to_owned(), Arc::new(family));
+            self.bytes += bytes;
+            return;
+        };
         if family.kind != of.kind {
             refused.other_type += 1;
             return;
         }
-        let bytes = SERIES_BYTES + labels.len() + value.bytes();
         // What other batches see stays as it is until this one is pushed.
         let series = &mut Arc::make_mut(family).series;
         match series.get_mut(&labels) {
-            Some(before) if of.is_delta => {
-                before.value.add(value);
-                before.at_nanos = before.at_nanos.max(at_nanos);
-            }
-            Some(before) if before.at_nanos > at_nanos => {}
+            Some(before) if before.at_nanos > at_nanos && !of.is_delta => {}
+            // A histogram may come again with more bounds.
+            Some(before) if value.bytes() > before.value.bytes() + room => refused.no_room += 1,
             Some(before) => {
                 self.bytes = (self.bytes + value.bytes()).saturating_sub(before.value.bytes());
-                *before = Series { at_nanos, value };
+                if of.is_delta {
+                    before.value.add(value);
+                } else {
+                    before.value = value;
+                }
+                before.at_nanos = before.at_nanos.max(at_nanos);
             }
             None if bytes > room => refused.no_room += 1,
             None => {
@@ -335,23 +353,26 @@ impl Group {
             self.bytes = self.bytes.saturating_sub(SERIES_BYTES + labels.len() + ended.value.bytes());
         }
         if series.is_empty() {
-            self.families.remove(of.name);
+            self.remove(of.name);
         }
     }
 
     fn remove(&mut self, name: &str) {
         let Some(family) = self.families.remove(name) else { return };
         let bytes = |(labels, series): (&String, &Series)| SERIES_BYTES + labels.len() + series.value.bytes();
-        self.bytes = self.bytes.saturating_sub(family.series.iter().map(bytes).sum());
+        let of_series: usize = family.series.iter().map(bytes).sum();
+        self.bytes = self.bytes.saturating_sub(family_bytes(name, &family.help) + of_series);
     }
 
     /// Whether a metric that there was before is gone: a push by names would leave it at the gateway.
     pub(super) fn has_lost_any_of(&self, before: &Self) -> bool {
-        let is_there =
-            |name: &String| self.families.get(name).is_some_and(|family| !family.series.is_empty());
-        let mut before = before.families.iter().filter(|(_, family)| !family.series.is_empty());
-        before.any(|(name, _)| !is_there(name))
+        before.families.keys().any(|name| !self.families.contains_key(name))
     }
+}
+
+/// Of a metric, without its series.
+fn family_bytes(name: &str, help: &str) -> usize {
+    FAMILY_BYTES + name.len() + help.len()
 }
 
 /// Labels of a series: the point's own, and its scope's. Those that the group has get another name, as Prometheus does it.

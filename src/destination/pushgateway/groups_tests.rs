@@ -163,7 +163,8 @@ fn what_cannot_be_pushed_is_counted() {
     let refused = apply(&mut group, &of(vec![metric("e", "", exponential), gauge("a"), twice]));
     assert_eq!(refused, Refused { exponential: 2, other_type: 1, no_room: 0 });
     let (grouping, metrics) = (grouping(), of(vec![gauge("b"), gauge("c")]));
-    let refused = group.apply(&metrics, &grouping, &grouping.key(&[]), group.bytes + SERIES_BYTES);
+    let of_b = family_bytes("b", "") + SERIES_BYTES;
+    let refused = group.apply(&metrics, &grouping, &grouping.key(&[]), group.bytes + of_b);
     assert_eq!(refused.no_room, 1);
     assert_eq!(group.text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 1\n");
 }
@@ -191,5 +192,52 @@ fn r0565_what_was_superseded_ended_a_series() {
     let before = group.clone();
     apply(&mut group, &request(4, None, "new"));
     assert!(group.has_lost_any_of(&before) && !before.has_lost_any_of(&group));
-    assert_eq!(group.bytes, SERIES_BYTES + "os_type=\"new\"".len());
+    assert_eq!(group.bytes, family_bytes(TARGET_INFO, "") + SERIES_BYTES + "os_type=\"new\"".len());
+}
+
+/// Scenario: a metric with a long description finds no room, then some, and its only series ends.
+/// Guarantee: nothing of it stays where it is refused, its name and what is kept of its description count, and all of that is
+/// given back. A metric that was refused stayed, for ever and without a series, and no name or description counted.
+#[test]
+fn r0299_a_metric_that_was_refused_stayed_for_ever() {
+    let (mut group, grouping) = (Group::default(), grouping());
+    let help = format!("x{}", "\u{e9}".repeat(HELP_BYTES_MAX));
+    let mut take = |point: NumberPoint, bytes_max: usize| {
+        let points = Points::Gauge(Gauge { points: vec![point] });
+        let long = Metric { description: help.clone(), ..metric("long", "", points) };
+        let refused = group.apply(&of(vec![long]), &grouping, &grouping.key(&[]), bytes_max);
+        (refused.no_room, group.clone())
+    };
+    let kept = format!("x{}", "\u{e9}".repeat(HELP_BYTES_MAX / 2 - 1));
+    let room = family_bytes("long", &kept) + SERIES_BYTES;
+    let (no_room, none) = take(number(1, 1.0, &[]), room - 1);
+    assert!(no_room == 1 && none.families.is_empty() && none.bytes == 0, "{none:?}");
+    let (no_room, one) = take(number(1, 1.0, &[]), room);
+    assert_eq!((no_room, one.bytes), (0, room));
+    assert_eq!(one.text(), format!("# HELP long {kept}\n# TYPE long gauge\nlong 1\n"));
+    let (no_room, ended) = take(NumberPoint { flags: NO_VALUE, ..number(2, 0.0, &[]) }, room);
+    assert!(no_room == 0 && ended.families.is_empty() && ended.bytes == 0, "{ended:?}");
+    assert!(ended.has_lost_any_of(&one) && !ended.has_lost_any_of(&none));
+}
+
+/// What a histogram grows by, as a delta with other bounds or as a whole, is counted, and has to find room.
+#[test]
+fn histograms_that_grow_are_counted() {
+    for temporality in [DELTA, 2] {
+        let (mut group, grouping) = (Group::default(), grouping());
+        let mut take = |bounds: usize, bytes_max: usize| {
+            let point = HistogramPoint {
+                bucket_counts: vec![1; bounds + 1],
+                bounds: vec![1.0; bounds],
+                ..HistogramPoint::default()
+            };
+            let points = Points::Histogram(Histogram { points: vec![point], temporality });
+            let metrics = of(vec![metric("h", "", points)]);
+            let refused = group.apply(&metrics, &grouping, &grouping.key(&[]), bytes_max);
+            (refused.no_room, group.bytes)
+        };
+        let (_, small) = take(1, ROOM);
+        assert_eq!(take(3, small + 31), (1, small));
+        assert_eq!(take(3, small + 32), (0, small + 32));
+    }
 }

@@ -17,6 +17,7 @@ use std::{
 
 use forebay_actors::record::SinkName;
 use tokio::{
+    sync::OnceCell,
     task::spawn_blocking,
     time::{Instant, timeout_at},
 };
@@ -61,6 +62,9 @@ pub struct Pushed {
     is_of_sink: bool,
     /// Whether its groups were deleted already.
     has_left: AtomicBool,
+    /// What a sink of this name had under other options, until something is pushed under these.
+    before: Mutex<Option<Arc<Pushed>>>,
+    begun: OnceCell<()>,
     farewells: Farewells,
     /// Held while a batch is pushed: what the next one changes, it changes in what this one has made.
     pub(super) groups: tokio::sync::Mutex<Groups>,
@@ -108,10 +112,11 @@ impl Gateways {
         sinks.by_name.retain(|_, latest| latest.strong_count() > 0);
         sinks.all.retain(|pushed| !pushed.has_left.load(Ordering::Acquire));
         let known = sinks.by_name.get(sink).and_then(Weak::upgrade);
-        if let Some(latest) = known.filter(|latest| latest.options == *options) {
-            return latest;
+        if let Some(latest) = known.as_ref().filter(|latest| latest.options == *options) {
+            return latest.clone();
         }
-        let pushed = Arc::new(Pushed::new(options, self.is_of_sinks, &self.farewells));
+        let before = known.map(|latest| latest.0.clone());
+        let pushed = Arc::new(Pushed::new(options, self.is_of_sinks, before, &self.farewells));
         sinks.all.push(pushed.clone());
         let latest = Arc::new(Latest(pushed));
         sinks.by_name.insert(sink.clone(), Arc::downgrade(&latest));
@@ -129,7 +134,14 @@ impl Gateways {
                 pushed.leave(&groups);
             }
         }
-        let farewells = std::mem::take(&mut *self.farewells.lock().unwrap_or_else(PoisonError::into_inner));
+        all(&self.farewells).await;
+    }
+}
+
+/// Waits for the farewells that have begun, a few seconds at most.
+async fn all(farewells: &Farewells) {
+    let farewells = std::mem::take(&mut *farewells.lock().unwrap_or_else(PoisonError::into_inner));
+    if !farewells.is_empty() {
         let ended = spawn_blocking(move || farewells.into_iter().for_each(|farewell| drop(farewell.join())));
         // Each has a bound of its own; what goes wrong is in the log.
         drop(ended.await);
@@ -158,10 +170,27 @@ impl Drop for Latest {
 // === impl Pushed ===
 
 impl Pushed {
-    fn new(options: &PushgatewaySink, is_of_sink: bool, farewells: &Farewells) -> Self {
-        let (groups, said, has_left) = Default::default();
-        let (options, farewells) = (options.clone(), farewells.clone());
-        Self { options, is_of_sink, has_left, farewells, groups, said }
+    fn new(
+        options: &PushgatewaySink,
+        is_of_sink: bool,
+        before: Option<Arc<Self>>,
+        farewells: &Farewells,
+    ) -> Self {
+        let (groups, said, has_left, begun) = Default::default();
+        let (options, before, farewells) = (options.clone(), Mutex::new(before), farewells.clone());
+        Self { options, is_of_sink, has_left, before, begun, farewells, groups, said }
+    }
+
+    /// Comes before the first push: what another sink deletes at its end it does not delete behind that.
+    pub(super) async fn begin(&self) {
+        let begin = async || {
+            let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(before) = before {
+                before.leave(&*before.groups.lock().await);
+            }
+            all(&self.farewells).await;
+        };
+        self.begun.get_or_init(begin).await;
     }
 
     /// Begins to delete what was pushed, where that is wanted.

@@ -170,6 +170,15 @@ fn r0567_a_sink_that_changed_deleted_its_groups() {
     settle(&gateway);
     assert_has(&gateway, &[series("in", 7), series("out", 8)]);
 
+    // Under other options it begins anew, and nothing is deleted behind its first push.
+    place.set_sink("push", Some(&gateway.sink(", delete_on_exit: true, headers: { x-forebay: test }")));
+    place.write();
+    assert!(place.run(&["reload"]).ok().contains("push"));
+    export(&forebay, "/v1/metrics", &metrics("1", json!([io("out", 9)])));
+    delivered(&forebay);
+    settle(&gateway);
+    assert_has(&gateway, &[series("out", 9)]);
+
     place.set_sink("push", None);
     place.write();
     place.run(&["reload"]).ok();
