@@ -69,7 +69,8 @@ impl MemoryBudget {
         }
         part("request bodies", config.http.max_inflight_bytes as u64, "http.max_inflight_bytes");
         let waiting = config.buffer.memory_bytes_max as u64;
-        // Events that wait, and those of the commit that is running, as records and compressed.
+        // Events that wait, and those of the commit that is running, as records and compressed. The one request by which what
+        // waits may pass its bound is within the request bodies, which it has a share of until it is answered.
         part("waiting for commit", 2 * waiting, "buffer.memory_bytes_max");
         let broadcast = (batcher::MAILBOX_COMMITS * buffer::COMMIT_BYTES) as u64;
         part("broadcast", broadcast, "");
@@ -79,7 +80,12 @@ impl MemoryBudget {
             _ if shared => part("journal (on its way)", 4 * buffer::COMMIT_BYTES as u64, ""),
             Durability::Memory => part("journal (memory)", waiting, "buffer.memory_bytes_max"),
             _ => {
-                let open = journal::OPEN_GENERATIONS_MAX as u64 + 1;
+                // One more is kept for who reads it where it could not be synced at its end.
+                let unsynced = match config.buffer.durability {
+                    Durability::Interval => journal::UNSYNCED_GENERATIONS_MAX,
+                    _ => 0,
+                };
+                let open = (journal::OPEN_GENERATIONS_MAX + unsynced) as u64 + 1;
                 let bytes = journal::GENERATION_BYTES * (100 + SLED_OVERHEAD_PERCENT) / 100;
                 part("journal (open generations)", open * bytes, "");
             }

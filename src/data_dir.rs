@@ -110,6 +110,24 @@ impl DataDir {
     }
 }
 
+/// Keeps every process out as long as the value lives, and changes nothing. `None` where no process has ever been there.
+///
+/// # Errors
+/// [`DataDirError::InUse`] where one is there now.
+pub fn hold_still(path: &Path) -> Result<Option<File>, DataDirError> {
+    let unusable = |source| DataDirError::Unusable { path: path.into(), source };
+    let lock = match File::open(path.join("LOCK")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(error)),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: path.into() }),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
 /// Locks the file. Who held it may have gone, and the lock be there for a moment more: until all of a killed process is torn
 /// down, or where it was just starting a program, until the copy of it is that program.
 fn take(lock: &File) -> Result<(), TryLockError> {

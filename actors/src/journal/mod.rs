@@ -52,6 +52,10 @@ pub const GENERATION_BYTES: u64 = 12 * 1024 * 1024;
 /// Old generations open for reading at the same time.
 pub const OPEN_GENERATIONS_MAX: usize = 1;
 
+/// Generations before the newest that are kept as they were written, because they could not be synced (`interval` only). Each
+/// takes the memory of a sled, which a closed one does not.
+pub const UNSYNCED_GENERATIONS_MAX: usize = 1;
+
 /// When a commit counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {

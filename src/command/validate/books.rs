@@ -14,16 +14,28 @@ use forebay_actors::{
 
 use crate::{config::Config, data_dir, pipeline};
 
+/// Bytes of a state directory up to which it is copied. The books are small; dead letters are beside them.
+const COPIED_BYTES_MAX: u64 = 256 << 20;
+
 /// Batches that would not be read back, in words. Changes nothing. Blocks.
 ///
 /// # Errors
-/// Where the books cannot be copied or read.
+/// Why it cannot be told: a process runs that does not answer, or the books cannot be copied or read.
 pub(super) fn misplaced(config: &Config) -> Result<Vec<String>, String> {
     let state = data_dir::state(&config.data_dir);
     if !state.join("db").exists() {
         return Ok(Vec::new());
     }
+    let held_still = data_dir::hold_still(&config.data_dir).map_err(|e| e.to_string())?;
+    let bytes = bytes_of(&state).map_err(|e| format!("{}: {e}", state.display()))?;
+    if bytes > COPIED_BYTES_MAX {
+        let (shown, mib) = (state.display(), bytes >> 20);
+        return Err(format!(
+            "{shown} has {mib} MiB, more than is copied for it; a running process would tell"
+        ));
+    }
     let copy = Copied::of(&state)?;
+    drop(held_still);
     let words = |e: StateError| e.to_string();
     let books = HeldBatches::open(Arc::new(StateDb::open(&copy.0).map_err(words)?)).map_err(words)?;
     Ok(pipeline::misplaced(&books, config).map_err(words)?.iter().map(ToString::to_string).collect())
@@ -50,6 +62,15 @@ impl Drop for Copied {
         // A thread of sled's may still be making a file. What stays behind is the temporary directory's.
         let _ = (0..3).any(|_| fs::remove_dir_all(&self.0).is_ok());
     }
+}
+
+fn bytes_of(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        bytes += if entry.file_type()?.is_dir() { bytes_of(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {

@@ -3,13 +3,12 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    journal::{OPEN_GENERATIONS_MAX, Piece, closed::Closed, generation::Generation, inspect::Entry},
+    journal::{
+        OPEN_GENERATIONS_MAX, Piece, UNSYNCED_GENERATIONS_MAX, closed::Closed, generation::Generation,
+        inspect::Entry,
+    },
     record::Position,
 };
-
-/// Generations before the newest that are kept as they were written, because they could not be synced. Each takes the memory
-/// of a sled, which a closed one does not.
-const UNSYNCED_MAX: usize = 1;
 
 /// All generations, oldest first, and those of them that are open for reading.
 #[derive(Default)]
@@ -74,7 +73,7 @@ impl Shelf {
     /// Takes out the oldest of those that could not be synced, where there are too many.
     pub(super) fn give_up_unsynced(&mut self) -> Option<(Position, Arc<Generation>)> {
         let mut written = self.written();
-        let too_many = written.len() > UNSYNCED_MAX + 1;
+        let too_many = written.len() > UNSYNCED_GENERATIONS_MAX + 1;
         let oldest = too_many.then(|| written.swap_remove(0))?;
         self.close(oldest.0);
         Some(oldest)
