@@ -74,7 +74,7 @@ impl DataDir {
             }
             _ => DataDirError::Unusable { path: path.into(), source },
         };
-        fs::create_dir_all(path).map_err(failed)?;
+        create(path).map_err(failed)?;
         let lock = File::options()
             .create(true)
             .truncate(false)
@@ -108,6 +108,18 @@ impl DataDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Makes a directory and all that it is in. It is only there after a power loss once its parent has been synced.
+pub fn create(directory: &Path) -> io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.try_exists()? {
+        return Ok(());
+    }
+    let parent = directory.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create(parent)?;
+    // Somebody else may have made it meanwhile, so this must not mind.
+    fs::create_dir_all(directory)?;
+    File::open(parent)?.sync_all()
 }
 
 /// Keeps every process out as long as the value lives, and changes nothing. `None` where no process has ever been there.

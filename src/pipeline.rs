@@ -147,8 +147,8 @@ pub enum StartError {
     DataDir(#[from] std::io::Error),
     /// Events would stay behind where nobody looks.
     #[error(
-        "the journal on disk has {events} events that the sink {sink} has not had; let buffer.backend: disk deliver them, \
-         then change over"
+        "the journal on disk has {events} events that the sink {sink} has not had; let buffer.backend: disk with \
+         durability: fsync or interval deliver them, then change over"
     )]
     LeftBehind {
         /// Who is behind, the furthest of all.

@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use forebay_actors::{
     journal::{Durability, Journal, MemoryJournal, SledJournal},
+    record::Position,
     runtime::clock::Clock,
     state::Cursors,
 };
@@ -38,13 +39,43 @@ pub(super) fn open_journal(
             let shared = Arc::new(open_shared(config, data_dir, cursors, clock.clone())?);
             return Ok(Opened { journal: shared.clone(), shared: Some(shared) });
         }
-        (Backend::Disk, Durability::Memory) => Arc::new(MemoryJournal::new(clock.clone(), floor)),
+        (Backend::Disk, Durability::Memory) => {
+            // No position is given twice, also where nobody has read what is on disk.
+            let begin = end_on_disk(config, data_dir, cursors, clock)?.max(floor);
+            Arc::new(MemoryJournal::new(clock.clone(), begin))
+        }
         (Backend::Disk, _) => {
             let journal = SledJournal::open(&data_dir::journal(data_dir), durability, floor, clock.clone())?;
             Arc::new(journal.with_reserve())
         }
     };
     Ok(Opened { journal, shared: None })
+}
+
+/// Where the journal on disk ends that is not to be used any more, at 0 where there is none.
+///
+/// # Errors
+/// Where a sink has not had all of it: nobody would look there again.
+fn end_on_disk(
+    config: &Config,
+    data_dir: &Path,
+    cursors: &Cursors,
+    clock: &Clock,
+) -> Result<Position, StartError> {
+    let dir = data_dir::journal(data_dir);
+    if std::fs::read_dir(&dir).map_or(true, |mut files| files.next().is_none()) {
+        return Ok(Position::default());
+    }
+    let journal = SledJournal::open(&dir, Durability::Fsync, cursors.furthest(), clock.clone())?;
+    let span = journal.span();
+    let behind = sink_names(&config.sinks)
+        .into_iter()
+        .filter(|_| !cursors.is_empty())
+        .map(|sink| (span.end.since(cursors.get(&sink).next.max(span.first)), sink));
+    match behind.filter(|(events, _)| *events > 0).max_by_key(|(events, _)| *events) {
+        Some((events, sink)) => Err(StartError::LeftBehind { sink, events }),
+        None => Ok(span.end),
+    }
 }
 
 /// Opens the journal that other processes have too, where no journal of this one would be forgotten for it.
@@ -54,20 +85,7 @@ fn open_shared(
     cursors: &Cursors,
     clock: Clock,
 ) -> Result<JetStream, StartError> {
-    let dir = data_dir::journal(data_dir);
-    if std::fs::read_dir(&dir).is_ok_and(|mut files| files.next().is_some()) {
-        let journal = SledJournal::open(&dir, Durability::Fsync, cursors.furthest(), clock.clone())?;
-        let end = journal.span().end;
-        let behind = sink_names(&config.sinks).into_iter().filter(|_| !cursors.is_empty()).map(|sink| {
-            let events = end.since(cursors.get(&sink).next.max(journal.span().first));
-            (sink, events)
-        });
-        if let Some((sink, events)) =
-            behind.filter(|(_, events)| *events > 0).max_by_key(|(_, events)| *events)
-        {
-            return Err(StartError::LeftBehind { sink, events });
-        }
-    }
+    end_on_disk(config, data_dir, cursors, &clock)?;
     let quarantine = data_dir::quarantine(data_dir);
     let shared = JetStream::open(&config.buffer, config.http.max_event_bytes, &quarantine, clock)?;
     data_dir::note_stream(data_dir, &shared.identity())?;

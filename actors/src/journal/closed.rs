@@ -121,9 +121,15 @@ impl Closed {
         let copy = quarantine.join(format!("{:020}.db", first.0));
         if !copy.exists() {
             fs::create_dir_all(quarantine)?;
-            let partial = copy.with_extension("partial");
-            fs::copy(&self.path, &partial)?;
-            fs::rename(&partial, &copy)?;
+            // It is not written any more, so another name for it is as good as a copy, and takes nothing of a full device.
+            if fs::hard_link(&self.path, &copy).is_err() {
+                let partial = copy.with_extension("partial");
+                let copied = fs::copy(&self.path, &partial).and_then(|_| fs::rename(&partial, &copy));
+                if copied.is_err() {
+                    let _ = fs::remove_file(&partial);
+                }
+                copied?;
+            }
         }
         tracing::error!(log = %self.path.display(), kept = %copy.display(), "a generation is damaged; all that is whole in it is read");
         Ok(())

@@ -206,23 +206,30 @@ impl SledJournal {
         self.shelf().forget(first);
     }
 
-    /// The generation that holds `from`, its end, and whether it could be opened.
-    fn generation_at(&self, from: Position) -> Result<Option<(Readable, Span)>, JournalError> {
+    /// The generation that holds `from`, and its span; only the span of one that could not be opened and was put aside.
+    fn generation_at(&self, from: Position) -> Result<Option<(Option<Readable>, Span)>, JournalError> {
         if let Some((span, Some(generation))) = self.find(from) {
-            return Ok(Some((generation, span)));
+            return Ok(Some((Some(generation), span)));
         }
         // Not under the shelf's lock: every commit takes that, and opening takes tens of milliseconds.
         let _opening = self.opening();
         match self.find(from) {
             None => Ok(None),
             // Another reader was faster.
-            Some((span, Some(generation))) => Ok(Some((generation, span))),
-            Some((span, None)) => {
-                let closed = Closed::open(&self.generation_dir(span.first), span)?;
-                let generation = Readable::Closed(Arc::new(closed));
-                self.shelf().keep_open(span.first, generation.clone());
-                Ok(Some((generation, span)))
-            }
+            Some((span, Some(generation))) => Ok(Some((Some(generation), span))),
+            Some((span, None)) => match Closed::open(&self.generation_dir(span.first), span) {
+                Ok(closed) => {
+                    let generation = Readable::Closed(Arc::new(closed));
+                    self.shelf().keep_open(span.first, generation.clone());
+                    Ok(Some((Some(generation), span)))
+                }
+                // Here and now: who looks again later may find its neighbour in its place.
+                Err(JournalError::Damaged { reason, .. }) => {
+                    self.set_aside(span.first, &reason)?;
+                    Ok(Some((None, span)))
+                }
+                Err(other) => Err(other),
+            },
         }
     }
 
@@ -282,8 +289,13 @@ impl Journal for SledJournal {
         let mut pieces = Vec::new();
         let mut bytes = 0;
         while bytes < bytes_max && from < self.span().end {
-            match self.generation_at(from) {
-                Ok(Some((generation, span))) => {
+            match self.generation_at(from)? {
+                // It was removed meanwhile: this is the one behind it.
+                Some((_, span)) if span.first > from => {
+                    pieces.push(Piece::Removed(Span { first: from, end: span.first }));
+                    from = span.first;
+                }
+                Some((Some(generation), span)) => {
                     let mut found = generation.read(from, span.end, bytes_max - bytes);
                     let payload = |piece: &Piece| match piece {
                         Piece::Record(record) => record.payload.len(),
@@ -296,15 +308,11 @@ impl Journal for SledJournal {
                     from = last.end();
                     pieces.append(&mut found);
                 }
-                Ok(None) => break,
-                Err(JournalError::Damaged { reason, .. }) => {
-                    let first = self.oldest_at_or_before(from);
-                    self.set_aside(first, &reason)?;
-                    let end = self.span().end.min(self.next_after(from));
-                    pieces.push(Piece::Damaged(Span { first: from, end }));
-                    from = end;
+                Some((None, span)) => {
+                    pieces.push(Piece::Damaged(Span { first: from, end: span.end }));
+                    from = span.end;
                 }
-                Err(other) => return Err(other),
+                None => break,
             }
         }
         Ok(pieces)
@@ -350,19 +358,5 @@ impl Journal for SledJournal {
 
     fn may_forget(&self) -> bool {
         self.durability != Durability::Fsync
-    }
-}
-
-impl SledJournal {
-    fn oldest_at_or_before(&self, at: Position) -> Position {
-        let shelf = self.shelf();
-        let index = shelf.entries.partition_point(|entry| entry.first <= at).saturating_sub(1);
-        shelf.entries.get(index).map_or(at, |entry| entry.first)
-    }
-
-    fn next_after(&self, at: Position) -> Position {
-        let shelf = self.shelf();
-        let index = shelf.entries.partition_point(|entry| entry.first <= at);
-        shelf.entries.get(index).map_or(Position(u64::MAX), |entry| entry.first)
     }
 }

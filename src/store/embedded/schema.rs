@@ -3,11 +3,11 @@
 //! `event_counts` is what `events` would answer to `GROUP BY minute, service`. Both change in one
 //! transaction, always, so that statistics over any number of events read a few thousand rows.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use crate::store::StoreError;
+use crate::{data_dir, store::StoreError};
 
 /// Page cache of the writer in KiB: room for the pages a batch changes, so that none is written twice.
 pub const WRITER_CACHE_KIB: u32 = 8 * 1024;
@@ -61,7 +61,7 @@ pub(super) const fn minute_of(nanos: i64) -> i64 {
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let at = StoreError::at(path);
     if let Some(directory) = path.parent() {
-        create_directory(directory)
+        data_dir::create(directory)
             .map_err(|source| StoreError::Io { path: directory.to_owned(), source })?;
     }
     let mut connection = Connection::open(path).map_err(at)?;
@@ -121,18 +121,6 @@ fn untouched(path: &Path) -> String {
     uri + "?immutable=1"
 }
 
-/// A directory is only there after a power loss once its parent has been synced.
-fn create_directory(directory: &Path) -> io::Result<()> {
-    if directory.as_os_str().is_empty() || directory.try_exists()? {
-        return Ok(());
-    }
-    let parent = directory.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_directory(parent)?;
-    // Another writer may have made it meanwhile, so this must not mind.
-    fs::create_dir_all(directory)?;
-    fs::File::open(parent)?.sync_all()
-}
-
 fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_WAIT)?;
     // The first two are fixed by the first page ever written, so they come first. With incremental
@@ -190,6 +178,8 @@ fn known_version(connection: &Connection, path: &Path) -> Result<usize, StoreErr
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A file of a later version is refused by name, by writers and readers, and is left as it was.

@@ -155,3 +155,30 @@ fn r0105_swapped_letters_find_their_key() {
     let said = place.run(&["validate", "--offline"]).failed(1);
     assert!(said.contains("sinks.up.ulr: is not a key of `sinks.up`; did you mean `url`?"), "{said}");
 }
+
+/// Scenario: `durability: memory` is set while a sink has not had everything of the journal on disk; then it has.
+/// Guarantee: the process does not begin, and says what is left behind; afterwards it does. The events were forgotten without a
+/// word, and others got their positions.
+#[test]
+fn r0392_a_journal_in_memory_forgot_the_one_on_disk() {
+    let destination = Destination::start();
+    destination.answer(503);
+    let disk = Place::empty().sink("up", &destination.sink());
+    let mut forebay = disk.start();
+    forebay.post_json(r#"{"service":"s","message":"m","event_id":"on disk"}"#).ok(202);
+    forebay.kill();
+    let memory = Place::empty().with_data_dir(disk.data_dir().to_owned()).sink("up", &destination.sink());
+    let memory = memory.section("buffer: { durability: memory }");
+    memory.write();
+    let mut refused = memory.spawn();
+    assert_eq!(refused.wait().code(), Some(1));
+    refused.says("1 events that the sink up has not had");
+
+    destination.answer(200);
+    let mut forebay = disk.start();
+    until("it is delivered", || destination.has("on disk"));
+    assert_eq!(forebay.stop(), Some(0));
+    let forebay = memory.start();
+    forebay.post_json(r#"{"service":"s","message":"m","event_id":"in memory"}"#).ok(202);
+    until("it is delivered", || destination.has("in memory"));
+}

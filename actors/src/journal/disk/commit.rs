@@ -15,7 +15,7 @@ use crate::{
     durable,
     event::Stamped,
     journal::{
-        Durability, Journal as _, JournalError, RECORD_BYTES,
+        Durability, GENERATION_BYTES, Journal as _, JournalError, RECORD_BYTES,
         generation::Generation,
         inspect::{Entry, WITNESS, witness},
         records, stored,
@@ -75,7 +75,9 @@ impl SledJournal {
     fn next_writer(&self, last: Option<Writer>) -> Result<Writer, JournalError> {
         let last = last.filter(|writer| !writer.target.failed.load(Ordering::Acquire));
         let full = match last {
-            Some(writer) if writer.stored_bytes < self.generation_bytes => return Ok(writer),
+            Some(writer) if writer.stored_bytes < self.generation_bytes && !self.is_swollen(&writer) => {
+                return Ok(writer);
+            }
             full => full,
         };
         // Where the next generation begins is known when the commit before is done.
@@ -94,6 +96,14 @@ impl SledJournal {
             _ => {}
         }
         self.begin_generation(self.span().end)
+    }
+
+    /// Whether the log is much larger than what was stored in it. sled writes the list of its trees anew with each tree, and very
+    /// small records take very many: their log grows with the square of their number, and nothing of it becomes free before the
+    /// generation goes.
+    fn is_swollen(&self, writer: &Writer) -> bool {
+        let usual = self.generation_bytes.max(GENERATION_BYTES);
+        writer.target.generation.disk_bytes() > usual.saturating_mul(2)
     }
 
     /// Syncs everything that was appended, and closes what nothing is appended to any more: all but the newest, and that, too,

@@ -230,3 +230,47 @@ fn r0308_a_flipped_bit_between_records_cost_all_behind_it() {
         assert!(found == messages, "{} bytes before record {index}: {} are read", index + 1, found.len());
     }
 }
+
+/// Scenario: several readers stand in a generation whose log is gone, between two that are whole.
+/// Guarantee: that one is put aside, once, and the others are read. Whoever came second looked again, and put its neighbour aside.
+#[test]
+fn r0390_a_second_reader_put_the_next_generation_aside() {
+    for _ in 0..20 {
+        let dir = TempDir::new().unwrap();
+        let generations = three_generations(dir.path());
+        fs::remove_file(generations[1].join("db")).unwrap();
+        let journal = open(dir.path(), 60_000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| drop(journal.read(Position(3), 1).unwrap()));
+            }
+        });
+        assert!(generations[0].exists() && generations[2].exists());
+        let found = read_all(&journal, Position(0));
+        let whole = found.iter().filter(|(_, message)| message.is_some()).map(|(at, _)| *at);
+        assert_eq!(whole.collect::<Vec<_>>(), [0, 1, 2, 6, 7, 8]);
+    }
+}
+
+/// Scenario: very many commits of one small event each.
+/// Guarantee: no generation takes much more of the device than it may hold. sled's list of trees grew with the square of their
+/// number, to many times that, and a journal whose newest generation was as large as its cap refused everything for ever.
+#[test]
+fn r0391_small_records_swelled_a_generation() {
+    let dir = TempDir::new().unwrap();
+    let hour = Duration::from_secs(3600);
+    let journal = SledJournal::open(dir.path(), Durability::Interval(hour), Position(0), clock()).unwrap();
+    let event = ["small".to_owned()];
+    let mut usage = journal.usage();
+    for commit in 0..60_000 {
+        journal.commit(&blocks(&event)).unwrap();
+        usage = journal.usage();
+        if usage.generations > 1 {
+            assert!(commit > 5_000, "{commit} of them make more than one");
+            break;
+        }
+    }
+    assert_eq!(usage.generations, 2);
+    assert!(usage.disk_bytes < 5 * GENERATION_BYTES / 2, "{usage:?}");
+    assert!(usage.stored_bytes < GENERATION_BYTES, "{usage:?}: it was full, not swollen");
+}
