@@ -25,6 +25,7 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
         replies.push((reply, Accepted { stamps }));
     }
     let result = spec.journal.commit(&blocks);
+    let usage = spec.journal.usage();
     drop(blocks);
     observe(&spec.metrics.commit_seconds, began.elapsed());
     spec.metrics.commit_requests.observe(replies.len() as f64);
@@ -32,7 +33,7 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
         Ok(records) => {
             spec.received.events.inc_by(events);
             // Whoever has the answer may look at once, and the actor has its turn later.
-            if spec.journal.usage().backlog.is_none() {
+            if usage.backlog.is_none() {
                 spec.metrics.events.set(gauge_value(events_waiting(spec)));
             }
             replies.into_iter().for_each(|(reply, accepted)| {
@@ -53,7 +54,7 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
             Some(refusal)
         }
     };
-    CommitDone { usage: spec.journal.usage(), failure }
+    CommitDone { usage, failure }
 }
 
 /// Events in the journal that a sink still needs.
