@@ -36,7 +36,7 @@ use forebay_actors::{
         supervisor::{Child, RestartPolicy, supervise},
     },
     sink::{Sink, SinkMetrics, SinkProbe},
-    state::{Cursors, DeadLetters, HeldBatches, StateDb, StateError},
+    state::{Books, Cursors, DeadLetters, StateDb, StateError},
 };
 use prometheus::Registry;
 
@@ -89,7 +89,7 @@ struct Parts {
     shared: Option<Arc<JetStream>>,
     cursors: Arc<Cursors>,
     dead_letters: Arc<DeadLetters>,
-    held: Arc<HeldBatches>,
+    held: Arc<dyn Books>,
     clock: Clock,
     gate: Gate,
     broadcast: Broadcast,
@@ -156,6 +156,19 @@ pub enum StartError {
         /// Events.
         events: u64,
     },
+    /// The same, of what another sink holds.
+    #[error(
+        "{events} events of the sink {owner} are held by {holder}, by the books of this data directory; let buffer.backend: \
+         disk read them back, then change over"
+    )]
+    HeldBehind {
+        /// Whose events they are.
+        owner: SinkName,
+        /// Who holds them.
+        holder: SinkName,
+        /// Events.
+        events: u64,
+    },
 }
 
 // === impl Pipeline ===
@@ -175,8 +188,7 @@ impl Pipeline {
         let state = Arc::new(StateDb::open(&data_dir::state(data_dir))?);
         let cursors = Arc::new(Cursors::open(state.clone())?);
         let dead_letters = Arc::new(DeadLetters::open(state.clone(), config.dead_letters.max_bytes)?);
-        let held = Arc::new(HeldBatches::open(state)?);
-        let Opened { journal, shared } = open_journal(config, data_dir, &cursors, &clock)?;
+        let Opened { journal, shared, held } = open_journal(config, data_dir, state, &cursors, &clock)?;
         let parts = Parts {
             journal,
             shared,

@@ -2,7 +2,7 @@
 //!
 //! What is held is a whole batch in the bytes of the journal, not what the holder would make of its events: it has to be
 //! delivered elsewhere later, as if it came from the journal. Which batches are held, by whom and for whom, is known to
-//! [`HeldBatches`](crate::state::HeldBatches) alone; a holder is never asked what it has.
+//! [`Books`](crate::state::Books) alone; a holder is never asked what it has.
 //!
 //! ```text
 //! packed = "FBH1" | first position u64 | end u64 | bytes of a bitmap u32 | bitmap | crc32 of these u32 | stored records

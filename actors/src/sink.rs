@@ -272,6 +272,8 @@ impl Sink {
             self.flights.push_back((part, is_held));
             if !is_held {
                 self.ready.push_back(work(part));
+            } else if let Source::Queue(queue) = &self.spec.source {
+                queue.settle(part);
             }
         }
         self.pass();

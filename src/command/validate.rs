@@ -86,7 +86,7 @@ pub fn validate(validate: &Validate, file: Option<&Path>) -> Done {
                 Err(error) => findings.fail("tls and auth", error),
             }
             check_data_dir(&config, &mut findings);
-            block_on(check_held(&config, &mut findings, &mut progress));
+            block_on(check_held(&config, validate.offline, &mut findings, &mut progress));
             match (config.buffer.backend, validate.offline) {
                 (Backend::Disk, _) => check_journal(&config, &mut findings, &mut progress),
                 (Backend::Jetstream, true) => findings.ok("journal", "its options can be used"),
@@ -156,10 +156,11 @@ fn check_journal(config: &Config, findings: &mut Findings, progress: &mut Progre
 }
 
 /// Whether what is held for sinks would be read back. The running process knows, or the books do where none runs.
-async fn check_held(config: &Config, findings: &mut Findings, progress: &mut Progress) {
+async fn check_held(config: &Config, offline: bool, findings: &mut Findings, progress: &mut Progress) {
     let order = Order::Misplaced(config.to_yaml());
     progress.turn_to("asking the running process", None);
     let found = match progress.during(control::ask::<Vec<String>>(&config.data_dir, &order)).await {
+        Ok(None) if offline && config.buffer.backend == Backend::Jetstream => return,
         Ok(None) => {
             progress.turn_to("looking into the books", None);
             let config = config.clone();

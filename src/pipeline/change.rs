@@ -94,8 +94,12 @@ impl Pipeline {
         ended(&children, Duration::from_secs(2)).await;
         // Only now: what it still had on its way would be delivered here and there.
         let queues: Vec<_> = members.iter().filter_map(|member| member.queue.clone()).collect();
-        let released =
-            tokio::task::spawn_blocking(move || queues.iter().for_each(|queue| queue.release())).await;
+        let (held, ended) = (self.parts.held.clone(), names.to_vec());
+        let released = tokio::task::spawn_blocking(move || {
+            queues.iter().for_each(|queue| queue.release());
+            ended.iter().for_each(|name| held.end(name));
+        });
+        let released = released.await;
         if released.is_err() {
             tracing::error!("giving back what was not delivered panicked; others get it later");
         }
@@ -186,8 +190,10 @@ pub(super) fn activate(parts: &Parts, sinks: &BTreeMap<String, SinkConfig>) {
     }
 }
 
+/// Those that the journal keeps events for: not what only stands by for others.
 pub(super) fn sink_names(sinks: &BTreeMap<String, SinkConfig>) -> Vec<SinkName> {
-    sinks.keys().map(|name| SinkName::from(name.as_str())).collect()
+    let own = sinks.iter().filter(|(_, sink)| !sink.only_as_fallback);
+    own.map(|(name, _)| SinkName::from(name.as_str())).collect()
 }
 
 async fn make_consumers(shared: Arc<JetStream>, sinks: Vec<SinkName>) {

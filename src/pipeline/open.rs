@@ -6,7 +6,7 @@ use forebay_actors::{
     journal::{Durability, Journal, MemoryJournal, SledJournal},
     record::Position,
     runtime::clock::Clock,
-    state::Cursors,
+    state::{Books, Cursors, HeldBatches, StateDb},
 };
 
 use super::{StartError, change::sink_names, spec::durability};
@@ -21,6 +21,8 @@ pub(super) struct Opened {
     pub(super) journal: Arc<dyn Journal>,
     /// The same, where other processes have it too.
     pub(super) shared: Option<Arc<JetStream>>,
+    /// The books of what is held, which as many processes have.
+    pub(super) held: Arc<dyn Books>,
 }
 
 /// Opens the journal.
@@ -30,14 +32,24 @@ pub(super) struct Opened {
 pub(super) fn open_journal(
     config: &Config,
     data_dir: &Path,
+    state: Arc<StateDb>,
     cursors: &Cursors,
     clock: &Clock,
 ) -> Result<Opened, StartError> {
+    let held = Arc::new(HeldBatches::open(state)?);
     let (durability, floor) = (durability(&config.buffer), cursors.furthest());
     let journal: Arc<dyn Journal> = match (config.buffer.backend, durability) {
         (Backend::Jetstream, _) => {
+            if let Some((owner, holder, held)) = held.totals().into_iter().next() {
+                return Err(StartError::HeldBehind { owner, holder, events: held.events });
+            }
             let shared = Arc::new(open_shared(config, data_dir, cursors, clock.clone())?);
-            return Ok(Opened { journal: shared.clone(), shared: Some(shared) });
+            let held = shared.books();
+            // A receiver has nothing to do with what is held, and may not be allowed to see it.
+            if !config.sinks.is_empty() {
+                held.look()?;
+            }
+            return Ok(Opened { journal: shared.clone(), shared: Some(shared), held });
         }
         (Backend::Disk, Durability::Memory) => {
             // No position is given twice, also where nobody has read what is on disk.
@@ -49,7 +61,7 @@ pub(super) fn open_journal(
             Arc::new(journal.with_reserve())
         }
     };
-    Ok(Opened { journal, shared: None })
+    Ok(Opened { journal, shared: None, held })
 }
 
 /// Where the journal on disk ends that is not to be used any more, at 0 where there is none.

@@ -6,7 +6,7 @@ use forebay_actors::{
     destination::{Cause, DeliveryError, DestinationFactory},
     record::SinkName,
     sink::{SinkProbe, StandbyRole, StandbySpec},
-    state::{HeldBatches, HeldTotals, StateError},
+    state::{Books, HeldTotals, StateError},
 };
 
 use super::{Pipeline, spec::sink_policy};
@@ -32,13 +32,15 @@ pub struct Misplaced {
 ///
 /// # Errors
 /// Where the books cannot be read.
-pub fn misplaced(books: &HeldBatches, config: &Config) -> Result<Vec<Misplaced>, StateError> {
+pub fn misplaced(books: &dyn Books, config: &Config) -> Result<Vec<Misplaced>, StateError> {
     let mut found = Vec::new();
     for (owner, holder, held) in books.totals() {
         let place = books.place(&holder)?;
         let (owner, holder) = (owner.as_str().to_owned(), holder.as_str().to_owned());
         let is_now = config.sinks.get(&holder).and_then(|sink| sink.kind.holds_at());
         let (key, why) = match config.sinks.get(&owner) {
+            // Another process may have it.
+            None if books.are_shared() => continue,
             None => {
                 (owner.clone(), "there is no such sink to read them back; keep it until they are".to_owned())
             }
@@ -66,7 +68,7 @@ impl Pipeline {
     /// # Errors
     /// Where the books cannot be read.
     pub fn misplaced(&self, new: &Config) -> Result<Vec<Misplaced>, StateError> {
-        misplaced(&self.parts.held, new)
+        misplaced(&*self.parts.held, new)
     }
 
     /// What a sink is given for the time when its breaker is open.

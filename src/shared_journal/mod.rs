@@ -5,6 +5,7 @@
 //! - A sink is one durable pull consumer, shared by the sinks of that name in all processes: see `queue`.
 //! - Positions are the message's sequence in the stream, shifted by `INDEX_BITS`, and the event's place in it. So they are
 //!   the same in every process, and so are the batches, each of which is within one message.
+//! - What a `fallback` holds stands in books that all processes share, too: see `books`.
 //! - A message goes when every consumer has acknowledged everything up to it and `retention.journal_keep` is over: see
 //!   `watch`.
 //!
@@ -17,6 +18,7 @@
 //!   bound by whoever is on a blocking thread.
 //! - The stream never drops a message by itself: it refuses new ones where it is full.
 
+mod books;
 mod connect;
 mod open;
 mod publish;
@@ -44,7 +46,10 @@ use forebay_actors::{
 };
 use tokio::runtime::{Handle, Runtime};
 
-pub use self::open::examine;
+pub use self::{
+    books::SharedBooks,
+    open::{examine, with_books},
+};
 use self::{queue::SinkQueue, watch::Seen};
 use crate::config::JetstreamConfig;
 
@@ -104,6 +109,13 @@ struct Shared {
     quarantine: PathBuf,
     /// The stream is another one than at the start.
     is_another: AtomicBool,
+}
+
+/// What tells a stream from any other, also from one of the same name before it.
+fn identity(stream: &str, created: i128) -> String {
+    let text = format!("{stream} {created}");
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The place of a message.
@@ -169,12 +181,19 @@ impl OwnRuntime {
 
     /// Runs something there and waits for it, on whatever thread this is; `None` where it panicked.
     fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
-        let (answer, wait) = std::sync::mpsc::sync_channel(1);
-        self.handle.spawn(async move {
-            let _ = answer.send(future.await);
-        });
-        wait.recv().ok()
+        wait_for(&self.handle, future)
     }
+}
+
+fn wait_for<T: Send + 'static>(
+    runtime: &Handle,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let (answer, wait) = std::sync::mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        let _ = answer.send(future.await);
+    });
+    wait.recv().ok()
 }
 
 impl Drop for OwnRuntime {
@@ -199,9 +218,13 @@ impl JetStream {
 
     /// What tells this stream's positions from those of any other, as 16 hexadecimal digits.
     pub fn identity(&self) -> String {
-        let text = format!("{} {}", self.shared.config.stream, self.shared.created);
-        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        identity(&self.shared.config.stream, self.shared.created)
+    }
+
+    /// The books of what is held, which all processes share.
+    pub fn books(&self) -> Arc<SharedBooks> {
+        let (context, runtime) = (self.shared.context.clone(), self.runtime.handle.clone());
+        SharedBooks::new(context, runtime, &self.shared.config, self.identity())
     }
 
     /// Makes the consumers of these sinks where they are missing; a new one begins at the oldest message there is.

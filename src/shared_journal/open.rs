@@ -18,10 +18,12 @@ use async_nats::jetstream::{
 use forebay_actors::{
     journal::{JournalError, stored_form},
     runtime::clock::{Clock, seed},
+    state::Books,
 };
 
 use super::{
-    ASK_WAIT, JetStream, MESSAGE_BYTES, MESSAGE_SLACK_BYTES, OwnRuntime, Shared, connect::connect, watch,
+    ASK_WAIT, JetStream, MESSAGE_BYTES, MESSAGE_SLACK_BYTES, OwnRuntime, Shared, SharedBooks,
+    connect::connect, identity, watch,
 };
 use crate::{
     config::{BufferConfig, JetstreamConfig},
@@ -49,7 +51,7 @@ impl JetStream {
         let (opened, bytes_max) = (config.clone(), buffer.max_bytes);
         let opened = runtime.wait(async move {
             let (context, message_bytes) = reach(&opened, event_bytes_max).await?;
-            let info = match find(&context, &opened).await? {
+            let info = match find(&context, &opened.stream).await? {
                 Some(info) => info,
                 None => make(&context, &opened, bytes_max).await?,
             };
@@ -95,7 +97,7 @@ pub fn examine(config: &JetstreamConfig, event_bytes_max: usize) -> Result<Strin
     let config = config.clone();
     let looked = OwnRuntime::new()?.wait(async move {
         let (context, _) = reach(&config, event_bytes_max).await?;
-        let Some(info) = find(&context, &config).await? else {
+        let Some(info) = find(&context, &config.stream).await? else {
             return Ok(format!("the stream {} is not there yet; it will be made", config.stream));
         };
         suits(&info, &config).map_err(|wrong| not_suited(&config, &wrong))?;
@@ -105,6 +107,30 @@ pub fn examine(config: &JetstreamConfig, event_bytes_max: usize) -> Result<Strin
         Ok::<_, String>(format!("the stream {stream}: {messages} messages, {mib} MiB, {replicas} replicas"))
     });
     looked.unwrap_or_else(|| Err("it panicked".to_owned()))
+}
+
+/// What the books of what is held say, which nobody has to have open; `None` where there is no stream. Changes nothing. Blocks;
+/// on any thread.
+///
+/// # Errors
+/// Why they cannot be read.
+pub fn with_books<T>(
+    config: &JetstreamConfig,
+    event_bytes_max: usize,
+    see: impl FnOnce(&dyn Books) -> T,
+) -> Result<Option<T>, String> {
+    let (runtime, opened) = (OwnRuntime::new()?, config.clone());
+    let reached = runtime.wait(async move {
+        let (context, _) = reach(&opened, event_bytes_max).await?;
+        let info = find(&context, &opened.stream).await?;
+        Ok::<_, String>(info.map(|info| (context, info.created.unix_timestamp_nanos())))
+    });
+    let reached = reached.unwrap_or_else(|| Err("it panicked".to_owned()))?;
+    let Some((context, created)) = reached else { return Ok(None) };
+    let stream = identity(&config.stream, created);
+    let books = SharedBooks::new(context, runtime.handle.clone(), config, stream);
+    books.look().map_err(|e| e.to_string())?;
+    Ok(Some(see(&*books)))
 }
 
 /// Connects, and says how large a message may be.
@@ -128,14 +154,15 @@ async fn reach(config: &JetstreamConfig, event_bytes_max: usize) -> Result<(Cont
     Ok((context, message_bytes))
 }
 
-async fn find(context: &Context, config: &JetstreamConfig) -> Result<Option<Info>, String> {
-    match context.get_stream(&config.stream).await {
+/// The stream of this name, where it is there.
+pub(super) async fn find(context: &Context, name: &str) -> Result<Option<Info>, String> {
+    match context.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 Ok(None)
             }
-            _ => Err(format!("the stream {}: {}", config.stream, destination::chain(&error))),
+            _ => Err(format!("the stream {name}: {}", destination::chain(&error))),
         },
     }
 }
@@ -167,7 +194,7 @@ async fn make(context: &Context, config: &JetstreamConfig, bytes_max: u64) -> Re
             Ok(stream.cached_info().clone())
         }
         // Another process was quicker.
-        Err(error) => match (error.kind(), find(context, config).await) {
+        Err(error) => match (error.kind(), find(context, &config.stream).await) {
             (CreateStreamErrorKind::JetStream(_), Ok(Some(info))) => Ok(info),
             _ => Err(format!(
                 "the stream {} with {} replicas cannot be made: {}",

@@ -132,7 +132,8 @@ impl Sink {
         standby.back.busy = true;
         let (held, holder) = (standby.spec.held.clone(), standby.spec.name.clone());
         let fetch = async move {
-            let oldest = spawn_blocking(move || held.oldest(&owner, &holder)).await;
+            let (books_of, by) = (held.clone(), holder.clone());
+            let oldest = spawn_blocking(move || books_of.oldest(&owner, &by)).await;
             let oldest = oldest.map_err(books)?.map_err(books)?;
             let Some(key) = oldest else { return Ok(None) };
             let fetched = match destination.holding() {
@@ -143,6 +144,14 @@ impl Sink {
                 None => Fetch::Unreadable("is not there any more"),
                 Some(packed) => whole(packed, &key).await?,
             };
+            if matches!(fetched, Fetch::Unreadable(_)) {
+                // Another process may have read it back, while this one was taken for dead.
+                let of = key.clone();
+                let at_hand = spawn_blocking(move || held.is_at_hand(&holder, &of)).await;
+                if !at_hand.map_err(books)?.map_err(books)? {
+                    return Ok(None);
+                }
+            }
             Ok(Some((key, fetched)))
         };
         let fetch = AssertUnwindSafe(fetch).catch_unwind().into_actor(self);
@@ -150,7 +159,8 @@ impl Sink {
             let Some(standby) = &mut sink.standby else { return };
             standby.back.busy = false;
             match fetched {
-                Ok(Ok(None)) => {}
+                // Nothing that is not at hand elsewhere: the next look comes back to it.
+                Ok(Ok(None)) => return,
                 Ok(Ok(Some((key, Fetch::Whole(batch))))) => {
                     standby.succeeded();
                     standby.back.unreadable = 0;
@@ -240,11 +250,14 @@ impl Sink {
         let release = async move {
             let (books_of, by) = (held.clone(), holder.clone());
             let leaving = spawn_blocking(move || books_of.leaving(&owner, &by)).await;
-            let Some(key) = leaving.map_err(books)?.map_err(books)? else { return Ok(()) };
+            let Some(key) = leaving.map_err(books)?.map_err(books)? else {
+                return Ok::<_, DeliveryError>(false);
+            };
             if let Some(holding) = destination.holding() {
                 holding.release(&key).await?;
             }
-            spawn_blocking(move || held.released(&holder, &key)).await.map_err(books)?.map_err(books)
+            spawn_blocking(move || held.released(&holder, &key)).await.map_err(books)?.map_err(books)?;
+            Ok(true)
         };
         let release = AssertUnwindSafe(release).catch_unwind().into_actor(self);
         ctx.spawn(release.map(|released, sink, ctx| {
@@ -252,7 +265,8 @@ impl Sink {
             back.releasing = false;
             back.release_not_before = None;
             let (why, wished) = match released {
-                Ok(Ok(())) => return sink.step(ctx),
+                Ok(Ok(true)) => return sink.step(ctx),
+                Ok(Ok(false)) => return,
                 Ok(Err(error)) => (error.to_string(), error.wished_wait()),
                 Err(_) => ("the destination panicked".to_owned(), Duration::ZERO),
             };

@@ -1,7 +1,7 @@
 //! Another sink's destination, for batches that come while the breaker is open.
 //!
 //! - As `fallback` it holds them. The order on disk is: intended; at the holder; held; then the cursor. So a crash in between
-//!   leaves a batch that comes again from the journal, and at the holder at most one that is let go of ([`HeldBatches`]).
+//!   leaves a batch that comes again from the journal, and at the holder at most one that is let go of ([`Books`]).
 //!   `read_back.rs` brings them to the sink's own destination later.
 //! - As `on_failure` it is delivered to, and that is the outcome.
 //!
@@ -26,7 +26,7 @@ use crate::{
     holding::HeldKey,
     record::{Batch, SinkName, Span},
     runtime::{backoff::Backoff, clock::seed, supervisor::panic_text},
-    state::{HELD_BATCHES_MAX, HeldBatches, Reason, StateError},
+    state::{Books, HELD_BATCHES_MAX, Reason, StateError},
 };
 
 /// What a sink has for the time when its breaker is open.
@@ -39,7 +39,7 @@ pub struct StandbySpec {
     /// Makes the destination.
     pub factory: DestinationFactory,
     /// The books of what is held.
-    pub held: Arc<HeldBatches>,
+    pub held: Arc<dyn Books>,
     /// First and longest wait after a failure.
     pub backoff: (Duration, Duration),
     /// When it is left alone.
@@ -270,8 +270,12 @@ impl Sink {
         while self.held_ahead.front().is_some_and(|held| held.end <= span.first) {
             self.held_ahead.pop_front();
         }
+        let of_log = self.held_ahead.iter().take_while(|held| held.first < span.end).copied();
+        // What comes from a queue comes in any order, and another process may have had it held.
+        let fallback = self.standby.as_ref().filter(|standby| standby.is_fallback());
+        let of_queue = fallback.map(|standby| standby.spec.held.held_within(&self.spec.name, span));
         let (mut parts, mut at) = (Vec::new(), span.first);
-        for held in self.held_ahead.iter().take_while(|held| held.first < span.end) {
+        for held in of_log.chain(of_queue.unwrap_or_default()) {
             if held.first > at {
                 parts.push((Span { first: at, end: held.first }, false));
             }

@@ -3,6 +3,7 @@
 //! Its values are small on purpose. sled writes a page of over 128 KiB to a file that it never syncs; a page holds
 //! up to 17 values, so none here is over [`VALUE_BYTES_MAX`].
 
+mod books;
 mod cursors;
 mod dead_letters;
 mod held;
@@ -13,9 +14,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+pub use books::{Books, HELD_BATCHES_MAX, HeldTotals, Note, Stage, Sums};
 pub use cursors::{Cursor, Cursors, WhenFull};
 pub use dead_letters::{DeadLetter, DeadLetters, Reason, Totals};
-pub use held::{HELD_BATCHES_MAX, HeldBatches, HeldTotals};
+pub use held::HeldBatches;
 
 use crate::{closing::Closing, durable};
 
@@ -66,6 +68,14 @@ pub enum StateError {
     HeldFull {
         /// The cap.
         batches_max: u64,
+    },
+    /// The servers that several processes have their books on.
+    #[error("{server}: {reason}")]
+    Server {
+        /// Where they are.
+        server: String,
+        /// What was said.
+        reason: String,
     },
 }
 

@@ -1,4 +1,5 @@
-//! Whether what is held for sinks would be read back, by the books of a data directory in which no process runs.
+//! Whether what is held for sinks would be read back: by the books of a data directory in which no process runs, or by those that
+//! several processes share.
 
 use std::{
     fs, io,
@@ -9,10 +10,13 @@ use std::{
 
 use forebay_actors::{
     runtime::clock::seed,
-    state::{HeldBatches, StateDb, StateError},
+    state::{Books, HeldBatches, StateDb, StateError},
 };
 
-use crate::{config::Config, data_dir, pipeline};
+use crate::{
+    config::{Backend, Config},
+    data_dir, pipeline, shared_journal,
+};
 
 /// Bytes of a state directory up to which it is copied. The books are small; dead letters are beside them.
 const COPIED_BYTES_MAX: u64 = 256 << 20;
@@ -22,6 +26,14 @@ const COPIED_BYTES_MAX: u64 = 256 << 20;
 /// # Errors
 /// Why it cannot be told: a process runs that does not answer, or the books cannot be copied or read.
 pub(super) fn misplaced(config: &Config) -> Result<Vec<String>, String> {
+    let words = |e: StateError| e.to_string();
+    let tell = |books: &dyn Books| -> Result<Vec<String>, String> {
+        Ok(pipeline::misplaced(books, config).map_err(words)?.iter().map(ToString::to_string).collect())
+    };
+    if config.buffer.backend == Backend::Jetstream {
+        let (options, event_bytes_max) = (&config.buffer.jetstream, config.http.max_event_bytes);
+        return shared_journal::with_books(options, event_bytes_max, tell)?.unwrap_or(Ok(Vec::new()));
+    }
     let state = data_dir::state(&config.data_dir);
     if !state.join("db").exists() {
         return Ok(Vec::new());
@@ -36,9 +48,7 @@ pub(super) fn misplaced(config: &Config) -> Result<Vec<String>, String> {
     }
     let copy = Copied::of(&state)?;
     drop(held_still);
-    let words = |e: StateError| e.to_string();
-    let books = HeldBatches::open(Arc::new(StateDb::open(&copy.0).map_err(words)?)).map_err(words)?;
-    Ok(pipeline::misplaced(&books, config).map_err(words)?.iter().map(ToString::to_string).collect())
+    tell(&HeldBatches::open(Arc::new(StateDb::open(&copy.0).map_err(words)?)).map_err(words)?)
 }
 
 /// A copy of a directory, for this user alone, gone with the value. sled opens nothing without writing to it, and whatever it

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Found;
-use crate::config::{Config, Durability, WhenFull};
+use crate::config::{Config, Durability, SinkKind, WhenFull};
 
 /// Characters of a stream's name; what the server takes is longer.
 const STREAM_CHARS_MAX: usize = 64;
@@ -61,15 +61,12 @@ pub(super) fn relations(config: &Config, found: &mut Found) {
                            leave it away, and a full journal refuses events";
             found.add(&["sinks", name, "when_full"], message);
         }
-        // What is held is known to the process that held it, and any other may be given the batch next.
-        let standby = [
-            ("fallback", sink.fallback.is_some()),
-            ("on_failure", sink.on_failure.is_some()),
-            ("only_as_fallback", sink.only_as_fallback),
-        ];
-        for (key, _) in standby.iter().filter(|(_, is_set)| *is_set) {
-            let message = "cannot be with backend: jetstream; leave it away, and what cannot be delivered waits in the stream";
-            found.add(&["sinks", name, key], message);
+        // Any process may be the one that reads it back, and none may be lost with it.
+        let holder = sink.fallback.as_ref().and_then(|holder| config.sinks.get(holder));
+        if holder.is_some_and(|holder| matches!(holder.kind, SinkKind::File(_))) {
+            let message = "names a file, which is on one machine, and with backend: jetstream any other may read back what is held; \
+                           name an s3 or a cassandra sink";
+            found.add(&["sinks", name, "fallback"], message);
         }
     }
 }

@@ -109,6 +109,10 @@ fn values_that_make_no_sense() {
             "buffer: {backend: jetstream}\nsinks: {a: {type: console, when_full: drop_oldest}}",
             "sinks.a.when_full: cannot be drop_oldest",
         ),
+        (
+            "buffer: {backend: jetstream}\nsinks: {a: {type: console, fallback: b}, b: {type: file, path: x}}",
+            "sinks.a.fallback: names a file, which is on one machine",
+        ),
         ("sinks: {o: {type: otlp, endpoint: 'collector:4317'}}", "sinks.o.endpoint: is not a URL"),
         ("sinks: {o: {type: otlp, endpoint: 'http://u:p@c:4317'}}", "sinks.o.endpoint: has a user"),
         ("sinks: {o: {type: otlp, endpoint: 'http://c:4317/v1'}}", "sinks.o.endpoint: has the path /v1"),
@@ -252,6 +256,8 @@ fn what_is_unusual_but_makes_sense() {
     for yaml in [
         "buffer: {durability: memory, max_bytes: 1MiB}",
         "buffer: {backend: jetstream}\nsinks: {}",
+        "buffer: {backend: jetstream}\nsinks: {a: {type: console, fallback: b}, b: {type: s3, url: 's3://abc/'}}",
+        "buffer: {backend: jetstream}\nsinks: {a: {type: console, on_failure: b}, b: {type: blackhole, only_as_fallback: true}}",
         "http: {keep_alive: 0s, workers: 0}",
         "batch: {max_wait: 0s}",
         "log: {level: 'WARN,forebay=debug,[request{id=3}]=trace'}",

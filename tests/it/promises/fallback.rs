@@ -7,7 +7,7 @@ use std::time::Duration;
 use forebay::config::{BreakerConfig, Config};
 use forebay_actors::{
     runtime::fault::Fault,
-    state::{HeldBatches, HeldTotals, Reason, StateDb},
+    state::{Books as _, HeldBatches, HeldTotals, Reason, StateDb},
 };
 
 use crate::support::{

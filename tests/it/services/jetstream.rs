@@ -2,6 +2,7 @@
 
 mod cluster;
 mod ends;
+mod fallback;
 mod faults;
 mod rows;
 
@@ -14,7 +15,7 @@ use async_nats::jetstream::{self, Context, stream::Info};
 use serde_json::{Value, json};
 
 use super::{Service, event, load, post};
-use crate::support::{binary::Place, http::Destination, testbed::incompressible, until};
+use crate::support::{binary::Place, http::Destination, testbed::incompressible, thorough, until};
 
 /// The default is more than the test's server has.
 const MAX_BYTES: &str = "max_bytes: 1GiB,";

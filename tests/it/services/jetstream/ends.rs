@@ -56,6 +56,37 @@ fn what_cannot_be_a_journal_is_refused() {
     assert!(good.run(&["validate"]).ok().contains("ok    journal: the stream GOOD: 0 messages"));
 }
 
+/// Scenario: a process whose fallback holds events, by the books of its data directory, is told to use a stream from now on.
+/// Guarantee: it refuses, because nobody would read them back; when they are read back it begins.
+#[test]
+fn what_is_held_is_not_left_behind() {
+    let Some(shared) = Shared::start("what_is_held_is_not_left_behind") else { return };
+    let (destination, directory) = (Destination::start(), tempfile::TempDir::new().unwrap());
+    destination.answer(503);
+    let out = destination.sink().replace("{ type", "{ fallback: overflow, type");
+    let overflow =
+        format!("{{ type: s3, url: \"file://{}\", only_as_fallback: true }}", directory.path().display());
+    let disk = Place::empty().sink("out", &out).sink("overflow", &overflow);
+    let mut forebay = disk.start();
+    post(&forebay, &[event("held")]);
+    until("it is held", || forebay.metric("forebay_sink_held_events", "out") == 1.0);
+    forebay.kill();
+    let stream = shared.place().with_data_dir(disk.data_dir().to_owned());
+    let stream = stream.sink("out", &out).sink("overflow", &overflow);
+    stream.write();
+    let mut process = stream.spawn();
+    assert_eq!(process.wait().code(), Some(1));
+    assert!(process.log().contains("1 events of the sink out are held by overflow"), "{}", process.log());
+    destination.answer(200);
+    let mut forebay = disk.start();
+    until("it is delivered", || destination.has("held"));
+    until("nothing is held", || forebay.metric("forebay_sink_held_events", "out") == 0.0);
+    assert_eq!(forebay.stop(), Some(0));
+    let forebay = stream.start();
+    post(&forebay, &[event("in the stream")]);
+    until("it is delivered", || destination.has("in the stream"));
+}
+
 /// Scenario: a process whose journal on disk has events that were not delivered is told to use a stream from now on.
 /// Guarantee: it refuses, and says how many; with them delivered it begins.
 #[test]

@@ -1,0 +1,224 @@
+//! `fallback` and `on_failure` where several processes share the journal: the books of what is held are shared, too.
+
+use std::path::Path;
+
+use async_nats::jetstream::kv;
+use futures::{StreamExt as _, TryStreamExt as _};
+use tempfile::TempDir;
+
+use super::*;
+use crate::support::binary::Forebay;
+
+/// A sink that delivers to the destination, and has `overflow` for the time when that is away.
+fn with_fallback(destination: &Destination) -> String {
+    destination
+        .sink()
+        .replace("{ type", "{ fallback: overflow, type")
+        .replace("{ open_for", "{ failures: 2, open_for")
+}
+
+/// What holds, in a directory that all processes have.
+fn overflow(directory: &Path) -> String {
+    format!("{{ type: s3, url: \"file://{}\", only_as_fallback: true }}", directory.display())
+}
+
+fn held(process: &Forebay) -> f64 {
+    process.metric("forebay_sink_held_events", "sink=\"out\"")
+}
+
+/// Files below a directory.
+fn files(directory: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let count = |path: std::path::PathBuf| if path.is_dir() { files(&path) } else { 1 };
+    entries.map(|entry| count(entry.unwrap().path())).sum()
+}
+
+impl Shared {
+    /// Batches that the books know of.
+    fn noted(&self) -> usize {
+        self.ask(async |context| match context.get_key_value("FOREBAY_HELD").await {
+            Ok(books) => books.keys().await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(),
+            Err(_) => 0,
+        })
+    }
+}
+
+/// Scenario: two workers have one sink, whose destination comes and goes while events come. One worker is killed while it has
+/// batches held, the other while it reads them back; then one of the two never returns.
+/// Guarantee: every event that was acknowledged arrives, also those that a worker has had held which is gone for good; nothing
+/// stays at the holder, in the books or in the stream, and nothing becomes a dead letter.
+#[test]
+fn p2_what_one_worker_has_held_another_reads_back() {
+    let Some(shared) = Shared::start("p2_what_one_worker_has_held_another_reads_back") else { return };
+    let (destination, directory) = (Destination::start(), TempDir::with_prefix("forebay-it-").unwrap());
+    let worker = || {
+        let place = shared.place().sink("out", &with_fallback(&destination));
+        place.sink("overflow", &overflow(directory.path()))
+    };
+    let receiver = shared.place().start();
+    let places = [worker(), worker()];
+    let mut workers = [places[0].start(), places[1].start()];
+    let (posts, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let waits = |events: usize| {
+        let before = posts.load(Ordering::Relaxed);
+        until("it goes on", || posts.load(Ordering::Relaxed) > before + events);
+    };
+    let acknowledged: BTreeSet<String> = std::thread::scope(|scope| {
+        let load = scope.spawn(|| load(receiver.address, &posts, &ended));
+        for _ in 0..thorough(1, 4) {
+            destination.answer(503);
+            until("both have some held", || {
+                workers.iter().all(|worker| {
+                    worker.metric("forebay_sink_given_to_fallback_events_total", "sink=\"out\"") > 0.0
+                })
+            });
+            workers[0].kill();
+            waits(50);
+            until("what is held is known to both", || held(&workers[1]) > 0.0);
+            workers[0] = places[0].start();
+            until("also from the start", || held(&workers[0]) > 0.0);
+            destination.answer(200);
+            until("it is read back", || {
+                workers[1].metric("forebay_sink_read_back_events_total", "sink=\"out\"") > 0.0
+            });
+            workers[1].kill();
+            waits(50);
+            workers[1] = places[1].start();
+            until("nothing is held", || workers.iter().all(|worker| held(worker) == 0.0));
+        }
+        destination.answer(503);
+        until("both have some held", || {
+            workers.iter().all(|worker| {
+                worker.metric("forebay_sink_given_to_fallback_events_total", "sink=\"out\"") > 0.0
+            })
+        });
+        ended.store(true, Ordering::Relaxed);
+        load.join().unwrap().into_iter().collect()
+    });
+    let [mut first, second] = workers;
+    until("everything is held", || shared.stream().state.messages == 0);
+    assert!(shared.noted() > 0 && files(directory.path()) > 0);
+    first.kill();
+    destination.answer(200);
+    all_arrived(&destination, &acknowledged);
+    until("nothing is held", || held(&second) == 0.0);
+    until("the books are empty", || shared.noted() == 0);
+    until("the holder has nothing", || files(directory.path()) == 0);
+    assert_eq!(second.metric("forebay_sink_dead_letters_total", "out"), 0.0);
+    assert_eq!(second.json("/health")["status"], "healthy");
+}
+
+/// Scenario: a worker with a batch at hand that it reads back is killed; the destination says nothing while it has it.
+/// Guarantee: the other leaves it alone while the first lives, and takes it when `ack_wait` is over.
+#[test]
+fn p3_what_a_dead_worker_was_reading_back_goes_to_another() {
+    let Some(shared) = Shared::start("p3_what_a_dead_worker_was_reading_back_goes_to_another") else {
+        return;
+    };
+    let (destination, directory) = (Destination::start(), TempDir::with_prefix("forebay-it-").unwrap());
+    destination.answer(503);
+    let place = || {
+        let place = shared.place().sink("out", &with_fallback(&destination));
+        place.sink("overflow", &overflow(directory.path()))
+    };
+    let mut first = place().start();
+    post(&first, &[event("a")]);
+    until("it is held", || held(&first) == 1.0);
+    let marks = || {
+        shared.ask(async |context| {
+            let books = context.get_key_value("FOREBAY_HELD").await.unwrap();
+            let entries = books.watch_with_history(">").await.unwrap().next().await.unwrap().unwrap();
+            serde_json::from_slice::<Value>(&entries.value).unwrap()["by"].clone()
+        })
+    };
+    // The breaker lets it try once in a while: from then on the batch is at its hand.
+    until("the first has it at hand", || !marks().is_null());
+    let of_first = marks();
+    let second = place().start();
+    until("the second knows of it", || held(&second) == 1.0);
+    let tries = destination.requests();
+    until("the second could have taken it many times", || destination.requests() > tries + 20);
+    assert_eq!(marks(), of_first);
+    first.kill();
+    until("the second has it at hand", || marks() != of_first);
+    destination.answer(200);
+    all_arrived(&destination, &["a".to_owned()].into());
+    until("the books are empty", || shared.noted() == 0);
+    assert_eq!(second.metric("forebay_sink_read_back_events_total", "sink=\"out\""), 1.0);
+}
+
+/// Scenario: a sink's destination is away for good, and another takes its events instead.
+/// Guarantee: they are delivered there and go from the stream; what only stands by has no consumer that would keep events.
+#[test]
+fn what_cannot_be_delivered_goes_elsewhere() {
+    let Some(shared) = Shared::start("what_cannot_be_delivered_goes_elsewhere") else { return };
+    let (away, instead) = (Destination::start(), Destination::start());
+    away.answer(503);
+    let out = with_fallback(&away).replace("fallback", "on_failure").replace("overflow", "instead");
+    let stands_by = instead.sink().replace("{ type", "{ only_as_fallback: true, type");
+    let forebay = shared.place().sink("out", &out).sink("instead", &stands_by).start();
+    post(&forebay, &[event("a"), event("b")]);
+    all_arrived(&instead, &["a", "b"].map(str::to_owned).into());
+    until("the stream is empty", || shared.stream().state.messages == 0);
+    let consumers = shared.ask(async |context| {
+        let stream = context.get_stream("FOREBAY").await.unwrap();
+        stream.consumer_names().try_collect::<Vec<_>>().await.unwrap()
+    });
+    assert_eq!(consumers, ["forebay_out"]);
+    assert_eq!((away.count(), shared.noted()), (0, 0));
+}
+
+/// Scenario: something is held when a configuration comes that would not have it read back: without the fallback, and with one
+/// that keeps things elsewhere.
+/// Guarantee: `validate` says so, also where no process runs; a reload is refused. A process without the sink is not concerned.
+#[test]
+fn p10_a_shared_holder_stays_where_it_is_while_it_holds() {
+    let Some(shared) = Shared::start("p10_a_shared_holder_stays_where_it_is_while_it_holds") else { return };
+    let (destination, directory) = (Destination::start(), TempDir::with_prefix("forebay-it-").unwrap());
+    destination.answer(503);
+    let mut place = shared.place().sink("out", &with_fallback(&destination));
+    place.set_sink("overflow", Some(&overflow(directory.path())));
+    let mut forebay = place.start();
+    post(&forebay, &[event("a")]);
+    until("it is held", || held(&forebay) == 1.0);
+    place.set_sink("overflow", Some(&overflow(&directory.path().join("elsewhere"))));
+    place.write();
+    let said = place.run(&["reload"]).failed(1);
+    assert!(said.contains("sinks.overflow: 1 events of \"out\" are held by \"overflow\""), "{said}");
+    forebay.kill();
+    for (sink, words) in [
+        (destination.sink(), "sinks.out.fallback: 1 events of \"out\" are held by \"overflow\""),
+        (with_fallback(&destination), "lie at"),
+    ] {
+        let mut place = shared.place().sink("out", &sink);
+        if sink.contains("fallback") {
+            place.set_sink("overflow", Some(&overflow(&directory.path().join("elsewhere"))));
+        }
+        place.write();
+        let said = place.run(&["validate"]).failed(1);
+        assert!(said.contains(words), "{said}");
+        assert!(!place.run(&["validate", "--offline"]).ok().contains("held"));
+    }
+    let other = shared.place().sink("other", "{ type: blackhole }");
+    other.write();
+    other.run(&["validate"]).ok();
+}
+
+/// Scenario: somebody has made the bucket of the books so that it forgets.
+/// Guarantee: a process with a sink does not begin, and says what is wrong; a receiver, which has nothing to do with it, does.
+#[test]
+fn books_that_forget_are_refused() {
+    let Some(shared) = Shared::start("books_that_forget_are_refused") else { return };
+    shared.ask(async |context| {
+        let max_age = std::time::Duration::from_secs(3600);
+        let bucket = kv::Config { bucket: "FOREBAY_HELD".to_owned(), max_age, ..kv::Config::default() };
+        context.create_key_value(bucket).await.unwrap();
+    });
+    let place = shared.place().sink("out", "{ type: blackhole }");
+    place.write();
+    let mut process = place.spawn();
+    assert_eq!(process.wait().code(), Some(1));
+    assert!(process.log().contains("max_age should be 0"), "{}", process.log());
+    let receiver = shared.place();
+    post(&receiver.start(), &[event("a")]);
+}
