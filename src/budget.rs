@@ -128,11 +128,15 @@ impl MemoryBudget {
                 Some(SinkKind::Cassandra(cassandra)) if cassandra.held_rows => cassandra_rows(sink),
                 _ => 0,
             };
+            let books = match shared && sink.fallback.is_some() {
+                true => shared_journal::BOOKS_BYTES_MAX,
+                false => 0,
+            };
             let patterns = sink.when.as_ref().map_or(0, When::memory_bytes);
             let name = record::SinkName::from(name.as_str());
             part(
                 &format!("sink {name}"),
-                mailbox + batches + own + shown + patterns,
+                mailbox + batches + own + shown + books + patterns,
                 "batch.max_bytes, concurrency, mailbox_batches",
             );
         }

@@ -7,7 +7,7 @@
 //! - All entries are known in memory (see `mirror`), by a watch of the bucket. Where the bucket is not there, nothing is held;
 //!   it is made when the first sink with a `fallback` starts.
 //!
-//! Limit: [`HELD_BATCHES_MAX`] entries an owner, of about 300 bytes in the bucket and as many in memory.
+//! Limit: [`HELD_BATCHES_MAX`] entries an owner, of about 300 bytes in the bucket and [`ENTRY_BYTES`] in memory.
 
 mod bucket;
 mod mirror;
@@ -32,7 +32,7 @@ use tokio::{runtime::Handle, sync::watch as flag, time::Instant};
 
 use self::{
     bucket::Change,
-    mirror::{Entry, Id, Known, Mirror},
+    mirror::{ENTRY_BYTES, Entry, Id, Known, Mirror},
 };
 use super::{place, sequence_of, wait_for};
 use crate::config::JetstreamConfig;
@@ -42,6 +42,9 @@ const BEATS: u32 = 4;
 
 /// Batches that are asked for at a time, where others take them first.
 const TAKE_TRIES: usize = 8;
+
+/// Memory that the books of one sink take up at most.
+pub const BOOKS_BYTES_MAX: u64 = HELD_BATCHES_MAX * ENTRY_BYTES as u64;
 
 /// The books. Nothing is known before the bucket was looked at: see [`SharedBooks::look`].
 pub struct SharedBooks {

@@ -47,7 +47,7 @@ use forebay_actors::{
 use tokio::runtime::{Handle, Runtime};
 
 pub use self::{
-    books::SharedBooks,
+    books::{BOOKS_BYTES_MAX, SharedBooks},
     open::{examine, with_books},
 };
 use self::{queue::SinkQueue, watch::Seen};

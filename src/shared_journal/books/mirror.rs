@@ -53,6 +53,9 @@ pub(super) struct Known {
     is_confirmed: bool,
 }
 
+/// Memory of an entry: itself, and what a tree of them has unused.
+pub(super) const ENTRY_BYTES: usize = 3 * size_of::<(Id, Known)>() / 2;
+
 /// All entries of one stream.
 #[derive(Debug)]
 pub(super) struct Mirror {
@@ -142,6 +145,11 @@ impl Mirror {
             return true;
         }
         // One text for all.
+        let names = self.sums.get_key_value(&(id.owner.clone(), id.holder.clone()));
+        let id = match names {
+            Some(((owner, holder), _)) => Id { owner: owner.clone(), holder: holder.clone(), ..id },
+            None => id,
+        };
         entry.stream = self.stream.clone();
         entry.place = match self.places.get(&entry.place) {
             Some(place) => place.clone(),
