@@ -14,12 +14,11 @@ use std::{
 use crate::support::{
     binary::{Forebay, Place},
     http::Connection,
+    memory::{MIB, assert_peak},
     skipped,
     testbed::{INCOMPRESSIBLE_BYTES, incompressible},
     thorough, until,
 };
-
-const MIB: u64 = 1 << 20;
 
 /// A destination that counts events and keeps none of them.
 struct Counter {
@@ -90,28 +89,6 @@ impl Counted {
         is_up.then(|| self.events.fetch_add(events, Ordering::Relaxed));
         Some(())
     }
-}
-
-/// The most memory the process ever had, in bytes.
-fn peak(forebay: &Forebay) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", forebay.id())).expect("this is Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process has memory");
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
-
-/// What the process said it takes at most.
-fn printed_sum(forebay: &Forebay) -> u64 {
-    until("the sum is printed", || forebay.output().contains("curl"));
-    let output = forebay.output();
-    let line = output.lines().find_map(|line| line.trim().strip_prefix("sum ")).expect(&output);
-    line.trim().trim_end_matches(" MiB").parse::<u64>().unwrap() * MIB
-}
-
-/// The peak stays under the sum, and both are said.
-fn assert_peak(forebay: &Forebay, tried: &str) {
-    let (peak, sum) = (peak(forebay), printed_sum(forebay));
-    eprintln!("{tried}: a peak of {} MiB, of {} MiB printed", peak / MIB, sum / MIB);
-    assert!(peak < sum, "{tried}: {peak} of {sum} bytes\n{}", forebay.output());
 }
 
 /// A body of so many events of 60 KB that cannot be compressed, and begins with the one of this index.

@@ -18,15 +18,15 @@ use crate::support::{
     thorough, until,
 };
 
-struct Clickhouse(Service);
+pub(super) struct Clickhouse(Service);
 
 impl Clickhouse {
-    fn start(test: &str) -> Option<Self> {
+    pub(super) fn start(test: &str) -> Option<Self> {
         Service::start("clickhouse", test).map(Self)
     }
 
     /// Today's.
-    fn start_current(test: &str) -> Option<Self> {
+    pub(super) fn start_current(test: &str) -> Option<Self> {
         Service::start("clickhouse-engine", test).map(Self)
     }
 
@@ -44,7 +44,7 @@ impl Clickhouse {
         answer.map_or((0, String::new()), |answer| (answer.status, answer.text()))
     }
 
-    fn sink(&self, keys: &str) -> String {
+    pub(super) fn sink(&self, keys: &str) -> String {
         let patience = "retry: { backoff_min: 50ms, backoff_max: 200ms }, breaker: { failures: 1000 }";
         format!("{{ type: clickhouse, url: \"http://127.0.0.1:{}\", {patience}{keys} }}", self.0.port)
     }

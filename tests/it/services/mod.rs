@@ -1,6 +1,7 @@
 //! Destinations against the real servers. Each server is started by a script of `tests/services`, in a temporary directory
 //! and on loopback; where it is not installed, its tests are skipped by name, and fail in CI.
 
+mod all;
 mod cassandra;
 mod clickhouse;
 mod collector;

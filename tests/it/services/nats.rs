@@ -32,7 +32,7 @@ use crate::support::{
     thorough, until,
 };
 
-struct Nats {
+pub(super) struct Nats {
     service: Service,
     runtime: tokio::runtime::Runtime,
 }
@@ -52,7 +52,7 @@ impl Stored {
 }
 
 impl Nats {
-    fn start(test: &str) -> Option<Self> {
+    pub(super) fn start(test: &str) -> Option<Self> {
         Service::start("nats", test).map(Self::of)
     }
 
@@ -131,7 +131,7 @@ impl Nats {
         ids
     }
 
-    fn sink(&self, keys: &str) -> String {
+    pub(super) fn sink(&self, keys: &str) -> String {
         self.sink_at(self.service.port, keys)
     }
 
@@ -142,7 +142,7 @@ impl Nats {
 }
 
 /// Lets Forebay make the stream.
-const MADE: &str = ", stream: events, manage_stream: true";
+pub(super) const MADE: &str = ", stream: events, manage_stream: true";
 
 fn stream() -> Config {
     Config { name: "events".to_owned(), subjects: vec!["events.>".to_owned()], ..Config::default() }

@@ -14,10 +14,10 @@ use crate::support::{
     until,
 };
 
-struct Gateway(Service);
+pub(super) struct Gateway(Service);
 
 impl Gateway {
-    fn start(test: &str) -> Option<Self> {
+    pub(super) fn start(test: &str) -> Option<Self> {
         Service::start("pushgateway", test).map(Self)
     }
 
@@ -40,7 +40,7 @@ impl Gateway {
         groups["data"].as_array().unwrap().iter().map(|group| group["labels"].clone()).collect()
     }
 
-    fn sink(&self, keys: &str) -> String {
+    pub(super) fn sink(&self, keys: &str) -> String {
         sink_to(&format!("127.0.0.1:{}", self.0.port), keys)
     }
 }

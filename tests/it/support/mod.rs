@@ -8,6 +8,7 @@ pub mod destination;
 pub mod device;
 pub mod http;
 pub mod http2;
+pub mod memory;
 pub mod otlp;
 pub mod testbed;
 pub mod wire;
