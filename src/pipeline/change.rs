@@ -97,7 +97,7 @@ impl Pipeline {
         let (held, ended) = (self.parts.held.clone(), names.to_vec());
         let released = tokio::task::spawn_blocking(move || {
             queues.iter().for_each(|queue| queue.release());
-            ended.iter().for_each(|name| held.end(name));
+            held.end(&ended);
         });
         let released = released.await;
         if released.is_err() {

@@ -9,11 +9,11 @@ use forebay_actors::{
     state::{Books, Cursors, HeldBatches, StateDb},
 };
 
-use super::{StartError, change::sink_names, spec::durability};
+use super::{StartError, change::sink_names, spec::durability, standby::misplaced};
 use crate::{
     config::{Backend, Config},
     data_dir,
-    shared_journal::JetStream,
+    shared_journal::{JetStream, with_books},
 };
 
 /// The journal of this process.
@@ -45,9 +45,10 @@ pub(super) fn open_journal(
             }
             let shared = Arc::new(open_shared(config, data_dir, cursors, clock.clone())?);
             let held = shared.books();
-            // A receiver has nothing to do with what is held, and may not be allowed to see it.
-            if !config.sinks.is_empty() {
-                held.look()?;
+            if config.sinks.values().any(|sink| sink.fallback.is_some()) {
+                held.follow(true)?;
+            } else if !config.sinks.is_empty() {
+                tell_misplaced(config);
             }
             return Ok(Opened { journal: shared.clone(), shared: Some(shared), held });
         }
@@ -102,4 +103,17 @@ fn open_shared(
     let shared = JetStream::open(&config.buffer, config.http.max_event_bytes, &quarantine, clock)?;
     data_dir::note_stream(data_dir, &shared.identity())?;
     Ok(shared)
+}
+
+/// Says what other processes, or this one before, have had held for sinks that have no fallback here. A receiver has nothing to do with
+/// that, and may not be allowed to see it.
+fn tell_misplaced(config: &Config) {
+    let (options, event_bytes_max) = (&config.buffer.jetstream, config.http.max_event_bytes);
+    let found = with_books(options, event_bytes_max, |books| {
+        misplaced(books, config).map_err(|error| error.to_string())
+    });
+    match found.and_then(|found| found.unwrap_or(Ok(Vec::new()))) {
+        Ok(found) => found.iter().for_each(|misplaced| tracing::error!("{misplaced}")),
+        Err(error) => tracing::warn!(error, "whether something is held that is not read back cannot be told"),
+    }
 }

@@ -35,7 +35,7 @@ pub struct Misplaced {
 pub fn misplaced(books: &dyn Books, config: &Config) -> Result<Vec<Misplaced>, StateError> {
     let mut found = Vec::new();
     for (owner, holder, held) in books.totals() {
-        let place = books.place(&holder)?;
+        let places = books.places(&holder)?;
         let (owner, holder) = (owner.as_str().to_owned(), holder.as_str().to_owned());
         let is_now = config.sinks.get(&holder).and_then(|sink| sink.kind.holds_at());
         let (key, why) = match config.sinks.get(&owner) {
@@ -48,11 +48,12 @@ pub fn misplaced(books: &dyn Books, config: &Config) -> Result<Vec<Misplaced>, S
                 format!("{owner}.fallback"),
                 format!("it is another or none; name {holder:?} until they are read back"),
             ),
-            Some(_) if place.is_some() && place != is_now => (
+            // Other processes may name the same place in other words, and read back what they had held there.
+            Some(_) if !places.is_empty() && is_now.is_none_or(|is_now| !places.contains(&is_now)) => (
                 holder.clone(),
                 format!(
                     "lie at {}; change where it keeps them when they are read back, or add a sink of another name",
-                    place.unwrap_or_default().trim_end()
+                    places.join(", ").trim_end()
                 ),
             ),
             Some(_) => continue,
@@ -104,15 +105,18 @@ impl Pipeline {
         Arc::new(move || {
             let failed = |e: StateError| DeliveryError::transient(Cause::Io, e.to_string());
             books.put_place(&holder, &is_now).map_err(failed)?;
-            match books.place(&holder).map_err(failed)? {
-                Some(place) if place != is_now => {
+            // Books that are shared say of each batch where it lies.
+            let places =
+                if books.are_shared() { Vec::new() } else { books.places(&holder).map_err(failed)? };
+            match places.into_iter().find(|place| *place != is_now) {
+                Some(place) => {
                     let message = format!(
                         "what it holds lies at {}, and it is configured for another place",
                         place.trim_end()
                     );
                     Err(DeliveryError::transient(Cause::Build, message))
                 }
-                _ => factory(),
+                None => factory(),
             }
         })
     }

@@ -92,6 +92,8 @@ struct Shared {
     /// Where it is, for messages.
     server: String,
     clock: Clock,
+    /// As many servers have the stream.
+    replicas: usize,
     /// When the stream was made, in nanoseconds: one that was made anew has the same sequences once more.
     created: i128,
     /// Payload of a message at most.
@@ -224,7 +226,7 @@ impl JetStream {
     /// The books of what is held, which all processes share.
     pub fn books(&self) -> Arc<SharedBooks> {
         let (context, runtime) = (self.shared.context.clone(), self.runtime.handle.clone());
-        SharedBooks::new(context, runtime, &self.shared.config, self.identity())
+        SharedBooks::new(context, runtime, &self.shared.config, self.identity(), self.shared.replicas)
     }
 
     /// Makes the consumers of these sinks where they are missing; a new one begins at the oldest message there is.

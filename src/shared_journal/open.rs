@@ -70,6 +70,7 @@ impl JetStream {
             server,
             clock,
             created: info.created.unix_timestamp_nanos(),
+            replicas: info.config.num_replicas,
             message_bytes,
             nonce: seed(),
             written: AtomicU64::new(0),
@@ -123,13 +124,14 @@ pub fn with_books<T>(
     let reached = runtime.wait(async move {
         let (context, _) = reach(&opened, event_bytes_max).await?;
         let info = find(&context, &opened.stream).await?;
-        Ok::<_, String>(info.map(|info| (context, info.created.unix_timestamp_nanos())))
+        Ok::<_, String>(info.map(|info| (context, info)))
     });
     let reached = reached.unwrap_or_else(|| Err("it panicked".to_owned()))?;
-    let Some((context, created)) = reached else { return Ok(None) };
-    let stream = identity(&config.stream, created);
-    let books = SharedBooks::new(context, runtime.handle.clone(), config, stream);
-    books.look().map_err(|e| e.to_string())?;
+    let Some((context, info)) = reached else { return Ok(None) };
+    let stream = identity(&config.stream, info.created.unix_timestamp_nanos());
+    let replicas = info.config.num_replicas;
+    let books = SharedBooks::new(context, runtime.handle.clone(), config, stream, replicas);
+    books.follow(false).map_err(|e| e.to_string())?;
     Ok(Some(see(&*books)))
 }
 

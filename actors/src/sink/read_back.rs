@@ -93,6 +93,7 @@ impl Sink {
             return;
         }
         self.release(ctx);
+        self.lay_down(ctx);
         let now = Instant::now();
         if self.standby.as_ref().is_none_or(|standby| !standby.is_fallback() || standby.back.busy)
             || !self.may_read_back(now)
@@ -160,7 +161,10 @@ impl Sink {
             standby.back.busy = false;
             match fetched {
                 // Nothing that is not at hand elsewhere: the next look comes back to it.
-                Ok(Ok(None)) => return,
+                Ok(Ok(None)) => {
+                    standby.back.unreadable = 0;
+                    return;
+                }
                 Ok(Ok(Some((key, Fetch::Whole(batch))))) => {
                     standby.succeeded();
                     standby.back.unreadable = 0;
@@ -231,6 +235,28 @@ impl Sink {
         }));
     }
 
+    /// What cannot be delivered from here now, another process perhaps can.
+    fn lay_down(&mut self, ctx: &mut Context<Self>) {
+        let is_open = self.breaker.state(Instant::now()) == BreakerState::Open;
+        let Some(standby) = &mut self.standby else { return };
+        if !is_open || standby.back.busy || !standby.spec.held.are_shared() {
+            return;
+        }
+        let Some(key) = standby.back.current.clone() else { return };
+        standby.back.busy = true;
+        let (held, holder) = (standby.spec.held.clone(), standby.spec.name.clone());
+        let laid_down = spawn_blocking(move || held.lay_down(&holder, &key)).into_actor(self);
+        ctx.spawn(laid_down.map(|laid_down, sink, _| {
+            let Some(standby) = &mut sink.standby else { return };
+            standby.back.busy = false;
+            // Where it could not be noted, it is at hand as before.
+            if let Ok(Ok(())) = laid_down {
+                standby.back.current = None;
+                standby.back.todo.clear();
+            }
+        }));
+    }
+
     /// Has the holder let go of something it needs no more. Nothing waits for that, and its failures hold nobody up.
     fn release(&mut self, ctx: &mut Context<Self>) {
         let owner = self.spec.name.clone();
@@ -256,8 +282,7 @@ impl Sink {
             if let Some(holding) = destination.holding() {
                 holding.release(&key).await?;
             }
-            spawn_blocking(move || held.released(&holder, &key)).await.map_err(books)?.map_err(books)?;
-            Ok(true)
+            spawn_blocking(move || held.released(&holder, &key)).await.map_err(books)?.map_err(books)
         };
         let release = AssertUnwindSafe(release).catch_unwind().into_actor(self);
         ctx.spawn(release.map(|released, sink, ctx| {

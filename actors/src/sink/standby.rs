@@ -199,7 +199,18 @@ async fn hold(
     intent: Option<HeldKey>,
 ) -> Diverted {
     let key = match intent {
-        Some(key) => key,
+        Some(key) => {
+            // It may be noted although the answer said otherwise, and must not be held twice.
+            let (held, holder, of) = (spec.held.clone(), spec.name.clone(), key.clone());
+            match spawn_blocking(move || held.is_held(&holder, &of)).await {
+                Ok(Ok(None)) => key,
+                Ok(Ok(Some(bytes))) => {
+                    return Diverted { intent: None, outcome: Ok(Receipt::of(bytes)) };
+                }
+                Ok(Err(error)) => return Diverted::again(key, books(error)),
+                Err(_) => return Diverted::again(key, books("looking what is held panicked")),
+            }
+        }
         None => {
             let (held, holder, span) = (spec.held.clone(), spec.name.clone(), batch.span());
             match spawn_blocking(move || held.intend(&owner, &holder, span)).await {
@@ -210,33 +221,41 @@ async fn hold(
         }
     };
     let (of, events) = (key.clone(), batch.count());
+    let holder = to.clone();
     let holding = AssertUnwindSafe(async move {
-        match to.holding() {
+        match holder.holding() {
             Some(holding) => holding.hold(&of, batch).await,
             None => Err(DeliveryError::transient(Cause::Build, "it cannot hold batches of another sink")),
         }
     });
     let receipt = match holding.catch_unwind().await {
         Ok(Ok(receipt)) => receipt,
-        Ok(Err(error)) => return Diverted { intent: Some(key), outcome: Err(Trouble::Failed(error)) },
+        Ok(Err(error)) => return Diverted::again(key, error),
         Err(panic) => return Diverted { intent: Some(key), outcome: Err(Trouble::Panicked(panic)) },
     };
     let (held, holder, of) = (spec.held, spec.name, key.clone());
-    match spawn_blocking(move || held.held(&holder, &of, (events, receipt.bytes), at)).await {
+    let bytes = receipt.bytes;
+    match spawn_blocking(move || held.held(&holder, &of, (events, bytes), at)).await {
         Ok(Ok(true)) => Diverted { intent: None, outcome: Ok(receipt) },
-        // A later life of this sink has begun, and does not know of it.
-        Ok(Ok(false)) => Diverted::nowhere(books("what was held is not wanted any more")),
-        Ok(Err(error)) => Diverted { intent: Some(key), outcome: Err(Trouble::Failed(books(error))) },
-        Err(_) => {
-            let error = books("noting what is held panicked");
-            Diverted { intent: Some(key), outcome: Err(Trouble::Failed(error)) }
+        // A later life of this sink has begun, and does not know of it. Whoever let go of it may have done so before it was there.
+        Ok(Ok(false)) => {
+            let release = async { Some(to.holding()?.release(&key).await) };
+            // Where that fails, something nobody knows of stays there.
+            let _ = AssertUnwindSafe(release).catch_unwind().await;
+            Diverted::nowhere(books("what was held is not wanted any more"))
         }
+        Ok(Err(error)) => Diverted::again(key, books(error)),
+        Err(_) => Diverted::again(key, books("noting what is held panicked")),
     }
 }
 
 impl Diverted {
     fn nowhere(error: DeliveryError) -> Self {
         Self { intent: None, outcome: Err(Trouble::Failed(error)) }
+    }
+
+    fn again(intent: HeldKey, error: DeliveryError) -> Self {
+        Self { intent: Some(intent), outcome: Err(Trouble::Failed(error)) }
     }
 }
 

@@ -27,11 +27,11 @@ pub trait Books: Debug + Send + Sync + 'static {
     /// Whether other processes have them, too: then what no sink of this one reads back another may.
     fn are_shared(&self) -> bool;
 
-    /// Where the holder keeps what it holds, if it is known to hold something.
+    /// Where the holder keeps what it is known to hold: one place, unless several processes have it hold and name it differently.
     ///
     /// # Errors
     /// Where the books cannot be read.
-    fn place(&self, holder: &SinkName) -> Result<Option<String>, StateError>;
+    fn places(&self, holder: &SinkName) -> Result<Vec<String>, StateError>;
 
     /// Notes where the holder keeps what it will hold; does nothing while it holds something.
     ///
@@ -62,8 +62,8 @@ pub trait Books: Debug + Send + Sync + 'static {
     /// Where the books cannot be read or kept.
     fn begin(&self, owner: &SinkName, holder: &SinkName, from: Position) -> Result<Vec<Span>, StateError>;
 
-    /// The owner has ended in this process: others take over what it had at hand.
-    fn end(&self, owner: &SinkName);
+    /// These owners have ended in this process: others take over what they had at hand.
+    fn end(&self, owners: &[SinkName]);
 
     /// The batch of this span is about to be given to the holder.
     ///
@@ -83,6 +83,12 @@ pub trait Books: Debug + Send + Sync + 'static {
         at: Timestamp,
     ) -> Result<bool, StateError>;
 
+    /// Whether what was intended is known to be held, and in how many bytes: who was told that it could not be noted asks.
+    ///
+    /// # Errors
+    /// Where the books cannot be read.
+    fn is_held(&self, holder: &SinkName, key: &HeldKey) -> Result<Option<u64>, StateError>;
+
     /// The oldest batch that `holder` holds for `owner` and that nobody else has at hand. It is at hand here from now on.
     ///
     /// # Errors
@@ -94,6 +100,12 @@ pub trait Books: Debug + Send + Sync + 'static {
     /// # Errors
     /// Where the books cannot be read.
     fn is_at_hand(&self, holder: &SinkName, key: &HeldKey) -> Result<bool, StateError>;
+
+    /// What [`Books::oldest`] gave is left to whoever can deliver it sooner.
+    ///
+    /// # Errors
+    /// Where the books cannot be kept.
+    fn lay_down(&self, holder: &SinkName, key: &HeldKey) -> Result<(), StateError>;
 
     /// Its owner does not need it any more: it was read back and has its outcome. Returns its events.
     ///
@@ -119,11 +131,11 @@ pub trait Books: Debug + Send + Sync + 'static {
     /// Where the books cannot be read.
     fn leaving(&self, owner: &SinkName, holder: &SinkName) -> Result<Option<HeldKey>, StateError>;
 
-    /// The holder has let go of it.
+    /// The holder has let go of it; `false` where that is known already, or cannot be noted now.
     ///
     /// # Errors
     /// Where the books cannot be kept.
-    fn released(&self, holder: &SinkName, key: &HeldKey) -> Result<(), StateError>;
+    fn released(&self, holder: &SinkName, key: &HeldKey) -> Result<bool, StateError>;
 }
 
 /// What one sink holds for another.

@@ -151,15 +151,15 @@ impl Books for HeldBatches {
         false
     }
 
-    fn place(&self, holder: &SinkName) -> Result<Option<String>, StateError> {
+    fn places(&self, holder: &SinkName) -> Result<Vec<String>, StateError> {
         if !self.totals().iter().any(|(_, by, _)| by == holder) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let place = self.state.with(|open| {
             let place = self.state.tree(open, PLACES)?.get(holder.as_str());
             place.map_err(|e| self.state.failed(e))
         })?;
-        Ok(place.map(|place| String::from_utf8_lossy(&place).into_owned()))
+        Ok(place.iter().map(|place| String::from_utf8_lossy(place).into_owned()).collect())
     }
 
     fn put_place(&self, holder: &SinkName, place: &str) -> Result<(), StateError> {
@@ -266,15 +266,27 @@ impl Books for HeldBatches {
         self.first(owner, holder, Stage::Leaving)
     }
 
-    fn released(&self, holder: &SinkName, key: &HeldKey) -> Result<(), StateError> {
-        self.turn(holder, key, Stage::Leaving, None).map(drop)
+    fn released(&self, holder: &SinkName, key: &HeldKey) -> Result<bool, StateError> {
+        Ok(self.turn(holder, key, Stage::Leaving, None)?.is_some())
     }
 
     fn held_within(&self, _: &SinkName, _: Span) -> Vec<Span> {
         Vec::new()
     }
 
-    fn end(&self, _: &SinkName) {}
+    fn end(&self, _: &[SinkName]) {}
+
+    fn is_held(&self, holder: &SinkName, key: &HeldKey) -> Result<Option<u64>, StateError> {
+        let note = self.state.with(|open| {
+            let note = self.state.tree(open, TREE)?.get(stored_key(holder, key, Stage::Held));
+            note.map_err(|e| self.state.failed(e))
+        })?;
+        Ok(note.map(|note| rmp_serde::from_slice::<Note>(&note).unwrap_or_default().bytes))
+    }
+
+    fn lay_down(&self, _: &SinkName, _: &HeldKey) -> Result<(), StateError> {
+        Ok(())
+    }
 
     fn is_at_hand(&self, _: &SinkName, _: &HeldKey) -> Result<bool, StateError> {
         Ok(true)

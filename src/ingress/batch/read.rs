@@ -82,10 +82,12 @@ pub(super) fn read(
                     blocks.extend(std::mem::take(&mut builder).finish());
                     blocks.extend(request.blocks);
                 }
-                for (item, reason) in request.rejected {
+                let mut reasons = request.reasons.into_iter();
+                for item in request.rejected {
+                    let reason = reasons.next();
                     rejections.add(index + item, || RejectedEvent {
                         index: index + item,
-                        reason: shortened(reason),
+                        reason: shortened(reason.unwrap_or_default()),
                         ..RejectedEvent::default()
                     });
                 }
@@ -196,7 +198,9 @@ fn take<'a>(
 ) -> Result<bool, (&'a str, Vec<FieldError>)> {
     let mut sent = Sent::default();
     if let Err(error) = sent.read(event) {
-        return Err((sent.parts.event_id, vec![field("", format!("it is no event: {error}"))]));
+        // Nothing of it was looked at, also not how long this is.
+        let event_id = Some(sent.parts.event_id).filter(|id| id.chars().count() <= NAME_CHARS_MAX);
+        return Err((event_id.unwrap_or_default(), vec![field("", format!("it is no event: {error}"))]));
     }
     let Sent { parts, ingested_at, metadata, mut errors } = sent;
     let metadata = metadata.as_deref();

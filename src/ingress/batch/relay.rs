@@ -14,7 +14,10 @@ use uuid::Uuid;
 use super::read::{another_kind, bad_batch, time_of, undecodable};
 use crate::{
     api::error::ApiError,
-    ingress::otlp::{check_extent, cut_into, invalid, stamped},
+    ingress::{
+        events::REJECTIONS_MAX,
+        otlp::{check_extent, cut_into, invalid, stamped},
+    },
     security::Tenant,
 };
 
@@ -29,8 +32,10 @@ pub(super) struct Request {
     pub(super) blocks: Vec<Block>,
     /// How many there are, right and wrong.
     pub(super) count: u32,
-    /// The items that are not, by their place in the request, and why.
-    pub(super) rejected: Vec<(u32, String)>,
+    /// The places of the items that are not.
+    pub(super) rejected: Vec<u32>,
+    /// Why, of the first [`REJECTIONS_MAX`] of them.
+    pub(super) reasons: Vec<String>,
 }
 
 /// Reads an `OtlpRequest` of this tenant.
@@ -70,7 +75,12 @@ pub(super) fn read(
         found.count = survey.items;
     } else {
         for item in Items::of(request, signal) {
-            found.rejected.extend(invalid(signal, &item, max_event_bytes).map(|why| (found.count, why)));
+            if let Some(why) = invalid(signal, &item, max_event_bytes) {
+                if found.reasons.len() < REJECTIONS_MAX {
+                    found.reasons.push(why);
+                }
+                found.rejected.push(found.count);
+            }
             found.count += 1;
         }
     }
@@ -119,9 +129,9 @@ fn first(first_id: &[u8], ingested_at: Option<Timestamp>) -> Result<Option<Stamp
 }
 
 /// The runs of items that are not rejected.
-fn kept(count: u32, rejected: &[(u32, String)]) -> Vec<Range<u32>> {
+fn kept(count: u32, rejected: &[u32]) -> Vec<Range<u32>> {
     let mut from = 0;
-    let ends = rejected.iter().map(|(index, _)| *index).chain([count]);
+    let ends = rejected.iter().copied().chain([count]);
     let runs = ends.map(|end| std::mem::replace(&mut from, end + 1)..end);
     runs.filter(|run| !run.is_empty()).collect()
 }
@@ -132,8 +142,6 @@ mod tests {
 
     #[test]
     fn runs_lie_between_what_is_rejected() {
-        let rejected =
-            |indexes: &[u32]| indexes.iter().map(|index| (*index, String::new())).collect::<Vec<_>>();
         for (count, without, expected) in [
             (0, vec![], vec![]),
             (3, vec![], vec![(0, 3)]),
@@ -141,8 +149,7 @@ mod tests {
             (5, vec![1, 2, 4], vec![(0, 1), (3, 4)]),
             (2, vec![0, 1], vec![]),
         ] {
-            let found: Vec<_> =
-                kept(count, &rejected(&without)).iter().map(|run| (run.start, run.end)).collect();
+            let found: Vec<_> = kept(count, &without).iter().map(|run| (run.start, run.end)).collect();
             assert_eq!(found, expected, "{without:?} of {count}");
         }
     }

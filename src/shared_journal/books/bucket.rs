@@ -1,8 +1,11 @@
 //! The bucket itself: opened, and changed an entry at a time.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc, time::Duration};
 
-use async_nats::jetstream::kv;
+use async_nats::jetstream::{
+    self, ErrorCode, kv,
+    stream::{Config, LastRawMessageErrorKind, StorageType},
+};
 use forebay_actors::state::{Note, StateError};
 use tokio::time::Instant;
 
@@ -18,6 +21,9 @@ use crate::{
 
 /// Tries of one step, where others change the same entry.
 const STEP_TRIES: usize = 5;
+
+/// Between two of them: in a cluster, what was quicker may still be on its way to be stored.
+const STEP_PAUSE: Duration = Duration::from_millis(20);
 
 /// What became of an attempt to change an entry.
 pub(super) enum Change {
@@ -43,6 +49,7 @@ impl SharedBooks {
                 if begins {
                     self.runtime.spawn(watch::follow(self.clone(), store.clone()));
                     self.runtime.spawn(watch::beat(self.clone(), store.clone()));
+                    self.runtime.spawn(watch::clear_up(self.clone(), store.clone()));
                 }
                 store
             }
@@ -57,10 +64,8 @@ impl SharedBooks {
     async fn open(&self, make: bool) -> Result<Option<kv::Store>, StateError> {
         let name = format!("KV_{}", self.bucket);
         let found = find(&self.context, &name).await.map_err(|e| self.failed(e))?;
-        if let Some(found) = &found
-            && !(found.config.max_age.is_zero() && found.config.max_messages <= 0)
-        {
-            return Err(self.failed("it would lose entries: max_age should be 0 and max_msgs -1"));
+        if let Some(wrong) = found.as_ref().and_then(|found| self.unsuited(&found.config)) {
+            return Err(self.failed(format_args!("it would lose entries: {wrong}")));
         }
         if found.is_none() {
             if !make {
@@ -92,6 +97,28 @@ impl SharedBooks {
         store.map(Some).map_err(|e| self.failed(destination::chain(&e)))
     }
 
+    /// What of a bucket that is there would lose entries, as a machine or the time goes by.
+    fn unsuited(&self, config: &Config) -> Option<String> {
+        let wrong = [
+            (config.storage != StorageType::File, "storage should be file".to_owned()),
+            (!config.max_age.is_zero(), "max_age should be 0".to_owned()),
+            (config.max_messages > 0, "max_msgs should be -1".to_owned()),
+            (config.no_ack, "no_ack should be off".to_owned()),
+            (config.sealed, "it should not be sealed".to_owned()),
+            (config.mirror.is_some() || config.sources.is_some(), "it should mirror nothing".to_owned()),
+            (
+                config.num_replicas < self.replicas,
+                format!(
+                    "it has {} replicas, and the journal's stream has {}",
+                    config.num_replicas, self.replicas
+                ),
+            ),
+        ];
+        let wrong: Vec<_> =
+            wrong.into_iter().filter_map(|(is_wrong, what)| is_wrong.then_some(what)).collect();
+        (!wrong.is_empty()).then(|| wrong.join(", "))
+    }
+
     /// The bucket, where there is one that was read.
     pub(super) fn opened(&self) -> Option<kv::Store> {
         self.state().store.clone()
@@ -121,12 +148,12 @@ impl SharedBooks {
                     Some(entry) => drop(state.mirror.put(id.clone(), entry, revision, now)),
                     None => {
                         state.mirror.remove(id, revision);
-                        state.gone.push((name, now));
+                        state.gone.insert(name, now);
                     }
                 }
                 Ok(Change::Made)
             }
-            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
+            Err(error) if is_refusal(&error) => {
                 self.refresh(store, id).await?;
                 Ok(Change::Refused)
             }
@@ -134,11 +161,21 @@ impl SharedBooks {
         }
     }
 
-    /// Asks for an entry that is another than was known.
+    /// Asks for an entry that is another than was known. The leader is asked: others may be behind.
     pub(super) async fn refresh(&self, store: &kv::Store, id: &Id) -> Result<(), StateError> {
-        let entry = store.entry(id.name()).await.map_err(|e| self.failed(destination::chain(&e)))?;
-        watch::apply(self, id, entry.as_ref());
-        Ok(())
+        let subject = format!("{}{}", store.prefix, id.name());
+        match store.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => {
+                let said = watch::said(self, &id.name(), Some(&message.headers), &message.payload);
+                watch::apply(self, id, said, message.sequence);
+                Ok(())
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                self.state().mirror.remove(id, u64::MAX);
+                Ok(())
+            }
+            Err(error) => Err(self.failed(destination::chain(&error))),
+        }
     }
 
     /// Takes a step from where the entry is known to be, unless `may` refuses that; `None` where it was not taken. `to` is the
@@ -150,7 +187,10 @@ impl SharedBooks {
         to: impl Fn(&Known) -> Option<Entry>,
     ) -> Result<Option<Note>, StateError> {
         let Some(store) = self.opened() else { return Ok(None) };
-        for _ in 0..STEP_TRIES {
+        for tried in 0..STEP_TRIES {
+            if tried > 0 {
+                tokio::time::sleep(STEP_PAUSE).await;
+            }
             let known = self.state().mirror.get(id).cloned();
             let Some(known) = known.filter(&may) else { return Ok(None) };
             if let Change::Made = self.change(&store, id, to(&known), known.revision).await? {
@@ -159,4 +199,18 @@ impl SharedBooks {
         }
         Ok(None)
     }
+}
+
+/// Whether the server has another revision than was known, or is about to: in a cluster a change of the same entry may be on its way,
+/// of which the client has no name.
+fn is_refusal(error: &kv::UpdateError) -> bool {
+    let mut source: Option<&(dyn Error + 'static)> = Some(error);
+    let mut is_on_its_way = false;
+    while let Some(error) = source {
+        let said = error.downcast_ref::<jetstream::Error>();
+        is_on_its_way |=
+            said.is_some_and(|said| said.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT);
+        source = error.source();
+    }
+    is_on_its_way || error.kind() == kv::UpdateErrorKind::WrongLastRevision
 }

@@ -65,6 +65,8 @@ pub(super) struct Mirror {
     stale_after: Duration,
     entries: BTreeMap<Id, Known>,
     sums: BTreeMap<(SinkName, SinkName), Sums>,
+    /// Those that are leaving: few among very many that are held.
+    leaving: BTreeSet<Id>,
     places: BTreeSet<Arc<str>>,
 }
 
@@ -119,13 +121,21 @@ impl Id {
 
 impl Mirror {
     pub(super) fn new(stream: Arc<str>, stale_after: Duration) -> Self {
-        let (entries, sums, places) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { stream, stale_after, entries, sums, places }
+        let (entries, sums) = (BTreeMap::new(), BTreeMap::new());
+        Self { stream, stale_after, entries, sums, leaving: BTreeSet::new(), places: BTreeSet::new() }
     }
 
-    /// Whether a process may do something with it: nobody else has it at hand, or nobody who lives.
-    pub(super) fn is_free_for(&self, me: u64, known: &Known, now: Instant) -> bool {
-        known.entry.by.is_none_or(|by| by == me) || self.is_stale(known, now)
+    /// Those of an owner and a holder that are leaving from this place.
+    pub(super) fn leaving<'a>(
+        &'a self,
+        owner: &'a SinkName,
+        holder: &'a SinkName,
+        place: &'a str,
+    ) -> impl Iterator<Item = &'a Id> {
+        let from = Id::from(owner, holder, Position::default());
+        let of = move |id: &&Id| id.owner == *owner && id.holder == *holder;
+        let is_there = move |id: &&Id| self.entries.get(id).is_some_and(|known| *known.entry.place == *place);
+        self.leaving.range(from..).take_while(of).filter(is_there)
     }
 
     pub(super) fn is_stale(&self, known: &Known, now: Instant) -> bool {
@@ -160,6 +170,9 @@ impl Mirror {
         };
         self.count_out(&id);
         self.sums_of(&id).add(entry.stage, entry.note);
+        if entry.stage == Stage::Leaving {
+            self.leaving.insert(id.clone());
+        }
         self.entries.insert(id, Known { entry, revision, seen_at: now, is_confirmed: true });
         true
     }
@@ -180,9 +193,10 @@ impl Mirror {
         }
     }
 
-    pub(super) fn was_read(&mut self) {
-        let gone: Vec<Id> =
-            self.entries.iter().filter(|(_, known)| !known.is_confirmed).map(|(id, _)| id.clone()).collect();
+    /// It was, to its end. What is `kept` stays known: whoever changes it is told what became of it.
+    pub(super) fn was_read(&mut self, kept: &BTreeSet<Id>) {
+        let is_gone = |(id, known): &(&Id, &Known)| !known.is_confirmed && !kept.contains(id);
+        let gone: Vec<Id> = self.entries.iter().filter(is_gone).map(|(id, _)| id.clone()).collect();
         gone.iter().for_each(|id| self.remove(id, u64::MAX));
     }
 
@@ -233,6 +247,7 @@ impl Mirror {
     fn count_out(&mut self, id: &Id) {
         if let Some(Entry { stage, note, .. }) = self.entries.get(id).map(|known| known.entry.clone()) {
             self.sums_of(id).remove(stage, note);
+            self.leaving.remove(id);
         }
     }
 
@@ -310,7 +325,7 @@ mod tests {
         mirror.is_read(now);
         mirror.put(id(10, 20), entry(Stage::Held, None), 2, now);
         mirror.put(id(20, 30), entry(Stage::Intended, Some(ME)), 9, now);
-        mirror.was_read();
+        mirror.was_read(&BTreeSet::new());
         let left: Vec<_> = mirror.iter().map(|(id, _)| id.key().span.first.0).collect();
         assert_eq!(left, [10, 20]);
         assert_eq!(mirror.batches(&"up".into()), 2);
@@ -322,13 +337,13 @@ mod tests {
     fn what_a_dead_process_had_at_hand_is_free() {
         let (mut mirror, now) = (mirror(), Instant::now());
         mirror.put(id(0, 10), entry(Stage::Held, Some(OTHER)), 1, now);
-        let is_free = |mirror: &Mirror, at| mirror.is_free_for(ME, mirror.get(&id(0, 10)).unwrap(), at);
-        assert!(!is_free(&mirror, now + STALE_AFTER / 2));
-        assert!(is_free(&mirror, now + STALE_AFTER));
+        let is_stale = |mirror: &Mirror, at| mirror.is_stale(mirror.get(&id(0, 10)).unwrap(), at);
+        assert!(!is_stale(&mirror, now + STALE_AFTER / 2));
+        assert!(is_stale(&mirror, now + STALE_AFTER));
         mirror.is_read(now + STALE_AFTER);
-        assert!(!is_free(&mirror, now + STALE_AFTER));
-        mirror.put(id(0, 10), entry(Stage::Held, Some(ME)), 2, now);
-        assert!(is_free(&mirror, now));
+        assert!(!is_stale(&mirror, now + STALE_AFTER));
+        mirror.put(id(0, 10), entry(Stage::Held, Some(OTHER)), 2, now + 2 * STALE_AFTER);
+        assert!(!is_stale(&mirror, now + 2 * STALE_AFTER + STALE_AFTER / 2));
     }
 
     /// Scenario: parts of a message are held, and it comes again.
@@ -354,6 +369,23 @@ mod tests {
         assert_eq!(within(100, 130), [(100, 105), (110, 120)]);
         assert_eq!(within(106, 112), [(110, 120)]);
         assert_eq!(within(120, 130), []);
+    }
+
+    /// Scenario: a batch among others is not needed any more; it lies where this process keeps things, another elsewhere.
+    /// Guarantee: it is found, and that one alone, until it is gone.
+    #[test]
+    fn what_is_leaving_is_found() {
+        let (mut mirror, now) = (mirror(), Instant::now());
+        mirror.put(id(0, 10), entry(Stage::Held, None), 1, now);
+        mirror.put(id(10, 20), entry(Stage::Leaving, None), 2, now);
+        mirror.put(id(20, 30), Entry { place: "elsewhere".into(), ..entry(Stage::Leaving, None) }, 3, now);
+        let leaving = |mirror: &Mirror| {
+            let (owner, holder) = ("up".into(), "overflow".into());
+            mirror.leaving(&owner, &holder, "s3://overflow/").cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(leaving(&mirror), [id(10, 20)]);
+        mirror.remove(&id(10, 20), 4);
+        assert_eq!(leaving(&mirror), []);
     }
 
     /// Scenario: the stream was removed and made anew; the bucket still has what was held before.

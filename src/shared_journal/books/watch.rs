@@ -1,11 +1,22 @@
 //! Following the bucket, and renewing the marks of what this process has at hand.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use async_nats::jetstream::kv::{self, Operation};
+use async_nats::{
+    HeaderMap,
+    connection::State as Connection,
+    jetstream::{
+        Message,
+        consumer::{DeliverPolicy, ReplayPolicy, push},
+        kv,
+    },
+};
 use forebay_actors::state::Stage;
 use futures::StreamExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
     BEATS, SharedBooks,
@@ -16,97 +27,166 @@ use crate::destination;
 /// A pause after something failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// The server counts what a reader has still to come when he begins, and what goes meanwhile never comes: after such a pause all
-/// has come.
-const READ_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the connection is still the one over which the bucket was read: the client makes a new one
+/// without a word, and what went from the bucket meanwhile is not told.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The server counts what a reader has still to come when he begins, and what goes meanwhile never comes: after as many looks in
+/// a row at which it answers and nothing has come, all has.
+const SILENT_LOOKS: u32 = 3;
 
 /// How long the mark of an entry that is gone stays in the bucket: whoever follows it has met it by then.
 const GONE_KEPT: Duration = Duration::from_secs(60);
+
+/// Marks that are cleared up at a time.
+const CLEARED_MAX: usize = 100;
+
+/// What an entry of the bucket says.
+pub(super) enum Said {
+    Entry(Entry),
+    /// It is gone.
+    Gone,
+    /// Nothing of Forebay's.
+    Nothing,
+}
 
 /// Follows the bucket, for ever.
 pub(super) async fn follow(books: Arc<SharedBooks>, store: kv::Store) {
     let mut failing = false;
     loop {
-        if let Err(error) = follow_once(&books, &store, &mut failing).await
-            && !std::mem::replace(&mut failing, true)
-        {
-            tracing::error!(
-                bucket = books.bucket,
-                error,
-                "the books of what is held could not be followed; it is tried again"
-            );
+        let Err(error) = follow_once(&books, &store, &mut failing).await;
+        books.state().hears = false;
+        if !std::mem::replace(&mut failing, true) {
+            let bucket = &books.bucket;
+            tracing::warn!(bucket, error, "the books of what is held cannot be followed; it is tried again");
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn follow_once(books: &SharedBooks, store: &kv::Store, failing: &mut bool) -> Result<(), String> {
+async fn follow_once(
+    books: &SharedBooks,
+    store: &kv::Store,
+    failing: &mut bool,
+) -> Result<std::convert::Infallible, String> {
     let failed = |error: &dyn std::error::Error| destination::chain(error);
+    let connection = Looked::at(books);
     books.state().mirror.is_read(Instant::now());
-    let is_empty = store.status().await.map_err(|e| failed(&e))?.values() == 0;
-    let mut entries = store.watch_with_history(">").await.map_err(|e| failed(&e))?;
-    let (mut is_read, mut of_others) = (is_empty, 0_u64);
+    let reader = push::OrderedConfig {
+        deliver_subject: books.context.client().new_inbox(),
+        filter_subject: format!("{}>", store.prefix),
+        deliver_policy: DeliverPolicy::LastPerSubject,
+        replay_policy: ReplayPolicy::Instant,
+        ..push::OrderedConfig::default()
+    };
+    let reader = store.stream.create_consumer(reader).await.map_err(|e| failed(&e))?;
+    let mut is_read = reader.cached_info().num_pending == 0;
+    let mut messages = reader.messages().await.map_err(|e| failed(&e))?;
+    let (mut of_others, mut silent) = (0_u64, 0);
+    while !is_read {
+        match timeout(LOOK_INTERVAL, messages.next()).await {
+            Ok(None) => return Err(ENDED.to_owned()),
+            Ok(Some(message)) => {
+                let message = message.map_err(|e| failed(&e))?;
+                silent = 0;
+                is_read = message.info().is_ok_and(|info| info.pending == 0);
+                of_others += u64::from(!meet(books, store, &message, true));
+            }
+            Err(_) => {
+                connection.check(books)?;
+                store.stream.get_info().await.map_err(|e| failed(&e))?;
+                silent += 1;
+                is_read = silent >= SILENT_LOOKS;
+            }
+        }
+    }
+    connection.check(books)?;
+    {
+        let mut state = books.state();
+        let state = &mut *state;
+        state.mirror.was_read(&state.at_hand);
+        state.hears = true;
+    }
+    books.is_known.send_replace(true);
+    if std::mem::take(failing) {
+        tracing::info!(bucket = books.bucket, "the books of what is held are followed again");
+    }
+    tell_of_others(books, of_others);
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if is_read {
-            books.state().mirror.was_read();
-            books.is_known.send_replace(true);
-            if std::mem::take(failing) {
-                tracing::info!(bucket = books.bucket, "the books of what is held are followed again");
+        tokio::select! {
+            message = messages.next() => {
+                let message = message.ok_or_else(|| ENDED.to_owned())?.map_err(|e| failed(&e))?;
+                meet(books, store, &message, false);
             }
-            tell_of_others(books, of_others);
-            break;
-        }
-        match timeout(READ_PAUSE, entries.next()).await {
-            Err(_) => is_read = true,
-            Ok(None) => return Err("the server ended it".to_owned()),
-            Ok(Some(entry)) => {
-                let entry = entry.map_err(|e| failed(&e))?;
-                of_others += u64::from(!meet(books, &entry));
-                if entry.operation != Operation::Put {
-                    // Nobody may be left who wrote it.
-                    books.state().gone.push((entry.key.clone(), Instant::now()));
-                }
-                is_read = entry.seen_current;
-            }
+            _ = looks.tick() => connection.check(books)?,
         }
     }
-    while let Some(entry) = entries.next().await {
-        meet(books, &entry.map_err(|e| failed(&e))?);
+}
+
+const ENDED: &str = "the server ended it";
+
+/// The connection as it was.
+struct Looked {
+    connects: u64,
+}
+
+impl Looked {
+    fn at(books: &SharedBooks) -> Self {
+        Self { connects: books.context.client().statistics().connects.load(Ordering::Relaxed) }
     }
-    Err("the server ended it".to_owned())
+
+    fn check(&self, books: &SharedBooks) -> Result<(), String> {
+        let is_up = books.context.client().connection_state() == Connection::Connected;
+        match is_up && Self::at(books).connects == self.connects {
+            true => Ok(()),
+            false => Err("the connection was lost".to_owned()),
+        }
+    }
 }
 
 /// Takes in what the bucket has; `false` where that is of another stream.
-fn meet(books: &SharedBooks, entry: &kv::Entry) -> bool {
-    match Id::parse(&entry.key) {
-        Some(id) => apply(books, &id, Some(entry)),
-        None => {
-            tracing::error!(
-                bucket = books.bucket,
-                key = entry.key,
-                "is no entry of Forebay's; it is left alone"
-            );
-            true
+fn meet(books: &SharedBooks, store: &kv::Store, message: &Message, is_first_reading: bool) -> bool {
+    let Ok(revision) = message.info().map(|info| info.stream_sequence) else { return true };
+    let key = message.subject.strip_prefix(&*store.prefix).unwrap_or_default();
+    let Some(id) = Id::parse(key) else {
+        tracing::error!(bucket = books.bucket, key, "is no entry of Forebay's; it is left alone");
+        return true;
+    };
+    let said = said(books, key, message.headers.as_ref(), &message.payload);
+    if is_first_reading && matches!(said, Said::Gone) {
+        // Whoever wrote it may be gone as well.
+        books.state().gone.insert(key.to_owned(), Instant::now());
+    }
+    apply(books, &id, said, revision)
+}
+
+/// What a message of the bucket says.
+pub(super) fn said(books: &SharedBooks, key: &str, headers: Option<&HeaderMap>, payload: &[u8]) -> Said {
+    // Written by whoever deletes or purges, this client or another; of an entry itself there is none.
+    if headers.is_some_and(|headers| headers.get("KV-Operation").is_some_and(|how| how.as_str() != "PUT")) {
+        return Said::Gone;
+    }
+    match serde_json::from_slice(payload) {
+        Ok(entry) => Said::Entry(entry),
+        Err(error) => {
+            tracing::error!(bucket = books.bucket, key, %error, "an entry cannot be read; it is left alone");
+            Said::Nothing
         }
     }
 }
 
-/// The same for an entry that was asked for; `None` where there is none.
-pub(super) fn apply(books: &SharedBooks, id: &Id, entry: Option<&kv::Entry>) -> bool {
-    let Some(entry) = entry else {
-        books.state().mirror.remove(id, u64::MAX);
-        return true;
-    };
-    if entry.operation != Operation::Put {
-        books.state().mirror.remove(id, entry.revision);
-        return true;
-    }
-    match serde_json::from_slice::<Entry>(&entry.value) {
-        Ok(said) => books.state().mirror.put(id.clone(), said, entry.revision, Instant::now()),
-        Err(error) => {
-            tracing::error!(bucket = books.bucket, key = entry.key, %error, "an entry cannot be read; it is left alone");
+/// Takes in what was said under that revision; `false` where it is of another stream.
+pub(super) fn apply(books: &SharedBooks, id: &Id, said: Said, revision: u64) -> bool {
+    let mut state = books.state();
+    match said {
+        Said::Entry(entry) => state.mirror.put(id.clone(), entry, revision, Instant::now()),
+        Said::Gone => {
+            state.mirror.remove(id, revision);
             true
         }
+        Said::Nothing => true,
     }
 }
 
@@ -120,22 +200,20 @@ fn tell_of_others(books: &SharedBooks, batches: u64) {
     }
 }
 
-/// Renews the marks of what is at hand here, lets go of what was at the hand of the dead, and clears up, for ever.
+/// Renews the marks of what is at hand here, and lets go of what was at the hand of the dead, for ever.
 pub(super) async fn beat(books: Arc<SharedBooks>, store: kv::Store) {
     loop {
         tokio::time::sleep(books.ack_wait / BEATS).await;
         renew(&books, &store).await;
         let_go_of_the_dead(&books, &store).await;
-        clear_up(&books, &store).await;
     }
 }
 
 async fn renew(books: &SharedBooks, store: &kv::Store) {
-    let own = |entry: &Entry| entry.by == Some(books.me);
     let at_hand: Vec<_> = {
         let state = books.state();
-        let own = state.mirror.iter().filter(|(_, known)| own(&known.entry));
-        own.map(|(id, known)| (id.clone(), known.clone())).collect()
+        let at_hand = state.at_hand.iter().filter_map(|id| Some((id.clone(), state.mirror.get(id)?.clone())));
+        at_hand.filter(|(_, known)| known.entry.by == Some(books.me)).collect()
     };
     for (id, known) in at_hand {
         let renewed = Entry { beat: known.entry.beat + 1, ..known.entry };
@@ -144,38 +222,44 @@ async fn renew(books: &SharedBooks, store: &kv::Store) {
     }
 }
 
-/// What a process that is gone was giving to a holder: its events come again from the stream.
+/// What a process that is gone was giving to a holder: its events come again from the stream. And what a holder should have
+/// forgotten that has become another's in the configuration: nobody asks it any more.
 async fn let_go_of_the_dead(books: &SharedBooks, store: &kv::Store) {
     let now = Instant::now();
     let dead: Vec<_> = {
         let state = books.state();
-        let is_dead = |known: &Known| {
-            let is_of_another = known.entry.by != Some(books.me);
-            known.entry.stage == Stage::Intended && is_of_another && state.mirror.is_stale(known, now)
+        let is_dead = |(id, known): &(&Id, &Known)| {
+            let is_done_with = match known.entry.stage {
+                Stage::Intended => !state.at_hand.contains(*id),
+                Stage::Leaving => state.owners.get(&id.owner).is_some_and(|holder| *holder != id.holder),
+                Stage::Held => false,
+            };
+            is_done_with && state.is_dead(known, now)
         };
-        let dead = state.mirror.iter().filter(|(_, known)| is_dead(known));
-        dead.map(|(id, known)| (id.clone(), known.clone())).collect()
+        let dead = state.mirror.iter().filter(is_dead).map(|(id, known)| (id.clone(), known.clone()));
+        dead.collect()
     };
-    for (id, known) in dead {
-        let leaving = known.entry.turned(Stage::Leaving, known.entry.note);
-        let _ = books.change(store, &id, Some(leaving), known.revision).await;
+    for (id, Known { entry, revision, .. }) in dead {
+        let to = (entry.stage == Stage::Intended).then(|| entry.turned(Stage::Leaving, entry.note));
+        let _ = books.change(store, &id, to, revision).await;
     }
 }
 
-async fn clear_up(books: &SharedBooks, store: &kv::Store) {
-    let gone: Vec<_> = {
-        let mut state = books.state();
-        let now = Instant::now();
-        let (due, kept) = std::mem::take(&mut state.gone)
-            .into_iter()
-            .partition(|(_, since)| now.saturating_duration_since(*since) >= GONE_KEPT);
-        state.gone = kept;
-        due
-    };
-    for (name, since) in gone {
-        let purged = store.stream.purge().filter(format!("{}{name}", store.prefix)).await;
-        if purged.is_err() {
-            books.state().gone.push((name, since));
+/// Clears up the marks of entries that are gone, for ever.
+pub(super) async fn clear_up(books: Arc<SharedBooks>, store: kv::Store) {
+    loop {
+        tokio::time::sleep(books.ack_wait / BEATS).await;
+        let due: Vec<_> = {
+            let (state, now) = (books.state(), Instant::now());
+            let due =
+                state.gone.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= GONE_KEPT);
+            due.map(|(name, _)| name.clone()).take(CLEARED_MAX).collect()
+        };
+        for name in due {
+            if store.stream.purge().filter(format!("{}{name}", store.prefix)).await.is_err() {
+                break;
+            }
+            books.state().gone.remove(&name);
         }
     }
 }

@@ -20,6 +20,7 @@ async fn queue(dir: &TempDir) -> Arc<SinkQueue> {
         server: "nobody".to_owned(),
         clock: Clock::system(),
         created: 0,
+        replicas: 1,
         message_bytes: 0,
         nonce: 0,
         written: AtomicU64::new(0),

@@ -154,6 +154,6 @@ fn p6_sinks_of_every_kind_stay_within_the_printed_sum() {
     assert!(sinks.iter().all(|(name, _)| *name == "pushgateway" || sent(name) > events));
     assert!(sent("pushgateway") > 0.0);
     assert_eq!(servers.postgres.count() as f64, sent("postgres"));
-    assert_peak(&forebay, &format!("sinks of {} kinds, {} events", sinks.len(), sent("blackhole")));
+    assert_peak(&forebay, &format!("{} sinks, {} events", sinks.len(), sent("blackhole")));
     assert_eq!(forebay.stop(), Some(0));
 }

@@ -1,8 +1,12 @@
 //! `fallback` and `on_failure` where several processes share the journal: the books of what is held are shared, too.
 
-use std::path::Path;
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+};
 
-use async_nats::jetstream::kv;
+use async_nats::jetstream::{kv, stream::StorageType};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tempfile::TempDir;
 
@@ -39,6 +43,15 @@ impl Shared {
         self.ask(async |context| match context.get_key_value("FOREBAY_HELD").await {
             Ok(books) => books.keys().await.unwrap().try_collect::<Vec<_>>().await.unwrap().len(),
             Err(_) => 0,
+        })
+    }
+
+    /// How often the only batch was said to be at somebody's hand.
+    fn beat(&self) -> u64 {
+        self.ask(async |context| {
+            let books = context.get_key_value("FOREBAY_HELD").await.unwrap();
+            let entry = books.watch_with_history(">").await.unwrap().next().await.unwrap().unwrap();
+            serde_json::from_slice::<Value>(&entry.value).unwrap()["beat"].as_u64().unwrap()
         })
     }
 }
@@ -105,46 +118,108 @@ fn p2_what_one_worker_has_held_another_reads_back() {
     until("the books are empty", || shared.noted() == 0);
     until("the holder has nothing", || files(directory.path()) == 0);
     assert_eq!(second.metric("forebay_sink_dead_letters_total", "out"), 0.0);
-    assert_eq!(second.json("/health")["status"], "healthy");
+    until("all is well", || second.json("/health")["status"] == "healthy");
 }
 
-/// Scenario: a worker with a batch at hand that it reads back is killed; the destination says nothing while it has it.
-/// Guarantee: the other leaves it alone while the first lives, and takes it when `ack_wait` is over.
+/// Accepts connections and says nothing on them; how many there were.
+fn silent() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for connection in listener.incoming() {
+            kept.push(connection);
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (address, count)
+}
+
+/// Scenario: what was held is at the hand of a worker that reads it back, and whose destination says nothing; another worker, whose
+/// destination is fine, is there, too. Then the first is killed.
+/// Guarantee: the other leaves it alone while the first lives, and has it when `ack_wait` is over.
 #[test]
 fn p3_what_a_dead_worker_was_reading_back_goes_to_another() {
     let Some(shared) = Shared::start("p3_what_a_dead_worker_was_reading_back_goes_to_another") else {
         return;
     };
     let (destination, directory) = (Destination::start(), TempDir::with_prefix("forebay-it-").unwrap());
+    let place = |sink: &str| shared.place().sink("out", sink).sink("overflow", &overflow(directory.path()));
     destination.answer(503);
-    let place = || {
-        let place = shared.place().sink("out", &with_fallback(&destination));
-        place.sink("overflow", &overflow(directory.path()))
-    };
-    let mut first = place().start();
-    post(&first, &[event("a")]);
-    until("it is held", || held(&first) == 1.0);
-    let marks = || {
-        shared.ask(async |context| {
-            let books = context.get_key_value("FOREBAY_HELD").await.unwrap();
-            let entries = books.watch_with_history(">").await.unwrap().next().await.unwrap().unwrap();
-            serde_json::from_slice::<Value>(&entries.value).unwrap()["by"].clone()
-        })
-    };
-    // The breaker lets it try once in a while: from then on the batch is at its hand.
-    until("the first has it at hand", || !marks().is_null());
-    let of_first = marks();
-    let second = place().start();
-    until("the second knows of it", || held(&second) == 1.0);
-    let tries = destination.requests();
-    until("the second could have taken it many times", || destination.requests() > tries + 20);
-    assert_eq!(marks(), of_first);
-    first.kill();
-    until("the second has it at hand", || marks() != of_first);
+    let holding = place(&with_fallback(&destination));
+    let mut holding = holding.start();
+    post(&holding, &[event("a")]);
+    until("it is held", || held(&holding) == 1.0);
+    holding.kill();
+    let (nobody, connections) = silent();
+    let hanging =
+        place(&format!("{{ type: http, url: \"http://{nobody}/\", timeout: 10m, fallback: overflow }}"));
+    let mut hanging = hanging.start();
+    until("the first delivers it", || connections.load(Ordering::Relaxed) > 0);
     destination.answer(200);
+    let second = place(&with_fallback(&destination));
+    let second = second.start();
+    until("the second knows of it", || held(&second) == 1.0);
+    // Time in which the first would be taken for dead if nothing was heard of it.
+    let beats = shared.beat();
+    until("the first is heard of", || shared.beat() > beats + 5);
+    assert_eq!(destination.count(), 0);
+    hanging.kill();
     all_arrived(&destination, &["a".to_owned()].into());
     until("the books are empty", || shared.noted() == 0);
     assert_eq!(second.metric("forebay_sink_read_back_events_total", "sink=\"out\""), 1.0);
+}
+
+/// Scenario: what is held waits for the destination of one worker, which is away, while that of another is fine.
+/// Guarantee: the first keeps nothing from the second, however long it lives.
+#[test]
+fn p4_a_worker_that_cannot_deliver_keeps_nothing_from_one_that_can() {
+    let test = "p4_a_worker_that_cannot_deliver_keeps_nothing_from_one_that_can";
+    let Some(shared) = Shared::start(test) else { return };
+    let (away, fine) = (Destination::start(), Destination::start());
+    let directory = TempDir::with_prefix("forebay-it-").unwrap();
+    let place = |sink: &str| shared.place().sink("out", sink).sink("overflow", &overflow(directory.path()));
+    away.answer(503);
+    let first = place(&with_fallback(&away));
+    let first = first.start();
+    let ids: Vec<_> = (0..5).map(|id| format!("e{id}")).collect();
+    ids.iter().for_each(|id| post(&first, &[event(id)]));
+    until("all are held", || held(&first) == 5.0);
+    let tries = away.requests();
+    until("the first has one at hand again and again", || away.requests() > tries + 10);
+    let second = place(&with_fallback(&fine));
+    let second = second.start();
+    all_arrived(&fine, &ids.into_iter().collect());
+    until("nothing is held", || held(&first) == 0.0 && held(&second) == 0.0);
+    until("the books are empty", || shared.noted() == 0);
+}
+
+/// Scenario: the servers of the books are killed while something is held, and come back; a batch that was at a worker's hand goes on.
+/// Guarantee: what is held is still known, and is read back once.
+#[test]
+fn p1_the_books_outlive_a_crash_of_their_server() {
+    let Some(mut shared) = Shared::start("p1_the_books_outlive_a_crash_of_their_server") else { return };
+    let (destination, directory) = (Destination::start(), TempDir::with_prefix("forebay-it-").unwrap());
+    destination.answer(503);
+    let places = [(); 2].map(|()| {
+        let place = shared.place().sink("out", &with_fallback(&destination));
+        place.sink("overflow", &overflow(directory.path()))
+    });
+    let workers = [places[0].start(), places[1].start()];
+    let ids: Vec<_> = (0..20).map(|id| format!("e{id}")).collect();
+    ids.iter().for_each(|id| post(&workers[0], &[event(id)]));
+    until("all are held", || workers.iter().all(|worker| held(worker) == 20.0));
+    shared.service.down("kill");
+    workers.iter().for_each(|worker| worker.says("the books of what is held cannot be followed"));
+    shared.service.up();
+    workers.iter().for_each(|worker| worker.says("the books of what is held are followed again"));
+    assert!(workers.iter().all(|worker| held(worker) == 20.0));
+    destination.answer(200);
+    all_arrived(&destination, &ids.into_iter().collect());
+    until("nothing is held", || workers.iter().all(|worker| held(worker) == 0.0));
+    until("the books are empty", || shared.noted() == 0);
+    until("the holder has nothing", || files(directory.path()) == 0);
 }
 
 /// Scenario: a sink's destination is away for good, and another takes its events instead.
@@ -205,20 +280,24 @@ fn p10_a_shared_holder_stays_where_it_is_while_it_holds() {
 }
 
 /// Scenario: somebody has made the bucket of the books so that it forgets.
-/// Guarantee: a process with a sink does not begin, and says what is wrong; a receiver, which has nothing to do with it, does.
+/// Guarantee: a process with a fallback does not begin, and says what is wrong; a receiver, which has nothing to do with it, does.
 #[test]
 fn books_that_forget_are_refused() {
     let Some(shared) = Shared::start("books_that_forget_are_refused") else { return };
     shared.ask(async |context| {
         let max_age = std::time::Duration::from_secs(3600);
-        let bucket = kv::Config { bucket: "FOREBAY_HELD".to_owned(), max_age, ..kv::Config::default() };
+        let (bucket, storage) = ("FOREBAY_HELD".to_owned(), StorageType::Memory);
+        let bucket = kv::Config { bucket, storage, max_age, ..kv::Config::default() };
         context.create_key_value(bucket).await.unwrap();
     });
-    let place = shared.place().sink("out", "{ type: blackhole }");
+    let directory = TempDir::with_prefix("forebay-it-").unwrap();
+    let place = shared.place().sink("out", "{ type: console, fallback: overflow }");
+    let place = place.sink("overflow", &overflow(directory.path()));
     place.write();
     let mut process = place.spawn();
     assert_eq!(process.wait().code(), Some(1));
-    assert!(process.log().contains("max_age should be 0"), "{}", process.log());
+    let words = "it would lose entries: storage should be file, max_age should be 0";
+    assert!(process.log().contains(words), "{}", process.log());
     let receiver = shared.place();
     post(&receiver.start(), &[event("a")]);
 }
