@@ -62,7 +62,7 @@ pub(super) fn values(name: &str, sink: &SinkConfig, found: &mut Found) {
         SinkKind::Postgres(postgres) => postgres_values(name, postgres, sink.concurrency.max, found),
         SinkKind::Clickhouse(clickhouse) => clickhouse_values(name, clickhouse, found),
         SinkKind::S3(s3) => objects::values(name, s3, found),
-        SinkKind::Pushgateway(push) => pushgateway_values(name, push, found),
+        SinkKind::Pushgateway(push) => pushgateway_values(name, push, sink.concurrency.max, found),
         SinkKind::Nats(nats) => nats_values(name, nats, found),
         SinkKind::Cassandra(cassandra) => cassandra_values(name, cassandra, found),
         SinkKind::File(file) => {
@@ -236,7 +236,11 @@ fn nats_values(name: &str, sink: &NatsSink, found: &mut Found) {
     tls_client(name, &sink.tls, found);
 }
 
-fn pushgateway_values(name: &str, sink: &PushgatewaySink, found: &mut Found) {
+fn pushgateway_values(name: &str, sink: &PushgatewaySink, concurrency: usize, found: &mut Found) {
+    if concurrency > 1 {
+        let message = "is more than 1, which gains nothing, because what is pushed next changes what was pushed before; leave it away";
+        found.add(&["sinks", name, "concurrency"], message);
+    }
     if !is_url(&sink.url) {
         found.add(&["sinks", name, "url"], "is not a URL; like `http://pushgateway:9091`");
     } else if sink.url.trim_end_matches('/').ends_with("/metrics") {

@@ -239,6 +239,10 @@ fn values_that_make_no_sense() {
         ("sinks: {a: {type: http, url: 'http://x', headers: {'a b': c}}}", "sinks.a.headers.a b: is not"),
         ("sinks: {a: {type: http, url: 'http://x', headers: {a: \"b\\n\"}}}", "cannot be sent"),
         ("sinks: {a: {type: console, concurrency: 0}}", "sinks.a.concurrency: is 0"),
+        (
+            "sinks: {p: {type: pushgateway, url: 'http://h:9091', concurrency: {min: 1, max: 2}}}",
+            "sinks.p.concurrency: is more than 1, which gains nothing",
+        ),
         ("sinks: {a: {type: console, batch: {max_bytes: 0}}}", "sinks.a.batch.max_bytes: is 0"),
         ("sinks: {a: {type: console, retry: {max_age: 0s}}}", "sinks.a.retry.max_age: is 0"),
         ("sinks: {a: {type: console, breaker: {failures: 0}}}", "sinks.a.breaker.failures: is 0"),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use forebay_actors::{
-    event::{Block, BlockBuilder, Timestamp, TimestampError},
+    event::{Block, BlockBuilder, EVENT_ID_CHARS_MAX, Timestamp, TimestampError},
     otlp::{
         WireError,
         wire::{self, Value},
@@ -199,7 +199,7 @@ fn take<'a>(
     let mut sent = Sent::default();
     if let Err(error) = sent.read(event) {
         // Nothing of it was looked at, also not how long this is.
-        let event_id = Some(sent.parts.event_id).filter(|id| id.chars().count() <= NAME_CHARS_MAX);
+        let event_id = Some(sent.parts.event_id).filter(|id| id.chars().count() <= EVENT_ID_CHARS_MAX);
         return Err((event_id.unwrap_or_default(), vec![field("", format!("it is no event: {error}"))]));
     }
     let Sent { parts, ingested_at, metadata, mut errors } = sent;

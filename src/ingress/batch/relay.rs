@@ -183,6 +183,27 @@ mod tests {
         assert!(error.contains("50 invalid items leave the valid ones in 50 places"), "{error}");
     }
 
+    /// Scenario: nearly all of very many items are invalid.
+    /// Guarantee: all of them are told, and why only of as many as an answer has. A text was kept for each, many times its bytes.
+    #[test]
+    fn r0587_every_invalid_item_kept_a_text() {
+        let message = |entries: &[(u32, &[u8])]| {
+            let mut out = Vec::new();
+            entries.iter().for_each(|(number, bytes)| wire::put_bytes(&mut out, *number, bytes));
+            out
+        };
+        let wrong = message(&[(9, b"abc")]);
+        let records = vec![(2, &wrong[..]); REJECTIONS_MAX + 10];
+        let request = message(&[(1, &message(&[(2, &message(&records))]))]);
+        let mut relayed = Vec::new();
+        wire::put_varint(&mut relayed, 1 << 3);
+        wire::put_varint(&mut relayed, Signal::Logs as u64);
+        wire::put_bytes(&mut relayed, 2, &request);
+        let read = super::read(&relayed, 1 << 20, None).unwrap();
+        assert_eq!((read.rejected.len(), read.reasons.len()), (REJECTIONS_MAX + 10, REJECTIONS_MAX));
+        assert!(read.blocks.is_empty());
+    }
+
     /// Scenario: very many groups with nothing in them, from a sender whose token has a tenant.
     /// Guarantee: they are refused, and it is said why. Each became a resource of the tenant, many times the bytes that came.
     #[test]

@@ -106,6 +106,22 @@ fn reasons_are_short() {
     assert_eq!(reason.chars().count(), REASON_CHARS_MAX + 1, "{reason}");
 }
 
+/// Scenario: an event has a very long id, and is not well-formed behind it.
+/// Guarantee: the answer does not have the id. Of a thousand such events it was as long as the request.
+#[test]
+fn r0586_the_id_of_a_malformed_event_was_repeated_however_long_it_was() {
+    for (chars, expected) in [(EVENT_ID_CHARS_MAX, EVENT_ID_CHARS_MAX), (EVENT_ID_CHARS_MAX + 1, 0)] {
+        let mut event = Event { event_id: "x".repeat(chars), ..good("m") }.encode_to_vec();
+        // A text that is longer than what is left.
+        event.extend([0x12, 0x7f]);
+        let mut message = batch(Vec::new());
+        put_bytes(&mut message, 3, &event);
+        let read = read(&message, MAX, None).unwrap();
+        let [rejected] = &read.rejected[..] else { panic!("{:?}", read.rejected) };
+        assert_eq!((rejected.event_id.len(), rejected.reason.contains("it is no event")), (expected, true));
+    }
+}
+
 /// Scenario: events that are not even well-formed between right ones.
 /// Guarantee: they are rejected alone; a message that is no batch is refused whole.
 #[test]
