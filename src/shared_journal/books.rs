@@ -28,10 +28,14 @@ use forebay_actors::{
     runtime::clock::seed,
     state::{HELD_BATCHES_MAX, Note, Stage, StateError},
 };
-use tokio::{runtime::Handle, sync::watch as flag, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::watch as flag,
+    time::{Instant, timeout},
+};
 
 use self::mirror::{ENTRY_BYTES, Entry, Id, Known, Mirror};
-use super::wait_for;
+use super::{ASK_WAIT, wait_for};
 use crate::config::JetstreamConfig;
 
 /// How often in `ack_wait` the mark of what this process has at hand is renewed: two may be late.
@@ -190,29 +194,41 @@ impl SharedBooks {
         own.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Nothing of that owner is at hand: what it was giving to holders is not needed there, what it was reading back is nobody's. What
-    /// fails here happens by itself when `ack_wait` is over.
-    async fn put_down(self: &Arc<Self>, owner: &SinkName) -> Result<(), StateError> {
+    /// Nothing of these owners is at hand: what was being given to holders is not needed there, what was being read back is nobody's.
+    async fn put_down(self: &Arc<Self>, owners: &[SinkName]) {
+        self.state().at_hand.retain(|id| !owners.contains(&id.owner));
         let me = self.me;
-        self.state().at_hand.retain(|id| id.owner != *owner);
-        for id in self.own(owner, Stage::Intended) {
-            let may = |known: &Known| known.entry.is_of(Stage::Intended, me);
-            self.step(&id, may, |known| Some(known.entry.turned(Stage::Leaving, known.entry.note))).await?;
-        }
-        for id in self.own(owner, Stage::Held) {
-            let may = |known: &Known| known.entry.is_of(Stage::Held, me);
-            self.step(&id, may, |known| Some(known.entry.turned(Stage::Held, known.entry.note))).await?;
-        }
-        Ok(())
+        let turn = async |owner: &SinkName, from: Stage, to: Stage| {
+            for id in self.own(owner, from) {
+                let may = |known: &Known| known.entry.is_of(from, me);
+                self.step(&id, may, |known| Some(known.entry.turned(to, known.entry.note))).await?;
+            }
+            Ok(())
+        };
+        let all = async {
+            for owner in owners {
+                turn(owner, Stage::Intended, Stage::Leaving).await?;
+                turn(owner, Stage::Held, Stage::Held).await?;
+            }
+            Ok::<_, StateError>(())
+        };
+        // Nobody renews it: what fails here comes by itself.
+        let failed = match timeout(ASK_WAIT, all).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {ASK_WAIT:?}"),
+        };
+        tracing::warn!(error = failed, "what this process had at hand of what is held waits for ack_wait");
     }
 
-    /// Entries of an owner and a holder that are this process's to do something about, the oldest first.
-    fn free(&self, owner: &SinkName, holder: &SinkName, stage: Stage, at_most: usize) -> Vec<(Id, Known)> {
+    /// Batches that are held and that this process may take up, the oldest first.
+    fn free(&self, owner: &SinkName, holder: &SinkName, at_most: usize) -> Vec<(Id, Known)> {
         let (place, now) = (self.own_place(holder), Instant::now());
         let state = self.state();
         let entries = state.mirror.of(owner, holder, Position::default()).filter(|(_, known)| {
-            let entry = &known.entry;
-            entry.stage == stage && entry.place == place && state.is_free_for(self.me, known, now)
+            let Entry { stage, place: at, by, .. } = &known.entry;
+            let is_free = by.is_none_or(|by| by == self.me) || state.is_dead(known, now);
+            *stage == Stage::Held && *at == place && is_free
         });
         entries.take(at_most).map(|(id, known)| (id.clone(), known.clone())).collect()
     }
@@ -232,11 +248,6 @@ impl State {
         if self.owners.contains_key(&id.owner) {
             self.at_hand.insert(id);
         }
-    }
-
-    /// Whether this process may do something with it.
-    fn is_free_for(&self, me: u64, known: &Known, now: Instant) -> bool {
-        known.entry.by.is_none_or(|by| by == me) || self.is_dead(known, now)
     }
 
     /// Whether who has it at hand is gone. Of whoever cannot be heard that is not known.

@@ -2,6 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::{
+    SharedBooks,
+    bucket::Change,
+    mirror::{Entry, Id, Known},
+};
+use crate::shared_journal::{place, sequence_of};
 use forebay_actors::{
     event::Timestamp,
     holding::HeldKey,
@@ -9,14 +15,6 @@ use forebay_actors::{
     runtime::clock::seed,
     state::{Books, HELD_BATCHES_MAX, HeldTotals, Note, Stage, StateError},
 };
-use tokio::time::timeout;
-
-use super::{
-    SharedBooks,
-    bucket::Change,
-    mirror::{Entry, Id, Known},
-};
-use crate::shared_journal::{ASK_WAIT, place, sequence_of};
 
 /// Batches that are asked for at a time, where others take them first.
 const TAKE_TRIES: usize = 8;
@@ -64,13 +62,11 @@ impl Books for SharedBooks {
     }
 
     fn begin(&self, owner: &SinkName, holder: &SinkName, _: Position) -> Result<Vec<Span>, StateError> {
-        let of = (owner.clone(), holder.clone());
+        let (owner, holder) = (owner.clone(), holder.clone());
         self.ask(async move |books| {
             books.store(true).await?;
-            books.state().owners.insert(of.0.clone(), of.1);
-            if let Err(error) = books.put_down(&of.0).await {
-                tracing::warn!(sink = %of.0, %error, "what an earlier life had at hand of what is held waits for ack_wait");
-            }
+            books.state().owners.insert(owner.clone(), holder);
+            books.put_down(&[owner]).await;
             Ok(())
         })?;
         // There is no cursor: see `held_within`.
@@ -87,17 +83,10 @@ impl Books for SharedBooks {
             return;
         }
         let put_down = self.ask(async move |books| {
-            let all = async {
-                for owner in &ended {
-                    books.put_down(owner).await?;
-                }
-                Ok(())
-            };
-            timeout(ASK_WAIT, all).await.unwrap_or_else(|_| Err(books.failed("no answer in time")))
+            books.put_down(&ended).await;
+            Ok(())
         });
-        if let Err(error) = put_down {
-            tracing::warn!(%error, "what this process had at hand of what is held waits for ack_wait");
-        }
+        put_down.unwrap_or_else(|error| tracing::warn!(%error, "what is held could not be put down"));
     }
 
     fn intend(&self, owner: &SinkName, holder: &SinkName, span: Span) -> Result<HeldKey, StateError> {
@@ -155,7 +144,7 @@ impl Books for SharedBooks {
 
     fn oldest(&self, owner: &SinkName, holder: &SinkName) -> Result<Option<HeldKey>, StateError> {
         let me = self.me;
-        for (id, known) in self.free(owner, holder, Stage::Held, TAKE_TRIES) {
+        for (id, known) in self.free(owner, holder, TAKE_TRIES) {
             // What an earlier life of the sink had at hand is the first to go on with.
             let is_mine = known.entry.by == Some(me);
             let revision = known.revision;
