@@ -16,6 +16,7 @@ use scylla::{
     cluster::{ClusterState, metadata::Table as FoundTable},
     errors::{DbError, ExecutionError, RequestAttemptError},
     response::query_result::QueryRowsResult,
+    statement::{Consistency, Statement},
 };
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
@@ -135,7 +136,7 @@ impl Schema<'_> {
     /// Says where a table keeps rows for another time than the sink wants: the table's holds.
     pub(super) async fn compare_ttl(&self) -> Result<(), DeliveryError> {
         let sql = "SELECT table_name, default_time_to_live FROM system_schema.tables WHERE keyspace_name = ?";
-        let rows = self.rows(self.session.query_unpaged(sql, (&self.options.keyspace,)).await)?;
+        let rows = self.rows(self.session.query_unpaged(of_node(sql), (&self.options.keyspace,)).await)?;
         let rows =
             rows.rows::<(String, Option<i32>)>().map_err(|error| self.unreadable(&error.to_string()))?;
         for row in rows {
@@ -210,7 +211,7 @@ impl Schema<'_> {
     pub(super) async fn clock(&self) -> Option<ClockReading> {
         let asked = Instant::now();
         let sql = "SELECT toUnixTimestamp(now()) FROM system.local";
-        let rows = self.rows(self.session.query_unpaged(sql, ()).await).ok()?;
+        let rows = self.rows(self.session.query_unpaged(of_node(sql), ()).await).ok()?;
         let answered = Instant::now();
         let (millis,) = rows.single_row::<(i64,)>().ok()?;
         let said = Timestamp::from_millis(millis).ok()?;
@@ -257,6 +258,14 @@ impl Schema<'_> {
     fn unfit(&self, what: &str) -> DeliveryError {
         DeliveryError::transient(Cause::Refused, format!("{}: {what}", self.place))
     }
+}
+
+/// A question to tables that each node has of its own: there is one replica of them, however many the sink's rows are to have,
+/// and a note of a row (`consistency: any`) cannot be read.
+fn of_node(question: &str) -> Statement {
+    let mut statement = Statement::new(question);
+    statement.set_consistency(Consistency::One);
+    statement
 }
 
 /// What the cluster has under a table's name.

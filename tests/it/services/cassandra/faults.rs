@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     super::{Service, complains, event, large_events, p3_cuts_lose_and_double_nothing, post},
-    Cassandra, attributes, export,
+    Cassandra, attributes, delivered, export,
 };
 use crate::support::{binary::Place, until};
 
@@ -127,6 +127,44 @@ fn a_table_that_changes_is_looked_at_again() {
     );
     cassandra.wait_for("changed", 1);
     assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
+}
+
+/// Scenario: the keyspace that Forebay makes is to have two copies of each row, and the cluster is one node. `consistency` asks for
+/// both, and later for a mere note of a row.
+/// Guarantee: the keyspace is by datacenter, with the copies that were given. As long as there are too few nodes the event waits, and
+/// the sink says how many there have to be; what is asked for then is enough.
+#[test]
+fn too_few_replicas_are_waited_for() {
+    let Some(cassandra) = Cassandra::shared("too_few_replicas_are_waited_for") else { return };
+    let sink = |consistency: &str| {
+        let copies = ", datacenter: datacenter1, replication_factor: 2";
+        cassandra.sink("copies", &format!("{copies}, consistency: {consistency}"))
+    };
+    // What waits is not delivered by any deadline.
+    let mut place = Place::empty().section("shutdown_timeout: 100ms").sink("db", &sink("two"));
+    let mut forebay = place.start();
+    post(&forebay, &[event("a")]);
+    complains(&forebay, "Cannot achieve consistency level TWO");
+    complains(&forebay, "required: 2, alive: 1");
+    let keyspaces = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = 'copies'";
+    let [keyspace] = &cassandra.cql(keyspaces)[..] else { panic!("there is one of each name") };
+    let said = keyspace.columns[0].as_ref().unwrap().as_map().unwrap().iter();
+    let said = said.map(|(key, value)| [key, value].map(|text| text.as_text().unwrap().as_str()));
+    let class = "org.apache.cassandra.locator.NetworkTopologyStrategy";
+    assert_eq!(said.collect::<Vec<_>>(), [["class", class], ["datacenter1", "2"]]);
+    assert_eq!(forebay.metric("forebay_sink_sent_events_total", "db"), 0.0);
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
+    assert_eq!(forebay.metric("forebay_buffer_events", ""), 1.0);
+    // Most of two copies could not be asked, either.
+    cassandra.cql(
+        "ALTER KEYSPACE copies WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 1}",
+    );
+    assert!(cassandra.cql("SELECT event_id FROM copies.events").is_empty());
+    forebay.stop();
+    place.set_sink("db", Some(&sink("any")));
+    let forebay = place.start();
+    delivered(&forebay, 1);
+    cassandra.wait_for("copies", 1);
 }
 
 /// Scenario: among others there are an event that is larger than the server takes, and a point whose metric has a name longer
