@@ -25,7 +25,7 @@ use async_nats::{
 };
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt},
-    examination::{ClockReading, Examination},
+    examination::{ClockReading, Examination, Finding},
     record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
@@ -130,11 +130,16 @@ impl Destination for NatsDestination {
         .boxed_local()
     }
 
+    /// What a user may publish, a server says to nobody: it shows with the first message.
     fn examine(&self) -> LocalBoxFuture<'static, Examination> {
         let server = self.server.clone();
         async move {
             match server.clock().await {
-                Ok(clock) => Examination::fit().with_clock(clock),
+                Ok(clock) => {
+                    let why = "it lets this user in; whether they may publish only a message would show";
+                    let authorised = Finding::Unknown(format!("{}: {why}", server.place));
+                    Examination { authorised, ..Examination::fit() }.with_clock(clock)
+                }
                 Err(error) => Examination::failed(&error),
             }
         }

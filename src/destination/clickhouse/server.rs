@@ -216,18 +216,102 @@ impl Server {
             Err(error) => return Examination::failed(&error),
         };
         let found = match self.look(false).await {
-            Ok(known) => match self.misfit(&known) {
-                Some(misfit) => Examination::unfit(misfit.message),
-                None if known.events.is_missing() => Examination {
-                    schema: Finding::Fit,
-                    note: Some(format!("{}: the table is not there yet; it will be made", self.shown(None))),
-                    ..Examination::fit()
-                },
-                None => Examination { schema: Finding::Fit, ..Examination::fit() },
-            },
+            Ok(known) => self.examined(&known).await,
             Err(error) => Examination::failed(&error),
         };
         found.with_clock(clock)
+    }
+
+    async fn examined(&self, known: &Known) -> Examination {
+        let authorised = self.rights(known).await.unwrap_or_else(|error| Finding::Unknown(error.message));
+        match (self.misfit(known), authorised) {
+            (Some(misfit), authorised) => Examination { authorised, ..Examination::unfit(misfit.message) },
+            (None, Finding::Unfit(why)) if known.events.is_missing() => Examination::unauthorised(why),
+            (None, authorised) => {
+                let note = format!("{}: the table is not there yet; it will be made", self.shown(None));
+                let note = known.events.is_missing().then_some(note);
+                Examination { authorised, schema: Finding::Fit, note, ..Examination::fit() }
+            }
+        }
+    }
+
+    /// Whether this user may write the tables, and make those that are missing. Nothing is written to find it out.
+    async fn rights(&self, known: &Known) -> Result<Finding, DeliveryError> {
+        let (place, user) = (self.shown(None), &self.options.user);
+        let limits = self.query(Table::Events, table::LIMITS).await?;
+        let is_limited = |setting| limits.lines().any(|line| line == setting);
+        if is_limited("readonly") {
+            let why = format!("{place}: the user {user:?} may only read: their setting readonly is not 0");
+            return Ok(Finding::Unfit(why));
+        }
+        // Grants came with 20.4, after the fine times. Before them, a user that is let into the database may do all there but
+        // what the settings keep from them.
+        if !known.can.fine_times {
+            let is_kept = is_limited("allow_ddl") && self.options.manage_schema && known.events.is_missing();
+            return Ok(match is_kept {
+                true => Finding::Unfit(format!(
+                    "{place}: the user {user:?} may not make the table: their setting allow_ddl is 0"
+                )),
+                false => Finding::Fit,
+            });
+        }
+        let otel = OtelTable::ALL.into_iter().zip(&known.otel);
+        // Whether anything comes for a table of OpenTelemetry that is not there and will not be made, nobody knows.
+        let wanted = otel
+            .filter(|(_, fit)| !fit.is_missing() || self.options.manage_schema && known.can.maps)
+            .map(|(table, _)| Table::Otel(table));
+        let mut unknown = None;
+        for table in std::iter::once(Table::Events).chain(wanted) {
+            match self.right(known, table).await {
+                Finding::Fit => {}
+                Finding::Unknown(why) => unknown = unknown.or(Some(why)),
+                unfit => return Ok(unfit),
+            }
+        }
+        Ok(unknown.map_or(Finding::Fit, Finding::Unknown))
+    }
+
+    /// The same of one table, at a server that has grants.
+    async fn right(&self, known: &Known, table: Table) -> Finding {
+        let (place, name) = (self.shown(Some(table)), self.name(table));
+        let found = table::found(&known.columns, name);
+        let names = match table {
+            Table::Events => table::plan(&found).ok().map(|(names, _)| names),
+            Table::Otel(table) => otel::plan(table, &found).ok().map(|(names, _)| names),
+        };
+        let of = |right: &str, table: String| (right.to_owned(), table);
+        let refused = |what| Finding::Unfit(format!("{place}: the user {:?} {what}", self.options.user));
+        let (rights, otherwise) = match names {
+            _ if found.is_empty() && self.options.manage_schema => {
+                let mut rights = vec![of("CREATE TABLE, INSERT", name.to_owned())];
+                if table == Table::Otel(OtelTable::Traces) {
+                    // The times of traces are made with it, and a view that fills them.
+                    rights.push(of("CREATE TABLE", format!("{name}_trace_id_ts")));
+                    rights.push(of("CREATE VIEW", format!("{name}_trace_id_ts_mv")));
+                }
+                (rights, refused("may not make and write it, and it is not there or not shown to them"))
+            }
+            _ if found.is_empty() => {
+                let why = format!("{place}: a server also keeps a table from users that have no right to it");
+                (vec![of("INSERT", name.to_owned())], Finding::Unknown(why))
+            }
+            Some(names) => {
+                let names: Vec<_> = names.into_iter().map(table::name).collect();
+                let right = format!("INSERT({})", names.join(", "));
+                (vec![(right, name.to_owned())], refused("may not INSERT into the columns that are written"))
+            }
+            // Which columns would be written is not known, and the user may have the right to these alone.
+            None => (vec![of("INSERT", name.to_owned())], Finding::behind()),
+        };
+        match self.query(table, &table::granted(&self.options.database, &rights)).await {
+            Ok(answer) if answer.trim() == "1" => Finding::Fit,
+            Ok(answer) if answer.trim() == "0" => otherwise,
+            Ok(answer) => Finding::Unknown(format!("{place}: CHECK GRANT was answered {:?}", answer.trim())),
+            Err(error) => Finding::Unknown(format!(
+                "the server was asked with CHECK GRANT, which it knows from 24.10 on: {}",
+                error.message
+            )),
+        }
     }
 
     /// What the server's clock says; in whole seconds, which is what servers of every age know.

@@ -39,6 +39,11 @@ pub(super) const ABILITIES: &str = "
         WHERE name IN ('non_replicated_deduplication_window', 'fsync_after_insert', 'ttl_only_drop_parts')
     FORMAT TabSeparated";
 
+/// Asks which settings keep this user from writing or from making tables, at servers of every age.
+pub(super) const LIMITS: &str = "
+    SELECT name FROM system.settings WHERE (name = 'readonly' AND value != '0') OR (name = 'allow_ddl' AND value = '0')
+    FORMAT TabSeparated";
+
 impl Abilities {
     /// Reads the answer to [`ABILITIES`].
     pub(super) fn read(answer: &str) -> Self {
@@ -156,6 +161,12 @@ pub(super) fn plan(found: &[(&str, &str)]) -> Result<(Vec<&'static str>, Vec<Col
 pub(super) fn insert(database: &str, table: &str, names: &[&str]) -> String {
     let names: Vec<_> = names.iter().map(|column| name(column)).collect();
     format!("INSERT INTO {}.{} ({}) FORMAT RowBinary", name(database), name(table), names.join(", "))
+}
+
+/// Asks whether this user has all these rights to these tables, also to such as are not there: 1 or 0.
+pub(super) fn granted(database: &str, rights: &[(String, String)]) -> String {
+    let rights = rights.iter().map(|(right, table)| format!("{right} ON {}.{}", name(database), name(table)));
+    format!("CHECK GRANT {}", rights.collect::<Vec<_>>().join(", "))
 }
 
 /// A name, quoted.

@@ -16,7 +16,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use forebay_actors::{
     destination::{Cause, DeliveryError, Verdict},
-    examination::Examination,
+    examination::{Examination, Finding},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{
@@ -96,7 +96,11 @@ impl Wire {
     pub(super) async fn examine(&self) -> Examination {
         let asked = Instant::now();
         match self.ask_ready().await {
-            Ok(headers) => Examination::fit().with_clock(clock_of(&headers, asked)),
+            Ok(headers) => {
+                let why = "GET /-/ready is answered, which need not take the rights of a push";
+                let authorised = Finding::Unknown(format!("{}: {why}", self.shown));
+                Examination { authorised, ..Examination::fit() }.with_clock(clock_of(&headers, asked))
+            }
             Err(error) => Examination::failed(&error),
         }
     }

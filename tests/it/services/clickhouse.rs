@@ -273,10 +273,61 @@ fn validate_says_what_of_clickhouse_is_wrong() {
     assert!(said.contains(&row("yes        yes         NO      same")), "{said}");
     let said = validate(", user: nobody, password: wrong");
     assert!(said.contains(&row("yes        NO          ?       -")), "{said}");
+    let may_only_read = "the user \"reader\" may only read: their setting readonly is not 0";
+    let said = validate(", user: reader");
+    assert!(said.contains(&row("yes        NO          ?       same")), "{said}");
+    assert!(said.contains(may_only_read) && !said.contains("the table is not there yet"), "{said}");
     clickhouse.sql("CREATE TABLE events (event_id String, timestamp Date, service String) ENGINE = Memory");
     let said = validate("");
     assert!(said.contains(&row("yes        yes         NO      same")), "{said}");
     assert!(said.contains("message is missing"), "{said}");
+    clickhouse.sql("DROP TABLE events");
+    clickhouse.sql(
+        "CREATE TABLE events (event_id String, timestamp DateTime, message String, service String) ENGINE = Memory",
+    );
+    let said = validate(", user: reader");
+    assert!(
+        said.contains(&row("yes        NO          yes     same")) && said.contains(may_only_read),
+        "{said}"
+    );
+}
+
+/// Scenario: `validate` with the current engine, which is asked for each right: there is no table; the user may make none, then
+/// with one that is there; they may only read.
+/// Guarantee: `authorised` is what a delivery would come upon, of the table of events and of those of OpenTelemetry.
+#[test]
+fn validate_asks_the_current_engine_for_rights() {
+    let Some(clickhouse) = Clickhouse::start_current("validate_asks_the_current_engine_for_rights") else {
+        return;
+    };
+    let validate = |keys: &str| {
+        let place = Place::empty().sink("db", &clickhouse.sink(keys));
+        place.write();
+        let run = place.run(&["validate"]);
+        run.stdout + &run.stderr
+    };
+    let row = |cells: &str| format!("sink db      clickhouse  {cells}");
+    let said = validate("");
+    assert!(said.contains(&row("yes        yes         yes     same")), "{said}");
+    let said = validate(", manage_schema: false");
+    assert!(said.contains(&row("yes        yes         NO      same")), "{said}");
+    clickhouse.sql(
+        "CREATE TABLE mine (event_id String, timestamp DateTime, message String, service String) \
+         ENGINE = MergeTree ORDER BY event_id",
+    );
+    clickhouse.sql("SET allow_ddl = 0");
+    let said = validate("");
+    assert!(said.contains(&row("yes        NO          ?       same")), "{said}");
+    assert!(said.contains("default.events: the user \"default\" may not make and write it"), "{said}");
+    let said = validate(", table: mine, otel: events");
+    assert!(said.contains(&row("yes        yes         yes     same")), "{said}");
+    let said = validate(", table: mine");
+    assert!(said.contains(&row("yes        NO          yes     same")), "{said}");
+    assert!(said.contains("default.otel_logs: the user \"default\" may not make and write it"), "{said}");
+    clickhouse.sql("SET readonly = 1");
+    let said = validate(", table: mine, otel: events");
+    assert!(said.contains(&row("yes        NO          yes     same")), "{said}");
+    assert!(said.contains("may only read"), "{said}");
 }
 
 /// Scenario: a table has as many parts as its server lets it.

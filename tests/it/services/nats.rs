@@ -300,7 +300,8 @@ fn a_full_device_of_a_stream_is_waited_for() {
 }
 
 /// Nothing is lost while an operator has something to mend, and each time the sink and `validate` say what: a wrong password,
-/// rights, an account without JetStream, a stream that is missing, is another one, or would never say that it has anything.
+/// an account without JetStream, a stream that is missing, is another one, or would never say that it has anything. Of rights to
+/// publish, `validate` says that it cannot know them.
 #[test]
 fn what_an_operator_can_mend_is_waited_for_by_nats() {
     let Some(nats) = Nats::start("what_an_operator_can_mend_is_waited_for_by_nats") else { return };
@@ -311,6 +312,7 @@ fn what_an_operator_can_mend_is_waited_for_by_nats() {
         let validated = place.run(&["validate"]);
         let said = format!("{}{}", validated.stdout, validated.stderr);
         assert_eq!(said.contains(words), is_seen_by_validate, "{words:?}: {said}");
+        assert_eq!(said.contains("authorised is not known"), !is_seen_by_validate, "{words:?}: {said}");
         let mut forebay = place.start();
         post(&forebay, &[event(id)]);
         complains(&forebay, words);
@@ -339,7 +341,8 @@ fn what_an_operator_can_mend_is_waited_for_by_nats() {
     complains(&forebay, "the stream events is not there");
     nats.make(stream());
     nats.wait_for(1);
-    place.run(&["validate"]).ok();
+    let said = place.run(&["validate"]).ok();
+    assert!(said.contains("whether they may publish only a message would show"), "{said}");
 }
 
 /// The port of a server that is this one, but for what stands behind `"ts":"` in what it sends. One connection is taken.
@@ -442,7 +445,7 @@ fn a_message_that_is_too_large_is_rejected_alone() {
     }
 }
 
-fn pem(name: &str, der: &[u8]) -> String {
+pub(super) fn pem(name: &str, der: &[u8]) -> String {
     let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
     format!("-----BEGIN {name}-----\n{}\n-----END {name}-----\n", lines.join("\n"))
