@@ -184,8 +184,13 @@ impl Store {
         let bytes = body.len() as u64;
         let put = if body.len() > MULTIPART_BYTES && !self.is_directory() {
             // The end of a multipart upload takes no condition.
-            if !self.options.overwrite && self.objects.head(&key).await.is_ok() {
-                return Ok(0);
+            if !self.options.overwrite {
+                match self.objects.head(&key).await {
+                    Ok(_) => return Ok(0),
+                    // It is not there, or must not be looked at; what else is wrong the upload says in better words.
+                    Err(error) if fault::cause(&error) == Cause::Refused => {}
+                    Err(error) => return Err(self.failed(&error)),
+                }
             }
             self.put_parts(&key, body, self.attributes(self.content_type())).await.map(|()| bytes)
         } else {

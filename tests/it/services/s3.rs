@@ -4,6 +4,7 @@
 pub(super) mod bucket;
 mod faults;
 mod front;
+mod parts;
 mod servers;
 
 use std::{
@@ -13,8 +14,13 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem};
+use parquet::{
+    file::reader::{FileReader as _, SerializedFileReader},
+    record::RowAccessor as _,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -56,6 +62,21 @@ fn events_of(objects: &Objects) -> Vec<Value> {
         let mut text = String::new();
         flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
         events.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    }
+    events
+}
+
+/// What tells the events of Parquet objects.
+fn events_of_parquet(objects: &Objects) -> Vec<Value> {
+    let mut events = Vec::new();
+    for (key, body) in objects {
+        assert!(key.ends_with(".parquet"), "{key}");
+        let file = SerializedFileReader::new(Bytes::from(body.clone())).unwrap();
+        events.extend(file.get_row_iter(None).unwrap().map(|row| {
+            let row = row.unwrap();
+            let text = |column| row.get_string(column).unwrap();
+            json!({"event_id": text(0), "service": text(3), "message": text(4)})
+        }));
     }
     events
 }

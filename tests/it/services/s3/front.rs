@@ -13,6 +13,10 @@ pub(super) enum Turn {
     Answered(String),
     /// The server does it, and this is the answer.
     Done(String),
+    /// The server gets half of its body, and nobody an answer.
+    Halved,
+    /// The server answers it; the answer goes on when this has returned.
+    Late(Box<dyn FnOnce()>),
 }
 
 /// An answer of HTTP.
@@ -49,18 +53,30 @@ fn one(stream: TcpStream, behind: u16, turn: &impl Fn(&str) -> Turn) {
     if head.is_empty() || reader.read_exact(&mut body).is_err() {
         return;
     }
-    let pass = || {
+    let send = |body: &[u8]| {
         let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, behind)).ok()?;
         write!(server, "{head}Connection: close\r\n\r\n").ok()?;
-        server.write_all(&body).ok()?;
+        server.write_all(body).ok()?;
+        Some(server)
+    };
+    let pass = || {
         let mut answer = Vec::new();
-        server.read_to_end(&mut answer).ok()?;
+        send(&body)?.read_to_end(&mut answer).ok()?;
         Some(answer)
     };
     let answer = match turn(&head) {
         Turn::Passed => pass().unwrap_or_default(),
         Turn::Answered(answer) => answer.into_bytes(),
         Turn::Done(answer) => pass().map(|_| answer.into_bytes()).unwrap_or_default(),
+        Turn::Halved => {
+            drop(send(&body[..body.len() / 2]));
+            Vec::new()
+        }
+        Turn::Late(wait) => {
+            let answer = pass().unwrap_or_default();
+            wait();
+            answer
+        }
     };
     // Whoever asked may have gone.
     let _ = reader.get_mut().write_all(&answer);
