@@ -278,9 +278,10 @@ impl Pipeline {
             arbiters,
             data_dir,
         };
-        for misplaced in pipeline.misplaced(&config).unwrap_or_default() {
+        for misplaced in misplaced(&*pipeline.parts.held, &config).unwrap_or_default() {
             tracing::error!("{misplaced}");
         }
+        pipeline.tell_of_other_places();
         pipeline.add_sinks(&config.sinks.keys().cloned().collect::<Vec<_>>());
         pipeline
     }

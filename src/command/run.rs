@@ -346,7 +346,8 @@ impl Running {
         let filter = log_filter(&new.log)?;
         // All that can be wrong is found before anything changes.
         let prepared = self.security.prepare(&new).map_err(|e| e.to_string())?;
-        if let Some(misplaced) = self.pipeline.misplaced(&new).map_err(|e| e.to_string())?.first() {
+        let misplaced = self.pipeline.misplaced(&new, true).await.map_err(|e| e.to_string())?;
+        if let Some(misplaced) = misplaced.first() {
             return Err(misplaced.to_string());
         }
         let before = self.pipeline.config().clone();
@@ -375,10 +376,11 @@ impl Running {
         match order {
             Order::Misplaced(config) => {
                 let found = Config::parse(&config, Format::Yaml, "the configuration", &|_| None);
-                let found = found.map_err(|e| e.to_string()).and_then(|config| {
-                    let found = self.pipeline.misplaced(&config).map_err(|e| e.to_string())?;
-                    Ok(found.iter().map(ToString::to_string).collect())
-                });
+                let found = match found {
+                    Ok(config) => self.pipeline.misplaced(&config, false).await.map_err(|e| e.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                let found = found.map(|found| found.iter().map(ToString::to_string).collect());
                 // Who asked may have gone.
                 let _ = reply.send(found);
             }

@@ -119,6 +119,7 @@ impl Pipeline {
         let _lasting: Vec<_> = changes.sinks_changed.iter().filter_map(succeeding).collect();
         let ending: Vec<_> =
             changes.sinks_removed.iter().chain(&changes.sinks_changed).map(|n| n.as_str().into()).collect();
+        self.tell_of_left(&changes.sinks_removed);
         self.end_sinks(&ending).await;
         // Not one that comes back at once: meanwhile the journal could be trimmed of what it still needs.
         for name in &changes.sinks_removed {

@@ -61,7 +61,7 @@ impl Pipeline {
         let names: Vec<_> = self.sinks.keys().cloned().collect();
         self.end_sinks(&names).await;
         for (owner, holder, held) in self.parts.held.totals() {
-            tracing::info!(sink = %owner, %holder, events = held.events, "held; they are read back after the next start");
+            tracing::info!(sink = %owner, %holder, events = held.events, "held; whoever has the sink next reads them back");
         }
         self.children.iter().for_each(Child::end);
         ended(&self.children, Duration::from_secs(2)).await;

@@ -46,7 +46,7 @@ pub(super) fn open_journal(
             let shared = Arc::new(open_shared(config, data_dir, cursors, clock.clone())?);
             let held = shared.books();
             if config.sinks.values().any(|sink| sink.fallback.is_some()) {
-                held.follow(true)?;
+                held.open(true)?;
             } else if !config.sinks.is_empty() {
                 tell_misplaced(config);
             }

@@ -64,12 +64,49 @@ pub fn misplaced(books: &dyn Books, config: &Config) -> Result<Vec<Misplaced>, S
 }
 
 impl Pipeline {
-    /// Batches that are held now and would not be read back with this configuration.
+    /// Batches that are held now and would not be read back with this configuration. Where it is `to_come`, what it needs to hold
+    /// batches is made.
     ///
     /// # Errors
-    /// Where the books cannot be read.
-    pub fn misplaced(&self, new: &Config) -> Result<Vec<Misplaced>, StateError> {
-        misplaced(&*self.parts.held, new)
+    /// Where the books cannot be read, or could not be kept.
+    pub async fn misplaced(&self, new: &Config, to_come: bool) -> Result<Vec<Misplaced>, StateError> {
+        let (held, new) = (self.parts.held.clone(), new.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            // A receiver has nothing to do with what is held, and may not be allowed to see it.
+            if !new.sinks.is_empty() {
+                held.open(to_come && new.sinks.values().any(|sink| sink.fallback.is_some()))?;
+            }
+            misplaced(&*held, &new)
+        });
+        looking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Says what other processes have had held in places that this one does not look at.
+    pub(super) fn tell_of_other_places(&self) {
+        for (owner, holder, held) in self.parts.held.totals() {
+            let is_now = self.config.sinks.get(holder.as_str()).and_then(|sink| sink.kind.holds_at());
+            let places = self.parts.held.places(&holder).unwrap_or_default();
+            let others: Vec<_> = places.iter().filter(|place| Some(*place) != is_now.as_ref()).collect();
+            if self.config.sinks.contains_key(owner.as_str()) && !others.is_empty() {
+                tracing::warn!(
+                    sink = %owner, %holder, events = held.events, ?others,
+                    "some of what is held lies where another process has put it, and is read back by one that names the place as that did"
+                );
+            }
+        }
+    }
+
+    /// Says what is held for sinks that go.
+    pub(super) fn tell_of_left(&self, removed: &[String]) {
+        let totals = self.parts.held.totals();
+        for (owner, holder, held) in
+            totals.iter().filter(|(owner, ..)| removed.iter().any(|name| name == owner.as_str()))
+        {
+            tracing::warn!(
+                sink = %owner, %holder, events = held.events,
+                "the sink is removed here while events of it are held; only a process that has it reads them back"
+            );
+        }
     }
 
     /// What a sink is given for the time when its breaker is open.
@@ -102,12 +139,21 @@ impl Pipeline {
     ) -> DestinationFactory {
         let Some(is_now) = config.kind.holds_at() else { return factory };
         let (books, holder) = (self.parts.held.clone(), holder.clone());
+        if books.are_shared() {
+            // They say of each batch where it lies, so that nothing is looked for in another place; from the start, since what is to
+            // be let go of waits for nothing.
+            return match books.put_place(&holder, &is_now) {
+                Ok(()) => factory,
+                Err(error) => {
+                    let message = error.to_string();
+                    Arc::new(move || Err(DeliveryError::transient(Cause::Io, message.clone())))
+                }
+            };
+        }
         Arc::new(move || {
             let failed = |e: StateError| DeliveryError::transient(Cause::Io, e.to_string());
             books.put_place(&holder, &is_now).map_err(failed)?;
-            // Books that are shared say of each batch where it lies.
-            let places =
-                if books.are_shared() { Vec::new() } else { books.places(&holder).map_err(failed)? };
+            let places = books.places(&holder).map_err(failed)?;
             match places.into_iter().find(|place| *place != is_now) {
                 Some(place) => {
                     let message = format!(

@@ -30,7 +30,7 @@ use forebay_actors::{
 };
 use tokio::{
     runtime::Handle,
-    sync::watch as flag,
+    sync::watch as tell,
     time::{Instant, timeout},
 };
 
@@ -44,7 +44,7 @@ const BEATS: u32 = 4;
 /// Memory that the books of one sink take up at most.
 pub const BOOKS_BYTES_MAX: u64 = HELD_BATCHES_MAX * ENTRY_BYTES as u64;
 
-/// The books. Nothing is known before the bucket was looked at: see [`SharedBooks::follow`].
+/// The books. Nothing is known before the bucket was looked at: see [`open`](forebay_actors::state::Books::open).
 pub struct SharedBooks {
     /// For tasks.
     this: Weak<Self>,
@@ -62,8 +62,14 @@ pub struct SharedBooks {
     /// This process.
     me: u64,
     state: Mutex<State>,
-    /// All of the bucket was read.
-    is_known: flag::Sender<bool>,
+    reading: tell::Sender<Reading>,
+}
+
+/// How far the first reading of the bucket is.
+#[derive(Debug, Default)]
+struct Reading {
+    entries: u64,
+    is_done: bool,
 }
 
 struct State {
@@ -71,8 +77,9 @@ struct State {
     mirror: Mirror,
     /// Where each holder keeps what it holds, by this process's configuration.
     places: BTreeMap<SinkName, Arc<str>>,
-    /// The sinks of this process that have a fallback, and which.
-    owners: BTreeMap<SinkName, SinkName>,
+    /// The sinks of this process that have a fallback.
+    owners: BTreeMap<SinkName, Owner>,
+    lives: u64,
     /// What this process has at hand. Only that is renewed: an entry with its mark that nobody here knows of, because the answer
     /// was lost or its sink has ended, is nobody's after a while.
     at_hand: BTreeSet<Id>,
@@ -80,6 +87,13 @@ struct State {
     hears: bool,
     /// Keys of entries that are gone, and since when: their marks in the bucket are cleared up later.
     gone: BTreeMap<String, Instant>,
+}
+
+/// A sink of this process.
+struct Owner {
+    fallback: SinkName,
+    /// What was asked for in the name of an earlier one is nobody's.
+    life: u64,
 }
 
 // === impl SharedBooks ===
@@ -107,21 +121,14 @@ impl SharedBooks {
                 mirror: Mirror::new(stream.clone(), config.ack_wait),
                 places: BTreeMap::new(),
                 owners: BTreeMap::new(),
+                lives: 0,
                 at_hand: BTreeSet::new(),
                 hears: false,
                 gone: BTreeMap::new(),
             }),
             stream,
-            is_known: flag::Sender::new(false),
+            reading: tell::Sender::default(),
         })
-    }
-
-    /// Reads the bucket and follows it from now on; made where it is missing, if `make`. Blocks.
-    ///
-    /// # Errors
-    /// Where the servers do not answer or refuse, or the bucket would lose entries.
-    pub fn follow(&self, make: bool) -> Result<(), StateError> {
-        self.ask(async move |books| books.store(make).await.map(drop))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -243,9 +250,14 @@ impl fmt::Debug for SharedBooks {
 // === impl State ===
 
 impl State {
-    /// From now on this process has it at hand, unless the sink has ended meanwhile.
-    fn take_up(&mut self, id: Id) {
-        if self.owners.contains_key(&id.owner) {
+    /// The life that its sink has now.
+    fn life(&self, owner: &SinkName) -> Option<u64> {
+        self.owners.get(owner).map(|owner| owner.life)
+    }
+
+    /// From now on this process has it at hand, if it was asked for in the life that its sink still has.
+    fn take_up(&mut self, id: Id, life: Option<u64>) {
+        if life.is_some() && self.life(&id.owner) == life {
             self.at_hand.insert(id);
         }
     }

@@ -155,6 +155,17 @@ impl Shared {
         u64::try_from(of_all).unwrap_or(u64::MAX)
     }
 
+    /// The stream is not the one that this process began with.
+    fn found_another(&self) {
+        if !self.is_another.swap(true, Ordering::Relaxed) {
+            let stream = &self.config.stream;
+            tracing::error!(
+                stream,
+                "the stream was made anew: nothing is taken any more until this process is started again"
+            );
+        }
+    }
+
     /// Another stream under the same name has the same sequences for other events: a destination that knows batches would
     /// take new ones for old.
     fn check_identity(&self) -> Result<(), JournalError> {

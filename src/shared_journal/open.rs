@@ -131,7 +131,7 @@ pub fn with_books<T>(
     let stream = identity(&config.stream, info.created.unix_timestamp_nanos());
     let replicas = info.config.num_replicas;
     let books = SharedBooks::new(context, runtime.handle.clone(), config, stream, replicas);
-    books.follow(false).map_err(|e| e.to_string())?;
+    books.open(false).map_err(|e| e.to_string())?;
     Ok(Some(see(&*books)))
 }
 

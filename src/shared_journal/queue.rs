@@ -231,8 +231,12 @@ impl SinkQueue {
     }
 
     fn accept(&self, message: Message) {
-        let sequence = match message.info() {
-            Ok(info) => info.stream_sequence,
+        // Nobody acknowledges it here: whoever knows the stream gets it later.
+        if self.shared.is_another.load(Ordering::Relaxed) {
+            return;
+        }
+        let (sequence, is_first) = match message.info() {
+            Ok(info) => (info.stream_sequence, info.delivered == 1),
             Err(error) => {
                 return tracing::error!(sink = %self.sink, %error, "a message of the journal has no place");
             }
@@ -241,6 +245,12 @@ impl SinkQueue {
         let acker = Arc::new(acker);
         {
             let mut state = self.state();
+            let is_known = state.held.contains_key(&sequence) || state.settled_set.contains(&sequence);
+            if is_first && is_known {
+                // The server gives it for the first time, and it was here before: its consumer is another one, and perhaps the
+                // stream. It comes again when `ack_wait` is over, and by then `watch` has seen which.
+                return;
+            }
             if let Some(held) = state.held.get_mut(&sequence) {
                 // Its time ran out here, and nobody else asked for it.
                 held.acker = acker;

@@ -121,13 +121,8 @@ pub(super) async fn look(shared: &Shared) -> Result<(), JournalError> {
     let written = shared.seen().written;
     let info =
         timeout(ASK_WAIT, shared.stream.get_info()).await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
-    if info.created.unix_timestamp_nanos() != shared.created
-        && !shared.is_another.swap(true, Ordering::Relaxed)
-    {
-        tracing::error!(
-            stream = shared.config.stream,
-            "the stream was made anew: nothing is taken any more until this process is started again"
-        );
+    if info.created.unix_timestamp_nanos() != shared.created {
+        shared.found_another();
     }
     let consumers: Vec<consumer::Info> = timeout(ASK_WAIT, shared.stream.consumers().try_collect())
         .await

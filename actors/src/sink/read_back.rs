@@ -12,12 +12,12 @@ use futures::FutureExt as _;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    BreakerState, Sink,
+    BreakerState, LOOK_INTERVAL, Sink,
     delivery::{Burial, Work},
     standby::{Standby, books},
 };
 use crate::{
-    destination::{Cause, DeliveryError},
+    destination::{Cause, DeliveryError, Destination},
     holding::{HeldKey, unpack},
     record::Batch,
     state::Reason,
@@ -39,8 +39,12 @@ pub(super) struct ReadBack {
     busy: bool,
     /// A delivery of it is running.
     delivering: bool,
-    /// How often in a row it could not be read.
-    unreadable: u32,
+    /// What could not be read last, and how often in a row.
+    unreadable: Option<(HeldKey, u32)>,
+    /// What could not be fetched, and others perhaps can.
+    unfetched: Option<HeldKey>,
+    /// All that is held is at hand elsewhere, as it seems.
+    fetch_not_before: Option<Instant>,
     /// The holder is letting go of something.
     releasing: bool,
     release_not_before: Option<Instant>,
@@ -95,9 +99,15 @@ impl Sink {
         self.release(ctx);
         self.lay_down(ctx);
         let now = Instant::now();
-        if self.standby.as_ref().is_none_or(|standby| !standby.is_fallback() || standby.back.busy)
-            || !self.may_read_back(now)
-        {
+        let Some(standby) = self.standby.as_ref().filter(|standby| standby.is_fallback()) else { return };
+        if standby.back.busy {
+            return;
+        }
+        // What has its outcome needs no destination.
+        if let Some(key) = standby.back.current.clone().filter(|_| standby.back.todo.is_empty()) {
+            return self.leave(key, ctx);
+        }
+        if !self.may_read_back(now) {
             return;
         }
         let Some(standby) = &mut self.standby else { return };
@@ -107,8 +117,6 @@ impl Sink {
             {
                 self.begin(work, ctx);
             }
-        } else if let Some(key) = standby.back.current.clone() {
-            self.leave(key, ctx);
         } else if standby.spec.held.total(&self.spec.name, &standby.spec.name).batches > 0 {
             self.fetch(now, ctx);
         } else if std::mem::take(&mut standby.back.said) {
@@ -119,7 +127,8 @@ impl Sink {
     fn fetch(&mut self, now: Instant, ctx: &mut Context<Self>) {
         let owner = self.spec.name.clone();
         let Some(standby) = &mut self.standby else { return };
-        if standby.breaker.opens_in(now).is_some() || now < standby.not_before {
+        let is_early = standby.back.fetch_not_before.is_some_and(|at| now < at);
+        if is_early || standby.breaker.opens_in(now).is_some() || now < standby.not_before {
             return;
         }
         let destination = match standby.destination() {
@@ -137,20 +146,15 @@ impl Sink {
             let oldest = spawn_blocking(move || books_of.oldest(&owner, &by)).await;
             let oldest = oldest.map_err(books)?.map_err(books)?;
             let Some(key) = oldest else { return Ok(None) };
-            let fetched = match destination.holding() {
-                Some(holding) => holding.fetch(&key).await?,
-                None => None,
-            };
-            let fetched = match fetched {
-                None => Fetch::Unreadable("is not there any more"),
-                Some(packed) => whole(packed, &key).await?,
-            };
-            if matches!(fetched, Fetch::Unreadable(_)) {
+            let mut fetched = fetched(&*destination, &key).await;
+            if matches!(fetched, Ok(Fetch::Unreadable(_))) {
                 // Another process may have read it back, while this one was taken for dead.
                 let of = key.clone();
                 let at_hand = spawn_blocking(move || held.is_at_hand(&holder, &of)).await;
-                if !at_hand.map_err(books)?.map_err(books)? {
-                    return Ok(None);
+                match at_hand.map_err(books).and_then(|at_hand| at_hand.map_err(books)) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(None),
+                    Err(error) => fetched = Err(error),
                 }
             }
             Ok(Some((key, fetched)))
@@ -159,19 +163,21 @@ impl Sink {
         ctx.spawn(fetch.map(|fetched, sink, ctx| {
             let Some(standby) = &mut sink.standby else { return };
             standby.back.busy = false;
+            standby.back.fetch_not_before = None;
             match fetched {
-                // Nothing that is not at hand elsewhere: the next look comes back to it.
-                Ok(Ok(None)) => {
-                    standby.back.unreadable = 0;
-                    return;
-                }
-                Ok(Ok(Some((key, Fetch::Whole(batch))))) => {
+                // Nothing that is not at hand elsewhere.
+                Ok(Ok(None)) => standby.back.fetch_not_before = Some(Instant::now() + LOOK_INTERVAL),
+                Ok(Ok(Some((key, Ok(Fetch::Whole(batch)))))) => {
                     standby.succeeded();
-                    standby.back.unreadable = 0;
+                    standby.back.unreadable = None;
                     standby.back.current = Some(key);
                     standby.back.todo.push_back(Work::held(batch));
                 }
-                Ok(Ok(Some((key, Fetch::Unreadable(why))))) => sink.unreadable(key, why, ctx),
+                Ok(Ok(Some((key, Ok(Fetch::Unreadable(why)))))) => sink.unreadable(key, why, ctx),
+                Ok(Ok(Some((key, Err(error))))) => {
+                    standby.back.unfetched = Some(key);
+                    standby.fail(&sink.spec.name, &error);
+                }
                 Ok(Err(error)) => standby.fail(&sink.spec.name, &error),
                 Err(panic) => standby.panicked(&sink.spec.name, &*panic),
             }
@@ -182,14 +188,16 @@ impl Sink {
     /// Nothing whole is there under the key. Where that does not pass, its events are dead letters without bytes.
     fn unreadable(&mut self, key: HeldKey, why: &str, ctx: &mut Context<Self>) {
         let Some(standby) = &mut self.standby else { return };
-        standby.back.unreadable += 1;
+        let before = standby.back.unreadable.take().filter(|(of, _)| *of == key);
+        let times = before.map_or(0, |(_, times)| times) + 1;
         let text = format!("what {} holds under {key} {why}", standby.spec.name);
         standby.fail(&self.spec.name, &DeliveryError::transient(Cause::Encode, &*text));
-        if standby.back.unreadable < UNREADABLE_MAX {
+        if times < UNREADABLE_MAX {
+            standby.back.unreadable = Some((key, times));
             return;
         }
         tracing::error!(sink = %self.spec.name, %key, events = key.span.count(), "{text}: its events are dead letters");
-        (standby.back.unreadable, standby.back.busy) = (0, true);
+        standby.back.busy = true;
         let (span, said) = (key.span, text.clone());
         let burial = Burial::lost(span, text);
         let (letters, owner, at) =
@@ -235,22 +243,27 @@ impl Sink {
         }));
     }
 
-    /// What cannot be delivered from here now, another process perhaps can.
+    /// What cannot be fetched or delivered from here now, another process perhaps can.
     fn lay_down(&mut self, ctx: &mut Context<Self>) {
         let is_open = self.breaker.state(Instant::now()) == BreakerState::Open;
         let Some(standby) = &mut self.standby else { return };
-        if !is_open || standby.back.busy || !standby.spec.held.are_shared() {
+        if standby.back.busy || !standby.spec.held.are_shared() {
             return;
         }
-        let Some(key) = standby.back.current.clone() else { return };
+        // Not what has its outcome, nor what a destination panics on: the next would not know how often it has.
+        let todo = &standby.back.todo;
+        let is_stuck = is_open && !todo.is_empty() && todo.iter().all(|work| work.panics == 0);
+        let stuck = standby.back.current.clone().filter(|_| is_stuck);
+        let Some(key) = standby.back.unfetched.clone().or(stuck) else { return };
         standby.back.busy = true;
-        let (held, holder) = (standby.spec.held.clone(), standby.spec.name.clone());
-        let laid_down = spawn_blocking(move || held.lay_down(&holder, &key)).into_actor(self);
-        ctx.spawn(laid_down.map(|laid_down, sink, _| {
+        let (held, holder, of) = (standby.spec.held.clone(), standby.spec.name.clone(), key.clone());
+        let laid_down = spawn_blocking(move || held.lay_down(&holder, &of)).into_actor(self);
+        ctx.spawn(laid_down.map(move |laid_down, sink, _| {
             let Some(standby) = &mut sink.standby else { return };
             standby.back.busy = false;
+            standby.back.unfetched = None;
             // Where it could not be noted, it is at hand as before.
-            if let Ok(Ok(())) = laid_down {
+            if matches!(laid_down, Ok(Ok(()))) && standby.back.current.as_ref() == Some(&key) {
                 standby.back.current = None;
                 standby.back.todo.clear();
             }
@@ -299,6 +312,18 @@ impl Sink {
             spec.probe.error(Some(format!("what was read back could not be removed: {why}")));
             back.release_not_before = Some(Instant::now() + RELEASE_PAUSE.max(wished));
         }));
+    }
+}
+
+/// What the holder has under the key.
+async fn fetched(holder: &dyn Destination, key: &HeldKey) -> Result<Fetch, DeliveryError> {
+    let packed = match holder.holding() {
+        Some(holding) => holding.fetch(key).await?,
+        None => None,
+    };
+    match packed {
+        None => Ok(Fetch::Unreadable("is not there any more")),
+        Some(packed) => whole(packed, key).await,
     }
 }
 

@@ -277,7 +277,9 @@ impl Sink {
             }
             failed => {
                 let why = failed.map_or_else(|e| e.to_string(), |e| e.err().map_or_else(String::new, |e| e.to_string()));
-                tracing::error!(sink = %sink.spec.name, error = why, "what is held could not be looked up; it is tried again");
+                if sink.spec.probe.report().error.as_deref() != Some(&*why) {
+                    tracing::error!(sink = %sink.spec.name, error = why, "what is held could not be looked up; it is tried again");
+                }
                 sink.spec.probe.update(|report| report.error = Some(why));
                 ctx.run_later(LOOK_INTERVAL, Self::resume);
             }

@@ -27,6 +27,12 @@ pub trait Books: Debug + Send + Sync + 'static {
     /// Whether other processes have them, too: then what no sink of this one reads back another may.
     fn are_shared(&self) -> bool;
 
+    /// Makes sure that they are known, and that they can be kept if something is to be `held`.
+    ///
+    /// # Errors
+    /// Why not.
+    fn open(&self, held: bool) -> Result<(), StateError>;
+
     /// Where the holder keeps what it is known to hold: one place, unless several processes have it hold and name it differently.
     ///
     /// # Errors

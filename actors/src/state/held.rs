@@ -151,6 +151,10 @@ impl Books for HeldBatches {
         false
     }
 
+    fn open(&self, _: bool) -> Result<(), StateError> {
+        Ok(())
+    }
+
     fn places(&self, holder: &SinkName) -> Result<Vec<String>, StateError> {
         if !self.totals().iter().any(|(_, by, _)| by == holder) {
             return Ok(Vec::new());

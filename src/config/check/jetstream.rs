@@ -63,9 +63,14 @@ pub(super) fn relations(config: &Config, found: &mut Found) {
         }
         // Any process may be the one that reads it back, and none may be lost with it.
         let holder = sink.fallback.as_ref().and_then(|holder| config.sinks.get(holder));
-        if holder.is_some_and(|holder| matches!(holder.kind, SinkKind::File(_))) {
-            let message = "names a file, which is on one machine, and with backend: jetstream any other may read back what is held; \
-                           name an s3 or a cassandra sink";
+        let is_of_one_machine = |kind: &SinkKind| match kind {
+            SinkKind::File(_) => true,
+            SinkKind::S3(s3) => s3.url.starts_with("file:"),
+            _ => false,
+        };
+        if holder.is_some_and(|holder| is_of_one_machine(&holder.kind)) {
+            let message = "names files, which are on one machine, and with backend: jetstream any other may read back what is held; \
+                           name a cassandra sink, or an s3 sink with a bucket";
             found.add(&["sinks", name, "fallback"], message);
         }
     }

@@ -111,7 +111,11 @@ fn values_that_make_no_sense() {
         ),
         (
             "buffer: {backend: jetstream}\nsinks: {a: {type: console, fallback: b}, b: {type: file, path: x}}",
-            "sinks.a.fallback: names a file, which is on one machine",
+            "sinks.a.fallback: names files, which are on one machine",
+        ),
+        (
+            "buffer: {backend: jetstream}\nsinks: {a: {type: console, fallback: b}, b: {type: s3, url: 'file:///x'}}",
+            "sinks.a.fallback: names files, which are on one machine",
         ),
         ("sinks: {o: {type: otlp, endpoint: 'collector:4317'}}", "sinks.o.endpoint: is not a URL"),
         ("sinks: {o: {type: otlp, endpoint: 'http://u:p@c:4317'}}", "sinks.o.endpoint: has a user"),

@@ -4,10 +4,10 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self, ErrorCode, kv,
-    stream::{Config, LastRawMessageErrorKind, StorageType},
+    stream::{Config, DiscardPolicy, LastRawMessageErrorKind, StorageType},
 };
 use forebay_actors::state::{Note, StateError};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     SharedBooks,
@@ -54,14 +54,18 @@ impl SharedBooks {
                 store
             }
         };
-        let mut is_known = self.is_known.subscribe();
-        match tokio::time::timeout(2 * ASK_WAIT, is_known.wait_for(|is_known| *is_known)).await {
-            Ok(Ok(_)) => Ok(Some(store)),
-            _ => Err(self.failed(format_args!("it could not be read within {:?}", 2 * ASK_WAIT))),
+        let mut reading = self.reading.subscribe();
+        // As long as something comes, it may take its time.
+        while !reading.borrow_and_update().is_done {
+            let comes = timeout(2 * ASK_WAIT, reading.changed()).await;
+            if !matches!(comes, Ok(Ok(()))) {
+                return Err(self.failed(format_args!("nothing of it came for {:?}", 2 * ASK_WAIT)));
+            }
         }
+        Ok(Some(store))
     }
 
-    async fn open(&self, make: bool) -> Result<Option<kv::Store>, StateError> {
+    pub(super) async fn open(&self, make: bool) -> Result<Option<kv::Store>, StateError> {
         let name = format!("KV_{}", self.bucket);
         let found = find(&self.context, &name).await.map_err(|e| self.failed(e))?;
         if let Some(wrong) = found.as_ref().and_then(|found| self.unsuited(&found.config)) {
@@ -103,6 +107,7 @@ impl SharedBooks {
             (config.storage != StorageType::File, "storage should be file".to_owned()),
             (!config.max_age.is_zero(), "max_age should be 0".to_owned()),
             (config.max_messages > 0, "max_msgs should be -1".to_owned()),
+            (config.discard != DiscardPolicy::New, "discard should be new".to_owned()),
             (config.no_ack, "no_ack should be off".to_owned()),
             (config.sealed, "it should not be sealed".to_owned()),
             (config.mirror.is_some() || config.sources.is_some(), "it should mirror nothing".to_owned()),
@@ -180,6 +185,9 @@ impl SharedBooks {
 
     /// Takes a step from where the entry is known to be, unless `may` refuses that; `None` where it was not taken. `to` is the
     /// stage it comes to, and what is noted then; without it, the entry goes.
+    ///
+    /// # Errors
+    /// Where the servers do not answer or refuse, or others change the entry all the time: what becomes of it is not known then.
     pub(super) async fn step(
         &self,
         id: &Id,
@@ -197,7 +205,7 @@ impl SharedBooks {
                 return Ok(Some(known.entry.note));
             }
         }
-        Ok(None)
+        Err(self.failed(format_args!("{} is changed by others at the same time", id.name())))
     }
 }
 

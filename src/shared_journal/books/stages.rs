@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    SharedBooks,
+    Owner, SharedBooks,
     bucket::Change,
     mirror::{Entry, Id, Known},
 };
@@ -24,6 +24,10 @@ const TAKE_TRIES: usize = 8;
 impl Books for SharedBooks {
     fn are_shared(&self) -> bool {
         true
+    }
+
+    fn open(&self, held: bool) -> Result<(), StateError> {
+        self.ask(async move |books| books.store(held).await.map(drop))
     }
 
     fn places(&self, holder: &SinkName) -> Result<Vec<String>, StateError> {
@@ -65,7 +69,12 @@ impl Books for SharedBooks {
         let (owner, holder) = (owner.clone(), holder.clone());
         self.ask(async move |books| {
             books.store(true).await?;
-            books.state().owners.insert(owner.clone(), holder);
+            {
+                let mut state = books.state();
+                state.lives += 1;
+                let owned = Owner { fallback: holder, life: state.lives };
+                state.owners.insert(owner.clone(), owned);
+            }
             books.put_down(&[owner]).await;
             Ok(())
         })?;
@@ -94,7 +103,7 @@ impl Books for SharedBooks {
             return Err(StateError::HeldFull { batches_max: HELD_BATCHES_MAX });
         }
         let key = HeldKey { owner: owner.clone(), span, number: seed() };
-        let id = Id::new(holder, &key);
+        let (id, life) = (Id::new(holder, &key), self.state().life(owner));
         let entry = Entry {
             stage: Stage::Intended,
             note: Note::default(),
@@ -107,7 +116,7 @@ impl Books for SharedBooks {
             let store = books.store(true).await?.ok_or_else(|| books.failed("it is not there"))?;
             match books.change(&store, &id, Some(entry), 0).await? {
                 Change::Made => {
-                    books.state().take_up(id);
+                    books.state().take_up(id, life);
                     Ok(())
                 }
                 Change::Refused => Err(books.failed("the same number was drawn twice")),
@@ -139,11 +148,16 @@ impl Books for SharedBooks {
         let entry = self.asked(&id)?;
         // Also where it was read back meanwhile: only what was held has events.
         let was_held = |entry: &Entry| entry.stage != Stage::Intended && entry.note.events > 0;
-        Ok(entry.filter(was_held).map(|entry| entry.note.bytes))
+        let bytes = entry.filter(was_held).map(|entry| entry.note.bytes);
+        if bytes.is_some() {
+            self.state().at_hand.remove(&id);
+        }
+        Ok(bytes)
     }
 
     fn oldest(&self, owner: &SinkName, holder: &SinkName) -> Result<Option<HeldKey>, StateError> {
-        let me = self.me;
+        let (me, life) = (self.me, self.state().life(owner));
+        let mut failed = None;
         for (id, known) in self.free(owner, holder, TAKE_TRIES) {
             // What an earlier life of the sink had at hand is the first to go on with.
             let is_mine = known.entry.by == Some(me);
@@ -151,15 +165,22 @@ impl Books for SharedBooks {
             let taken = is_mine || {
                 let may = move |known: &Known| known.revision == revision;
                 let take = move |known: &Known| Some(Entry { by: Some(me), ..known.entry.clone() });
-                self.take_step(id.clone(), may, take)?.is_some()
+                match self.take_step(id.clone(), may, take) {
+                    Ok(taken) => taken.is_some(),
+                    // Others may be taking that one; the next may do.
+                    Err(error) => {
+                        failed = Some(error);
+                        false
+                    }
+                }
             };
             if taken {
                 let key = id.key();
-                self.state().take_up(id);
+                self.state().take_up(id, life);
                 return Ok(Some(key));
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     fn is_at_hand(&self, holder: &SinkName, key: &HeldKey) -> Result<bool, StateError> {
@@ -182,8 +203,15 @@ impl Books for SharedBooks {
 
     fn let_go(&self, holder: &SinkName, key: &HeldKey) -> Result<(), StateError> {
         // First, since nobody tries it again: not renewed, it goes by itself.
-        self.state().at_hand.remove(&Id::new(holder, key));
-        self.finish(holder, key, Stage::Intended, Some(Stage::Leaving)).map(drop)
+        let (me, id) = (self.me, Id::new(holder, key));
+        self.state().at_hand.remove(&id);
+        // It may be held although the answer said otherwise, and nobody's yet.
+        let may = move |known: &Known| {
+            let Entry { stage, by, .. } = &known.entry;
+            known.entry.is_of(Stage::Intended, me) || *stage == Stage::Held && by.is_none()
+        };
+        let to = |known: &Known| Some(known.entry.turned(Stage::Leaving, known.entry.note));
+        self.take_step(id, may, to).map(drop)
     }
 
     fn leaving(&self, owner: &SinkName, holder: &SinkName) -> Result<Option<HeldKey>, StateError> {

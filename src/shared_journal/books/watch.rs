@@ -1,6 +1,7 @@
 //! Following the bucket, and renewing the marks of what this process has at hand.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use async_nats::{
     connection::State as Connection,
     jetstream::{
         Message,
-        consumer::{DeliverPolicy, ReplayPolicy, push},
+        consumer::{DeliverPolicy, ReplayPolicy, pull},
         kv,
     },
 };
@@ -31,15 +32,17 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// without a word, and what went from the bucket meanwhile is not told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The server counts what a reader has still to come when he begins, and what goes meanwhile never comes: after as many looks in
-/// a row at which it answers and nothing has come, all has.
-const SILENT_LOOKS: u32 = 3;
+/// Looks in a row at which nothing has come, after which a reading that is not at its end is given up.
+const SILENT_LOOKS: u32 = 5;
 
 /// How long the mark of an entry that is gone stays in the bucket: whoever follows it has met it by then.
 const GONE_KEPT: Duration = Duration::from_secs(60);
 
-/// Marks that are cleared up at a time.
+/// Entries that are cleared up at a time.
 const CLEARED_MAX: usize = 100;
+
+/// Marks that are renewed at the same time.
+const RENEWALS_MAX: usize = 8;
 
 /// What an entry of the bucket says.
 pub(super) enum Said {
@@ -51,7 +54,7 @@ pub(super) enum Said {
 }
 
 /// Follows the bucket, for ever.
-pub(super) async fn follow(books: Arc<SharedBooks>, store: kv::Store) {
+pub(super) async fn follow(books: Arc<SharedBooks>, mut store: kv::Store) {
     let mut failing = false;
     loop {
         let Err(error) = follow_once(&books, &store, &mut failing).await;
@@ -61,6 +64,18 @@ pub(super) async fn follow(books: Arc<SharedBooks>, store: kv::Store) {
             tracing::warn!(bucket, error, "the books of what is held cannot be followed; it is tried again");
         }
         tokio::time::sleep(RETRY_PAUSE).await;
+        if let Ok(None) = books.open(false).await {
+            let batches = books.state().mirror.iter().count();
+            tracing::error!(
+                bucket = books.bucket,
+                batches,
+                "somebody has removed the bucket: what was held lies at its holders and is not read back; it is made anew"
+            );
+            if let Ok(Some(anew)) = books.open(true).await {
+                store = anew.clone();
+                books.state().store = Some(anew);
+            }
+        }
     }
 }
 
@@ -72,34 +87,41 @@ async fn follow_once(
     let failed = |error: &dyn std::error::Error| destination::chain(error);
     let connection = Looked::at(books);
     books.state().mirror.is_read(Instant::now());
-    let reader = push::OrderedConfig {
-        deliver_subject: books.context.client().new_inbox(),
+    // Pulled, because what is pushed needs one more right for its flow control, and stands still without a word where it is missing.
+    let reader = pull::OrderedConfig {
         filter_subject: format!("{}>", store.prefix),
         deliver_policy: DeliverPolicy::LastPerSubject,
         replay_policy: ReplayPolicy::Instant,
-        ..push::OrderedConfig::default()
+        ..pull::OrderedConfig::default()
     };
     let reader = store.stream.create_consumer(reader).await.map_err(|e| failed(&e))?;
     let mut is_read = reader.cached_info().num_pending == 0;
     let mut messages = reader.messages().await.map_err(|e| failed(&e))?;
-    let (mut of_others, mut silent) = (0_u64, 0);
+    let (mut of_others, mut silent, mut met) = (0_u64, 0, HashSet::new());
     while !is_read {
         match timeout(LOOK_INTERVAL, messages.next()).await {
             Ok(None) => return Err(ENDED.to_owned()),
             Ok(Some(message)) => {
                 let message = message.map_err(|e| failed(&e))?;
                 silent = 0;
+                books.reading.send_modify(|reading| reading.entries += 1);
                 is_read = message.info().is_ok_and(|info| info.pending == 0);
+                met.insert(message.subject.to_string());
                 of_others += u64::from(!meet(books, store, &message, true));
             }
             Err(_) => {
                 connection.check(books)?;
-                store.stream.get_info().await.map_err(|e| failed(&e))?;
+                // What was to come when it began may have gone: then all that is left has come.
+                let left = store.stream.get_info().await.map_err(|e| failed(&e))?.state.messages;
+                is_read = met.len() as u64 >= left;
                 silent += 1;
-                is_read = silent >= SILENT_LOOKS;
+                if !is_read && silent >= SILENT_LOOKS {
+                    return Err(format!("of {left} entries {} have come, and no more do", met.len()));
+                }
             }
         }
     }
+    drop(met);
     connection.check(books)?;
     {
         let mut state = books.state();
@@ -107,7 +129,7 @@ async fn follow_once(
         state.mirror.was_read(&state.at_hand);
         state.hears = true;
     }
-    books.is_known.send_replace(true);
+    books.reading.send_modify(|reading| reading.is_done = true);
     if std::mem::take(failing) {
         tracing::info!(bucket = books.bucket, "the books of what is held are followed again");
     }
@@ -215,11 +237,13 @@ async fn renew(books: &SharedBooks, store: &kv::Store) {
         let at_hand = state.at_hand.iter().filter_map(|id| Some((id.clone(), state.mirror.get(id)?.clone())));
         at_hand.filter(|(_, known)| known.entry.by == Some(books.me)).collect()
     };
-    for (id, known) in at_hand {
+    let renewals = at_hand.into_iter().map(|(id, known)| async move {
         let renewed = Entry { beat: known.entry.beat + 1, ..known.entry };
         // Where it fails, the next comes in time; where another was quicker, it is at hand no more.
-        let _ = books.change(store, &id, Some(renewed), known.revision).await;
-    }
+        let renewal = books.change(store, &id, Some(renewed), known.revision);
+        let _ = timeout(books.ack_wait / BEATS, renewal).await;
+    });
+    futures::stream::iter(renewals).buffer_unordered(RENEWALS_MAX).for_each(std::future::ready).await;
 }
 
 /// What a process that is gone was giving to a holder: its events come again from the stream. And what a holder should have
@@ -231,35 +255,44 @@ async fn let_go_of_the_dead(books: &SharedBooks, store: &kv::Store) {
         let is_dead = |(id, known): &(&Id, &Known)| {
             let is_done_with = match known.entry.stage {
                 Stage::Intended => !state.at_hand.contains(*id),
-                Stage::Leaving => state.owners.get(&id.owner).is_some_and(|holder| *holder != id.holder),
+                Stage::Leaving => {
+                    state.owners.get(&id.owner).is_some_and(|owner| owner.fallback != id.holder)
+                }
                 Stage::Held => false,
             };
             is_done_with && state.is_dead(known, now)
         };
-        let dead = state.mirror.iter().filter(is_dead).map(|(id, known)| (id.clone(), known.clone()));
-        dead.collect()
+        let dead = state.mirror.iter().filter(is_dead).take(CLEARED_MAX);
+        dead.map(|(id, known)| (id.clone(), known.clone())).collect()
     };
     for (id, Known { entry, revision, .. }) in dead {
         let to = (entry.stage == Stage::Intended).then(|| entry.turned(Stage::Leaving, entry.note));
-        let _ = books.change(store, &id, to, revision).await;
+        if books.change(store, &id, to, revision).await.is_err() {
+            return;
+        }
     }
 }
 
 /// Clears up the marks of entries that are gone, for ever.
 pub(super) async fn clear_up(books: Arc<SharedBooks>, store: kv::Store) {
     loop {
-        tokio::time::sleep(books.ack_wait / BEATS).await;
         let due: Vec<_> = {
             let (state, now) = (books.state(), Instant::now());
             let due =
                 state.gone.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= GONE_KEPT);
             due.map(|(name, _)| name.clone()).take(CLEARED_MAX).collect()
         };
+        let mut is_over = due.len() < CLEARED_MAX;
         for name in due {
-            if store.stream.purge().filter(format!("{}{name}", store.prefix)).await.is_err() {
+            if let Err(error) = store.stream.purge().filter(format!("{}{name}", store.prefix)).await {
+                tracing::debug!(bucket = books.bucket, %error, "what is gone could not be cleared up");
+                is_over = true;
                 break;
             }
             books.state().gone.remove(&name);
+        }
+        if is_over {
+            tokio::time::sleep(books.ack_wait / BEATS).await;
         }
     }
 }

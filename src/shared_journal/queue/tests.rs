@@ -46,7 +46,12 @@ async fn queue(dir: &TempDir) -> Arc<SinkQueue> {
 
 /// A message comes from the server. What is in it does not matter: it is one event, which is damaged.
 fn comes(queue: &SinkQueue, sequence: u64) {
-    let reply = format!("$JS.ACK.FOREBAY.forebay_out.1.{sequence}.{sequence}.1700000000000000000.0");
+    comes_for(queue, sequence, 1);
+}
+
+/// The same, which the server gives for so many times.
+fn comes_for(queue: &SinkQueue, sequence: u64, times: u64) {
+    let reply = format!("$JS.ACK.FOREBAY.forebay_out.{times}.{sequence}.{sequence}.1700000000000000000.0");
     let message = async_nats::Message {
         subject: "FOREBAY.records".into(),
         reply: Some(reply.into()),
@@ -87,4 +92,23 @@ async fn r0584_what_a_former_life_of_a_sink_had_asked_for_took_messages_from_the
     comes(&queue, 7);
     assert_eq!(queue.take(before, 1, Duration::ZERO).unwrap().len(), 0);
     assert_eq!(queue.take(now, 1, Duration::ZERO).unwrap().len(), 1);
+}
+
+/// Scenario: a stream is removed and made anew under the process, and a message of the new one has a place that a delivered one of
+/// the old had.
+/// Guarantee: it is not acknowledged: nobody has delivered it. It was, in the moment before the stream was seen to be another.
+#[tokio::test]
+async fn r0589_a_message_of_a_stream_made_anew_was_taken_for_a_delivered_one() {
+    let dir = TempDir::new().unwrap();
+    let queue = queue(&dir).await;
+    comes(&queue, 7);
+    queue.settle(Span { first: place(7), end: place(7).plus(1) });
+    assert_eq!(queue.state().acknowledging, 1);
+    comes(&queue, 7);
+    assert_eq!(queue.state().acknowledging, 1, "it is another message");
+    comes_for(&queue, 7, 2);
+    assert_eq!(queue.state().acknowledging, 2, "its acknowledgement came too late, and it comes again");
+    queue.shared.is_another.store(true, Ordering::Relaxed);
+    comes(&queue, 8);
+    assert!(queue.state().held.is_empty());
 }

@@ -353,23 +353,23 @@ fn r0580_what_on_failure_named_or_left_out_counted_as_delivered() {
 fn p10_what_holds_something_cannot_be_taken_away() {
     run(async {
         let bed = TestBed::start_with(&with_fallback(), |fake| down(&fake("a"))).await;
-        let faults = |config: &Config| -> Vec<String> {
-            let misplaced = bed.pipeline.misplaced(config).expect("the books can be read");
+        let faults = async |config: &Config| -> Vec<String> {
+            let misplaced = bed.pipeline.misplaced(config, false).await.expect("the books can be read");
             misplaced.iter().map(ToString::to_string).collect()
         };
         let mut without = with_fallback();
         without.sinks.get_mut("a").expect("it is configured").fallback = None;
-        assert_eq!(faults(&without), [""; 0], "nothing is held yet");
+        assert_eq!(faults(&without).await, [""; 0], "nothing is held yet");
         bed.post_many(5).await;
         bed.settled("a").await;
-        assert_eq!(faults(&with_fallback()), [""; 0]);
-        let found = faults(&without);
+        assert_eq!(faults(&with_fallback()).await, [""; 0]);
+        let found = faults(&without).await;
         assert!(found[0].contains("sinks.a.fallback: 5 events of \"a\" are held by \"b\""), "{found:?}");
         without.sinks.remove("a");
-        assert!(faults(&without)[0].starts_with("sinks.a: 5 events"), "{:?}", faults(&without));
+        assert!(faults(&without).await[0].starts_with("sinks.a: 5 events"), "{:?}", faults(&without).await);
         bed.fake("a").heal();
         nothing_is_held(&bed).await;
-        assert_eq!(faults(&without), [""; 0]);
+        assert_eq!(faults(&without).await, [""; 0]);
         bed.end().await;
     });
 }

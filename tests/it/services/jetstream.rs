@@ -1,9 +1,12 @@
 //! `buffer.backend: jetstream` against a real nats-server: the binary as receiver, as worker and as both.
 
+mod access;
 mod cluster;
 mod ends;
 mod fallback;
 mod faults;
+mod memory;
+mod protocols;
 mod rows;
 
 use std::{

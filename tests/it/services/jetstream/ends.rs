@@ -5,10 +5,11 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 
 use super::*;
+use crate::services::s3::bucket::{Bucket, Kind};
 
 /// What `validate` and a start say of the configuration, which is the same.
 #[track_caller]
-fn refused(place: &Place, words: &str) {
+pub(super) fn refused(place: &Place, words: &str) {
     place.write();
     let said = place.run(&["validate"]).failed(1);
     assert!(said.contains(words), "{said}");
@@ -61,11 +62,11 @@ fn what_cannot_be_a_journal_is_refused() {
 #[test]
 fn what_is_held_is_not_left_behind() {
     let Some(shared) = Shared::start("what_is_held_is_not_left_behind") else { return };
-    let (destination, directory) = (Destination::start(), tempfile::TempDir::new().unwrap());
+    let Some(bucket) = Bucket::start(Kind::Minio, "what_is_held_is_not_left_behind") else { return };
+    let destination = Destination::start();
     destination.answer(503);
     let out = destination.sink().replace("{ type", "{ fallback: overflow, type");
-    let overflow =
-        format!("{{ type: s3, url: \"file://{}\", only_as_fallback: true }}", directory.path().display());
+    let overflow = bucket.sink(", only_as_fallback: true");
     let disk = Place::empty().sink("out", &out).sink("overflow", &overflow);
     let mut forebay = disk.start();
     post(&forebay, &[event("held")]);

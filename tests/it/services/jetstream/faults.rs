@@ -201,6 +201,37 @@ fn a_consumer_that_is_deleted_is_made_again() {
     until("it is there", || destination.has("behind"));
 }
 
+/// Scenario: the stream is deleted and made anew under a process that uses it.
+/// Guarantee: it says so, and takes nothing more, since the new stream gives the old positions to other events; after a restart it
+/// takes and delivers again.
+#[test]
+fn a_stream_that_is_made_anew_is_not_taken_for_the_old_one() {
+    let Some(shared) = Shared::start("a_stream_that_is_made_anew_is_not_taken_for_the_old_one") else {
+        return;
+    };
+    let destination = Destination::start();
+    let place = shared.place().sink("out", &destination.sink());
+    let mut forebay = place.start();
+    post(&forebay, &[event("before")]);
+    until("it is there", || destination.has("before"));
+    until("the stream is empty", || shared.stream().state.messages == 0);
+    shared.ask(async |context| {
+        context.delete_stream("FOREBAY").await.unwrap();
+        let (name, subjects) = ("FOREBAY".to_owned(), vec!["FOREBAY.records".to_owned()]);
+        let discard = DiscardPolicy::New;
+        context.create_stream(Config { name, subjects, discard, ..Config::default() }).await.unwrap();
+    });
+    forebay.says("the stream was made anew");
+    forebay.post_json(json!([event("refused")]).to_string()).error(503, "journal_failed");
+    forebay.says("was made anew since this process began; start it again");
+    assert_eq!(shared.stream().state.last_sequence, 0, "nothing was written to it");
+    assert_eq!(forebay.stop(), Some(0));
+    let forebay = place.start();
+    post(&forebay, &[event("behind")]);
+    until("it is there", || destination.has("behind"));
+    assert!(!destination.has("refused"));
+}
+
 /// Scenario: a sink is brought down again and again while it has taken what its destination does not take, and while it waits
 /// for more.
 /// Guarantee: it takes again what it had, and every event arrives, in the same batches.
