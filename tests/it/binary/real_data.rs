@@ -8,26 +8,30 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{binary::Place, http::Destination, skipped, until};
+use crate::support::{binary::Place, data_dir, http::Destination, skipped, until};
 
 const FILE: &str = "access_events.ndjson.gz";
 
-/// The events of the file, or nothing where it does not lie beside the project.
-fn events() -> Option<Vec<Value>> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    let path = std::env::var_os("FOREBAY_DATA").map_or(beside, PathBuf::from).join(FILE);
-    let Ok(file) = File::open(&path) else {
-        let why = format!("{} is not there", path.display());
+/// The file as it is; where it cannot be read, that `test` is skipped is said.
+fn packed(test: &str) -> Option<Vec<u8>> {
+    let path = data_dir().join(FILE);
+    let read = fs::read(&path);
+    if let Err(error) = &read {
+        let why = format!("{}: {error}", path.display());
         let expected = std::env::var_os("CI").is_some() && path.parent().is_some_and(Path::exists);
         assert!(!expected, "{why}");
-        skipped("real_requests_come_back_field_for_field", &why);
-        return None;
-    };
+        skipped(test, &why);
+    }
+    read.ok()
+}
+
+/// The events in it.
+fn events(packed: &[u8]) -> Vec<Value> {
     let mut text = String::new();
-    MultiGzDecoder::new(file).read_to_string(&mut text).unwrap();
-    Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    MultiGzDecoder::new(packed).read_to_string(&mut text).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The fields that were sent.
@@ -52,7 +56,8 @@ fn same(what: &str, wanted: &BTreeMap<String, Value>, found: impl IntoIterator<I
 /// with its rotated and packed files give every one of them back, field for field.
 #[test]
 fn real_requests_come_back_field_for_field() {
-    let Some(events) = events() else { return };
+    let Some(packed) = packed("real_requests_come_back_field_for_field") else { return };
+    let events = events(&packed);
     assert_eq!(events.len(), 9_999);
     let destination = Destination::start();
     let place = Place::new().sink("up", &destination.sink());
@@ -108,4 +113,26 @@ fn real_requests_come_back_field_for_field() {
         MultiGzDecoder::new(File::open(path).unwrap()).read_to_string(&mut text).unwrap();
     }
     same("the files", &wanted, text.lines().map(|line| serde_json::from_str(line).unwrap()));
+}
+
+/// Scenario: the command of the README, to the letter: the file is the body of one request, packed as it is, without ids in the
+/// answer.
+/// Guarantee: the answer is the README's, and the store has every event of the file as it was sent.
+#[test]
+fn the_file_goes_in_packed_as_the_readme_says() {
+    let Some(packed) = packed("the_file_goes_in_packed_as_the_readme_says") else { return };
+    // The file is of 2015, and a night may begin in here.
+    let forebay = Place::new().section("retention: { days: 36500 }").start();
+    let headers = [("Content-Type", "application/x-ndjson"), ("Content-Encoding", "gzip")];
+    let answer = forebay.post("/events?ids=false", &headers, &packed).ok(202).json();
+    assert_eq!(answer, json!({"accepted": 9_999, "rejected": []}));
+    until("the store has all", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    assert_eq!(forebay.counted(), 9_999);
+    let texts = |events: &[Value]| {
+        let mut texts: Vec<_> = events.iter().map(|event| sent(event).to_string()).collect();
+        texts.sort_unstable();
+        texts
+    };
+    let stored = texts(&forebay.all_events("limit=1000"));
+    assert!(stored == texts(&events(&packed)), "{} events, and not those that were sent", stored.len());
 }

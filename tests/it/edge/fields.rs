@@ -33,7 +33,7 @@ fn every_store_on_the_way_has_the_same() {
         let more = format!(", compression: {compression}");
         let gateway = Place::new().sink("up", &centre.sink(&more)).start();
         let edge = Place::new().sink("up", &sink(gateway.ingest(), &more)).start();
-        let large: String = (0..600_000).map(|_| fastrand::alphanumeric()).collect();
+        let large: String = (0..1_000_000).map(|_| fastrand::alphanumeric()).collect();
         let events = [
             json!({"service": "s", "message": "no id, no time, no metadata"}),
             json!({"event_id": "mine", "service": "s", "message": "h\u{e9}llo \u{1f600} \"q\"\n\u{0}\u{7f}",

@@ -5,6 +5,7 @@ mod all;
 mod cassandra;
 mod clickhouse;
 mod collector;
+mod encrypted;
 mod fallback;
 mod jetstream;
 mod nats;

@@ -374,8 +374,8 @@ fn validate_reaches_the_server() {
     assert!(said.contains("FAIL  sink db      postgres  NO         ?           ?       -"), "{said}");
 }
 
-/// `manage_schema` made every fault of the table pass for one that Forebay would mend at its start. It makes tables and adds
-/// columns, and nothing else.
+/// `manage_schema` made every fault of the table pass for one that Forebay would mend with its first batch. It makes tables and
+/// adds columns, and nothing else.
 #[test]
 fn r0504_validate_passed_a_table_that_cannot_be_written() {
     let Some(postgres) = Postgres::start("r0504_validate_passed_a_table_that_cannot_be_written") else {

@@ -1,5 +1,6 @@
 //! What the tests stand on: a running binary and an HTTP client that may misbehave; a pipeline within the test and
-//! destinations in memory; clients that others wrote; devices that fill up, and wires that break.
+//! destinations in memory; clients that others wrote; devices that fill up, wires that break, and what speaks TLS for a server
+//! that does not.
 
 pub mod binary;
 pub mod clients;
@@ -11,6 +12,7 @@ pub mod http2;
 pub mod memory;
 pub mod otlp;
 pub mod testbed;
+pub mod tls_front;
 pub mod wire;
 
 use std::{

@@ -1,4 +1,4 @@
-//! Kills of the current engine: what comes again is known by its token, over its restarts too.
+//! The current engine: what comes again is known by its token, over its restarts too; and what it says when it cannot.
 
 use std::{
     cell::{Cell, RefCell},
@@ -7,7 +7,9 @@ use std::{
 
 use serde_json::json;
 
-use super::{Clickhouse, assert_each_once, through_kills};
+use super::{
+    Clickhouse, Service, a_full_device_is_waited_for, assert_each_once, complains, event, post, through_kills,
+};
 use crate::support::{
     binary::{Forebay, Place},
     http::request,
@@ -110,4 +112,53 @@ fn r0585_a_column_of_another_type_took_wrong_times() {
     clickhouse.wait_for(2);
     let wrong = "SELECT countIf(abs(dateDiff('hour', ingested_at, now())) > 24 OR toYear(timestamp) != 2026) FROM events";
     assert_eq!(clickhouse.sql(wrong), "0");
+}
+
+/// Nothing is lost while an operator has something to mend, and each time the sink says what: a wrong password, a user that is
+/// not there, and a database and a table that are missing. (The engine knows no users; the words about them are the front's.)
+#[test]
+fn what_an_operator_can_mend_in_the_current_engine_is_waited_for() {
+    let test = "what_an_operator_can_mend_in_the_current_engine_is_waited_for";
+    let Some(clickhouse) = Clickhouse::start_current(test) else { return };
+    let mut place = Place::empty();
+    let mut run = |keys: &str, id: &str| {
+        place.set_sink("db", Some(&clickhouse.sink(&format!("{keys}, database: logs"))));
+        let forebay = place.start();
+        post(&forebay, &[event(id)]);
+        forebay
+    };
+    let refused = |forebay: &Forebay, words: &str| {
+        complains(forebay, words);
+        assert!(forebay.metric("forebay_sink_errors_total", "refused") > 0.0);
+    };
+    let mut forebay = run(", user: guarded, password: secret-2", "a");
+    refused(&forebay, "guarded: Authentication failed");
+    assert!(!forebay.get("/health").text().contains("secret-2") && !forebay.log().contains("secret-2"));
+    forebay.kill();
+    let mut forebay = run(", user: nobody, password: secret-1", "b");
+    refused(&forebay, "nobody: Authentication failed");
+    forebay.kill();
+    let forebay = run(", user: guarded, password: secret-1, manage_schema: false", "c");
+    refused(&forebay, "Database logs does not exist");
+    clickhouse.sql("CREATE DATABASE logs");
+    complains(&forebay, "manage_schema: true lets Forebay make it");
+    clickhouse.sql(
+        "CREATE TABLE logs.events (event_id String, timestamp DateTime64(9, 'UTC'), service String, message String) \
+         ENGINE = MergeTree ORDER BY event_id",
+    );
+    until("all has its outcome", || forebay.metric("forebay_buffer_events", "") == 0.0);
+    let ids = clickhouse.sql("SELECT event_id FROM logs.events ORDER BY event_id FORMAT TabSeparated");
+    assert_eq!(ids, "a\nb\nc");
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
+}
+
+/// A device that is full, in today's words for it; each row is counted.
+#[test]
+fn a_full_current_engine_is_waited_for() {
+    let test = "a_full_current_engine_is_waited_for";
+    let Some(clickhouse) = Service::start_on_device("clickhouse-engine", 64, test).map(Clickhouse) else {
+        return;
+    };
+    let count = || clickhouse.try_sql("SELECT count() FROM events").1.trim().parse().unwrap_or(0);
+    a_full_device_is_waited_for(&clickhouse.0, &clickhouse.sink(""), "not enough space", count);
 }
