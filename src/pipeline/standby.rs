@@ -73,8 +73,16 @@ impl Pipeline {
         let (held, new) = (self.parts.held.clone(), new.clone());
         let looking = tokio::task::spawn_blocking(move || {
             // A receiver has nothing to do with what is held, and may not be allowed to see it.
-            if !new.sinks.is_empty() {
-                held.open(to_come && new.sinks.values().any(|sink| sink.fallback.is_some()))?;
+            let has_fallback = new.sinks.values().any(|sink| sink.fallback.is_some());
+            let opened = match new.sinks.is_empty() {
+                true => Ok(()),
+                false => held.open(to_come && has_fallback),
+            };
+            match opened {
+                Err(error) if to_come && !has_fallback => {
+                    tracing::warn!(%error, "whether something is held that is not read back cannot be told");
+                }
+                opened => opened?,
             }
             misplaced(&*held, &new)
         });

@@ -34,7 +34,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::mirror::{ENTRY_BYTES, Entry, Id, Known, Mirror};
+use self::{
+    bucket::Step,
+    mirror::{ENTRY_BYTES, Entry, Id, Known, Mirror},
+};
 use super::{ASK_WAIT, wait_for};
 use crate::config::JetstreamConfig;
 
@@ -158,7 +161,16 @@ impl SharedBooks {
         may: impl Fn(&Known) -> bool + Send + 'static,
         to: impl Fn(&Known) -> Option<Entry> + Send + 'static,
     ) -> Result<Option<Note>, StateError> {
-        self.ask(|books| async move { books.step(&id, may, to).await })
+        self.ask(|books| async move {
+            match books.step(&id, may, to).await? {
+                Step::Taken(note) => Ok(Some(note)),
+                Step::Barred => Ok(None),
+                // What becomes of it is not known, as where no answer comes.
+                Step::Contended => {
+                    Err(books.failed(format_args!("{} is changed by others at the same time", id.name())))
+                }
+            }
+        })
     }
 
     /// Takes the step that ends what this process does with a batch, which is at hand no more when it was taken or cannot be.

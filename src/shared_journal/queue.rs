@@ -91,6 +91,8 @@ struct Held {
     piece: Piece,
     /// Events without an outcome.
     left: u64,
+    /// The server gave another message of this place: what is said of this one would count for that.
+    is_replaced: bool,
 }
 
 /// The consumer of a sink, made where it is missing. A new one begins at the oldest message there is: what was accepted
@@ -249,11 +251,14 @@ impl SinkQueue {
             if is_first && is_known {
                 // The server gives it for the first time, and it was here before: its consumer is another one, and perhaps the
                 // stream. It comes again when `ack_wait` is over, and by then `watch` has seen which.
+                if let Some(held) = state.held.get_mut(&sequence) {
+                    held.is_replaced = true;
+                }
                 return;
             }
             if let Some(held) = state.held.get_mut(&sequence) {
                 // Its time ran out here, and nobody else asked for it.
-                held.acker = acker;
+                (held.acker, held.is_replaced) = (acker, false);
                 return;
             }
             if state.settled_set.contains(&sequence) {
@@ -279,7 +284,7 @@ impl SinkQueue {
             return self.give_back(acker);
         }
         state.failure = None;
-        state.held.insert(sequence, Held { acker, piece, left });
+        state.held.insert(sequence, Held { acker, piece, left, is_replaced: false });
         state.ready.push_back(sequence);
         drop(state);
         self.arrived.notify_all();
@@ -289,6 +294,9 @@ impl SinkQueue {
     /// to another, who delivers it again.
     fn acknowledge(&self, sequence: u64, acker: Arc<Acker>) {
         let Some(queue) = self.me.upgrade() else { return };
+        if self.shared.is_another.load(Ordering::Relaxed) {
+            return;
+        }
         self.state().acknowledging += 1;
         self.runtime.spawn(async move {
             let mut acknowledged = acker.double_ack().await;
@@ -333,8 +341,12 @@ impl SinkQueue {
                 if state.closed && state.held.is_empty() {
                     return;
                 }
-                state.held.values().map(|held| held.acker.clone()).collect()
+                let held = state.held.values().filter(|held| !held.is_replaced);
+                held.map(|held| held.acker.clone()).collect()
             };
+            if self.shared.is_another.load(Ordering::Relaxed) {
+                continue;
+            }
             for acker in ackers {
                 if let Err(error) = acker.ack_with(AckKind::Progress).await {
                     tracing::debug!(sink = %self.sink, %error, "the server could not be told what is worked on");
@@ -388,7 +400,10 @@ impl Queue for SinkQueue {
             state.settled_set.remove(&forgotten);
         }
         drop(state);
-        self.acknowledge(sequence, held.acker);
+        if !held.is_replaced {
+            self.acknowledge(sequence, held.acker);
+        }
+        self.has_room();
     }
 
     fn restart(&self) -> u64 {
@@ -413,13 +428,13 @@ impl Queue for SinkQueue {
     fn release(&self) {
         self.close();
         let held = std::mem::take(&mut self.state().held);
-        if held.is_empty() {
+        if held.is_empty() || self.shared.is_another.load(Ordering::Relaxed) {
             return;
         }
         let client = self.shared.context.client();
         let (done, wait) = std::sync::mpsc::sync_channel(1);
         self.runtime.spawn(async move {
-            for held in held.values() {
+            for held in held.values().filter(|held| !held.is_replaced) {
                 if held.acker.ack_with(AckKind::Nak(None)).await.is_err() {
                     break;
                 }

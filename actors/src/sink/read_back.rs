@@ -13,7 +13,7 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     BreakerState, LOOK_INTERVAL, Sink,
-    delivery::{Burial, Work},
+    delivery::{Burial, Task, Work},
     standby::{Standby, books},
 };
 use crate::{
@@ -120,6 +120,9 @@ impl Sink {
         } else if standby.spec.held.total(&self.spec.name, &standby.spec.name).batches > 0 {
             self.fetch(now, ctx);
         } else if std::mem::take(&mut standby.back.said) {
+            // What went wrong meanwhile was about what is held no more.
+            standby.backoff.reset();
+            standby.spec.probe.error(None);
             tracing::info!(sink = %self.spec.name, from = %standby.spec.name, "everything that was held has been read back");
         }
     }
@@ -250,10 +253,12 @@ impl Sink {
         if standby.back.busy || !standby.spec.held.are_shared() {
             return;
         }
-        // Not what has its outcome, nor what a destination panics on: the next would not know how often it has.
-        let todo = &standby.back.todo;
-        let is_stuck = is_open && !todo.is_empty() && todo.iter().all(|work| work.panics == 0);
-        let stuck = standby.back.current.clone().filter(|_| is_stuck);
+        // Only what is as it was fetched: of what was delivered in part, or panicked on, the next would not know that.
+        let is_whole = |key: &HeldKey| match standby.back.todo.iter().collect::<Vec<_>>()[..] {
+            [Work { task: Task::Deliver(batch), panics: 0, .. }] => batch.span() == key.span,
+            _ => false,
+        };
+        let stuck = standby.back.current.clone().filter(|key| is_open && is_whole(key));
         let Some(key) = standby.back.unfetched.clone().or(stuck) else { return };
         standby.back.busy = true;
         let (held, holder, of) = (standby.spec.held.clone(), standby.spec.name.clone(), key.clone());

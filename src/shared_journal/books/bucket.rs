@@ -32,6 +32,16 @@ pub(super) enum Change {
     Refused,
 }
 
+/// What became of a step.
+pub(super) enum Step {
+    /// What was noted before it.
+    Taken(Note),
+    /// It is not to be taken from where the entry is.
+    Barred,
+    /// Others change the entry all the time.
+    Contended,
+}
+
 impl SharedBooks {
     /// The bucket, all of which was read, made where it is missing and that is wanted.
     pub(super) async fn store(self: &Arc<Self>, make: bool) -> Result<Option<kv::Store>, StateError> {
@@ -183,29 +193,29 @@ impl SharedBooks {
         }
     }
 
-    /// Takes a step from where the entry is known to be, unless `may` refuses that; `None` where it was not taken. `to` is the
-    /// stage it comes to, and what is noted then; without it, the entry goes.
+    /// Takes a step from where the entry is known to be, unless `may` refuses that. `to` is what it says then; without it, the entry
+    /// goes.
     ///
     /// # Errors
-    /// Where the servers do not answer or refuse, or others change the entry all the time: what becomes of it is not known then.
+    /// Where the servers do not answer or refuse: whether it was taken is not known then.
     pub(super) async fn step(
         &self,
         id: &Id,
         may: impl Fn(&Known) -> bool,
         to: impl Fn(&Known) -> Option<Entry>,
-    ) -> Result<Option<Note>, StateError> {
-        let Some(store) = self.opened() else { return Ok(None) };
+    ) -> Result<Step, StateError> {
+        let Some(store) = self.opened() else { return Ok(Step::Barred) };
         for tried in 0..STEP_TRIES {
             if tried > 0 {
                 tokio::time::sleep(STEP_PAUSE).await;
             }
             let known = self.state().mirror.get(id).cloned();
-            let Some(known) = known.filter(&may) else { return Ok(None) };
+            let Some(known) = known.filter(&may) else { return Ok(Step::Barred) };
             if let Change::Made = self.change(&store, id, to(&known), known.revision).await? {
-                return Ok(Some(known.entry.note));
+                return Ok(Step::Taken(known.entry.note));
             }
         }
-        Err(self.failed(format_args!("{} is changed by others at the same time", id.name())))
+        Ok(Step::Contended)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Owner, SharedBooks,
-    bucket::Change,
+    bucket::{Change, Step},
     mirror::{Entry, Id, Known},
 };
 use crate::shared_journal::{place, sequence_of};
@@ -148,31 +148,28 @@ impl Books for SharedBooks {
         let entry = self.asked(&id)?;
         // Also where it was read back meanwhile: only what was held has events.
         let was_held = |entry: &Entry| entry.stage != Stage::Intended && entry.note.events > 0;
-        let bytes = entry.filter(was_held).map(|entry| entry.note.bytes);
-        if bytes.is_some() {
+        let entry = entry.filter(was_held);
+        // Unless it is here to be read back by now.
+        if entry.as_ref().is_some_and(|entry| entry.by != Some(self.me)) {
             self.state().at_hand.remove(&id);
         }
-        Ok(bytes)
+        Ok(entry.map(|entry| entry.note.bytes))
     }
 
     fn oldest(&self, owner: &SinkName, holder: &SinkName) -> Result<Option<HeldKey>, StateError> {
         let (me, life) = (self.me, self.state().life(owner));
-        let mut failed = None;
         for (id, known) in self.free(owner, holder, TAKE_TRIES) {
             // What an earlier life of the sink had at hand is the first to go on with.
             let is_mine = known.entry.by == Some(me);
-            let revision = known.revision;
             let taken = is_mine || {
-                let may = move |known: &Known| known.revision == revision;
-                let take = move |known: &Known| Some(Entry { by: Some(me), ..known.entry.clone() });
-                match self.take_step(id.clone(), may, take) {
-                    Ok(taken) => taken.is_some(),
-                    // Others may be taking that one; the next may do.
-                    Err(error) => {
-                        failed = Some(error);
-                        false
-                    }
-                }
+                let (of, revision) = (id.clone(), known.revision);
+                let step = self.ask(async move |books| {
+                    let may = |known: &Known| known.revision == revision;
+                    let take = |known: &Known| Some(Entry { by: Some(me), ..known.entry.clone() });
+                    books.step(&of, may, take).await
+                });
+                // One that others are taking is theirs.
+                matches!(step?, Step::Taken(_))
             };
             if taken {
                 let key = id.key();
@@ -180,7 +177,7 @@ impl Books for SharedBooks {
                 return Ok(Some(key));
             }
         }
-        failed.map_or(Ok(None), Err)
+        Ok(None)
     }
 
     fn is_at_hand(&self, holder: &SinkName, key: &HeldKey) -> Result<bool, StateError> {
@@ -202,16 +199,10 @@ impl Books for SharedBooks {
     }
 
     fn let_go(&self, holder: &SinkName, key: &HeldKey) -> Result<(), StateError> {
-        // First, since nobody tries it again: not renewed, it goes by itself.
-        let (me, id) = (self.me, Id::new(holder, key));
-        self.state().at_hand.remove(&id);
-        // It may be held although the answer said otherwise, and nobody's yet.
-        let may = move |known: &Known| {
-            let Entry { stage, by, .. } = &known.entry;
-            known.entry.is_of(Stage::Intended, me) || *stage == Stage::Held && by.is_none()
-        };
-        let to = |known: &Known| Some(known.entry.turned(Stage::Leaving, known.entry.note));
-        self.take_step(id, may, to).map(drop)
+        // First, since nobody tries it again: not renewed, it goes by itself. What is held in spite of a lost answer stays held, and is
+        // read back: its events may come once more, but whoever got its message meanwhile has counted on it.
+        self.state().at_hand.remove(&Id::new(holder, key));
+        self.finish(holder, key, Stage::Intended, Some(Stage::Leaving)).map(drop)
     }
 
     fn leaving(&self, owner: &SinkName, holder: &SinkName) -> Result<Option<HeldKey>, StateError> {

@@ -32,6 +32,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// without a word, and what went from the bucket meanwhile is not told.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Looks at the connection for each at the bucket itself.
+const LOOKS_A_CHECK: u32 = 5;
+
 /// Looks in a row at which nothing has come, after which a reading that is not at its end is given up.
 const SILENT_LOOKS: u32 = 5;
 
@@ -64,16 +67,21 @@ pub(super) async fn follow(books: Arc<SharedBooks>, mut store: kv::Store) {
             tracing::warn!(bucket, error, "the books of what is held cannot be followed; it is tried again");
         }
         tokio::time::sleep(RETRY_PAUSE).await;
-        if let Ok(None) = books.open(false).await {
-            let batches = books.state().mirror.iter().count();
-            tracing::error!(
-                bucket = books.bucket,
-                batches,
-                "somebody has removed the bucket: what was held lies at its holders and is not read back; it is made anew"
-            );
-            if let Ok(Some(anew)) = books.open(true).await {
-                store = anew.clone();
-                books.state().store = Some(anew);
+        // Whoever has nothing held needs none.
+        if matches!(books.open(false).await, Ok(None)) && !books.state().owners.is_empty() {
+            let (bucket, batches) = (&books.bucket, books.state().mirror.iter().count());
+            match books.open(true).await {
+                Ok(Some(anew)) => {
+                    tracing::error!(
+                        bucket,
+                        batches,
+                        "somebody has removed the bucket, and it was made anew: what was held lies at its holders and is not read back"
+                    );
+                    store = anew.clone();
+                    books.state().store = Some(anew);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(bucket, %error, "the bucket is gone and cannot be made"),
             }
         }
     }
@@ -86,6 +94,7 @@ async fn follow_once(
 ) -> Result<std::convert::Infallible, String> {
     let failed = |error: &dyn std::error::Error| destination::chain(error);
     let connection = Looked::at(books);
+    let bucket = store.stream.get_info().await.map_err(|e| failed(&e))?;
     books.state().mirror.is_read(Instant::now());
     // Pulled, because what is pushed needs one more right for its flow control, and stands still without a word where it is missing.
     let reader = pull::OrderedConfig {
@@ -136,13 +145,32 @@ async fn follow_once(
     tell_of_others(books, of_others);
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut looked, mut came) = (0, true);
+    // What was there last when everything had come.
+    let mut last = store.stream.get_info().await.map_err(|e| failed(&e))?.state.last_sequence;
     loop {
         tokio::select! {
             message = messages.next() => {
                 let message = message.ok_or_else(|| ENDED.to_owned())?.map_err(|e| failed(&e))?;
+                last = last.max(message.info().map_or(0, |info| info.stream_sequence));
+                came = true;
                 meet(books, store, &message, false);
             }
-            _ = looks.tick() => connection.check(books)?,
+            _ = looks.tick() => {
+                connection.check(books)?;
+                looked += 1;
+                if looked % LOOKS_A_CHECK == 0 {
+                    // The client begins again where it was, without a word, also in another bucket.
+                    let now = store.stream.get_info().await.map_err(|e| failed(&e))?;
+                    if now.created != bucket.created {
+                        return Err("the bucket was made anew".to_owned());
+                    }
+                    if now.state.last_sequence > last && !came {
+                        return Err(format!("entry {} does not come", now.state.last_sequence));
+                    }
+                    came = false;
+                }
+            }
         }
     }
 }

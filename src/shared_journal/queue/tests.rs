@@ -108,7 +108,11 @@ async fn r0589_a_message_of_a_stream_made_anew_was_taken_for_a_delivered_one() {
     assert_eq!(queue.state().acknowledging, 1, "it is another message");
     comes_for(&queue, 7, 2);
     assert_eq!(queue.state().acknowledging, 2, "its acknowledgement came too late, and it comes again");
-    queue.shared.is_another.store(true, Ordering::Relaxed);
     comes(&queue, 8);
+    comes(&queue, 8);
+    queue.settle(Span { first: place(8), end: place(8).plus(1) });
+    assert_eq!(queue.state().acknowledging, 2, "the word would be taken for the new one's");
+    queue.shared.is_another.store(true, Ordering::Relaxed);
+    comes(&queue, 9);
     assert!(queue.state().held.is_empty());
 }

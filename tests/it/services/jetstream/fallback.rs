@@ -346,6 +346,29 @@ fn r0588_what_was_read_back_stayed_at_the_holder_after_a_restart() {
     until("the books are empty", || shared.noted() == 0);
 }
 
+/// Scenario: somebody removes the bucket of the books under a worker that has a batch held.
+/// Guarantee: it says what that costs, makes another, and holds and reads back as before.
+#[test]
+fn a_bucket_that_is_removed_is_made_again() {
+    let Some(shared) = Shared::start("a_bucket_that_is_removed_is_made_again") else { return };
+    let Some(bucket) = Bucket::start(Kind::Minio, "a_bucket_that_is_removed_is_made_again") else { return };
+    let destination = Destination::start();
+    destination.answer(503);
+    let place = shared.place().sink("out", &with_fallback(&destination));
+    let place = place.sink("overflow", &overflow(&bucket));
+    let worker = place.start();
+    post(&worker, &[event("lost from the books")]);
+    until("it is held", || held(&worker) == 1.0);
+    shared.ask(async |context| assert!(context.delete_key_value("FOREBAY_HELD").await.unwrap().success));
+    worker.says("somebody has removed the bucket");
+    until("nothing is known any more", || held(&worker) == 0.0);
+    post(&worker, &[event("a")]);
+    until("it is held", || held(&worker) == 1.0);
+    destination.answer(200);
+    all_arrived(&destination, &["a".to_owned()].into());
+    until("all is well", || worker.json("/health")["status"] == "healthy");
+}
+
 /// Scenario: somebody has made the bucket of the books so that it forgets.
 /// Guarantee: a process with a fallback does not begin, and says what is wrong; a receiver, which has nothing to do with it, does.
 #[test]
