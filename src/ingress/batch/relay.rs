@@ -140,6 +140,13 @@ fn kept(count: u32, rejected: &[u32]) -> Vec<Range<u32>> {
 mod tests {
     use super::*;
 
+    /// A message of these fields.
+    fn message(entries: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        entries.iter().for_each(|(number, bytes)| wire::put_bytes(&mut out, *number, bytes));
+        out
+    }
+
     #[test]
     fn runs_lie_between_what_is_rejected() {
         for (count, without, expected) in [
@@ -159,11 +166,6 @@ mod tests {
     /// of the resource, so a request of some megabytes could become gigabytes.
     #[test]
     fn r0553_scattered_items_multiplied_what_stands_around_them() {
-        let message = |entries: &[(u32, &[u8])]| {
-            let mut out = Vec::new();
-            entries.iter().for_each(|(number, bytes)| wire::put_bytes(&mut out, *number, bytes));
-            out
-        };
         let read = |records: usize| {
             let resource = message(&[(1, &message(&[(1, &[b'k'; 20_000])]))]);
             let wrong = message(&[(9, b"abc")]);
@@ -187,11 +189,6 @@ mod tests {
     /// Guarantee: all of them are told, and why only of as many as an answer has. A text was kept for each, many times its bytes.
     #[test]
     fn r0587_every_invalid_item_kept_a_text() {
-        let message = |entries: &[(u32, &[u8])]| {
-            let mut out = Vec::new();
-            entries.iter().for_each(|(number, bytes)| wire::put_bytes(&mut out, *number, bytes));
-            out
-        };
         let wrong = message(&[(9, b"abc")]);
         let records = vec![(2, &wrong[..]); REJECTIONS_MAX + 10];
         let request = message(&[(1, &message(&[(2, &message(&records))]))]);
