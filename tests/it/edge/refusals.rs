@@ -7,6 +7,7 @@ use crate::{
     otlp::protobuf,
     support::{
         binary::{Forebay, Place},
+        device::Device,
         eventually,
         testbed::incompressible,
         until,
@@ -145,6 +146,35 @@ fn a_full_gateway_is_waited_for() {
     place.set_sink("away", None);
     place.write();
     gateway.signal("HUP");
+    until("all are stored", || gateway.counted() == posted);
+    until("the edge knows", || edge.metric("forebay_sink_lag_events", "up") == 0.0);
+    assert_eq!(edge.metric("forebay_sink_dead_letters_total", "up"), 0.0);
+}
+
+/// Scenario: the device of the gateway is full to the last byte; later it has room again.
+/// Guarantee: the edge waits, and says why; nothing is restarted, and everything arrives once.
+#[test]
+fn a_gateway_on_a_full_device_is_waited_for() {
+    let below = Place::new();
+    let test = "a_gateway_on_a_full_device_is_waited_for";
+    let Some(device) = Device::tmpfs(below.file("device"), 96, test) else { return };
+    let gateway = Place::new().with_data_dir(device.path.join("data")).start();
+    let edge = Place::empty().sink("up", &sink(gateway.ingest(), ", batch: { max_events: 20 }")).start();
+    post(&edge, &[event("first")]);
+    until("the first is stored", || gateway.counted() == 1);
+    let ballast = device.fill();
+    let mut posted = 1;
+    until("the device is full", || {
+        let mut large = event(&format!("e{posted}"));
+        large["message"] = incompressible(posted as usize)[..50_000].into();
+        post(&edge, &[large]);
+        posted += 1;
+        edge.metric("forebay_sink_errors_total", "up") >= 1.0
+    });
+    until("the sink says so", || {
+        edge.get("/health").text().contains("no space is left on the device of the journal")
+    });
+    std::fs::remove_file(ballast).unwrap();
     until("all are stored", || gateway.counted() == posted);
     until("the edge knows", || edge.metric("forebay_sink_lag_events", "up") == 0.0);
     assert_eq!(edge.metric("forebay_sink_dead_letters_total", "up"), 0.0);
