@@ -376,3 +376,29 @@ fn a_token_that_a_collector_does_not_know_is_waited_for() {
         assert_eq!(place.run(&["dead-letter", "list", "up"]).ok(), "");
     }
 }
+
+/// Scenario: the Collector has no pipeline for one of the signals, until somebody mends its configuration.
+/// Guarantee: the sink says so in the Collector's words and waits; then everything arrives, and nothing has become a dead letter.
+#[test]
+fn a_signal_without_a_pipeline_is_waited_for() {
+    for (protocol, words) in
+        [("grpc", "unknown service opentelemetry.proto.collector.trace"), ("http", "404")]
+    {
+        let test = "a_signal_without_a_pipeline_is_waited_for";
+        let whole = configuration("", TO_FILES);
+        let lines: Vec<_> = whole.lines().filter(|line| !line.starts_with("    traces:")).collect();
+        let Some(collector) = Collector::start_as(test, lines.join("\n")) else { return };
+        let mut behind = Behind { collector, wire: Wire::to(0, []), protocol };
+        behind.lead();
+        let place = behind.place("secret-123");
+        let forebay = place.start();
+        let posted = post(&forebay, "waits");
+        complains(&forebay, words);
+        behind.end(End::Ordered);
+        behind.collector.configure(whole);
+        behind.up();
+        delivered(&forebay);
+        assert_eq!(behind.filed(), posted);
+        assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "up"), 0.0);
+    }
+}

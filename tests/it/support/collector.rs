@@ -61,6 +61,11 @@ impl Collector {
         Some(collector)
     }
 
+    /// From the next start on it has this configuration.
+    pub fn configure(&mut self, configuration: String) {
+        self.configuration = configuration;
+    }
+
     /// Starts it, at ports of this life, and waits until every component of it is ready.
     #[track_caller]
     pub fn up(&mut self) {
