@@ -95,7 +95,8 @@ impl Pipeline {
             let is_now = self.config.sinks.get(holder.as_str()).and_then(|sink| sink.kind.holds_at());
             let places = self.parts.held.places(&holder).unwrap_or_default();
             let others: Vec<_> = places.iter().filter(|place| Some(*place) != is_now.as_ref()).collect();
-            if self.config.sinks.contains_key(owner.as_str()) && !others.is_empty() {
+            // Where all of it lies elsewhere, `misplaced` says so.
+            if self.config.sinks.contains_key(owner.as_str()) && (1..places.len()).contains(&others.len()) {
                 tracing::warn!(
                     sink = %owner, %holder, events = held.events, ?others,
                     "some of what is held lies where another process has put it, and is read back by one that names the place as that did"

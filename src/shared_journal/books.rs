@@ -65,14 +65,8 @@ pub struct SharedBooks {
     /// This process.
     me: u64,
     state: Mutex<State>,
-    reading: tell::Sender<Reading>,
-}
-
-/// How far the first reading of the bucket is.
-#[derive(Debug, Default)]
-struct Reading {
-    entries: u64,
-    is_done: bool,
+    /// All of the bucket was read; told of each entry until then.
+    is_known: tell::Sender<bool>,
 }
 
 struct State {
@@ -130,7 +124,7 @@ impl SharedBooks {
                 gone: BTreeMap::new(),
             }),
             stream,
-            reading: tell::Sender::default(),
+            is_known: tell::Sender::new(false),
         })
     }
 

@@ -211,24 +211,32 @@ async fn make(context: &Context, config: &JetstreamConfig, bytes_max: u64) -> Re
 /// What of a stream that is there would lose events, or keep Forebay from using it.
 fn suits(info: &Info, config: &JetstreamConfig) -> Result<(), Vec<String>> {
     let (stream, subject) = (&info.config, config.subject());
-    let mut wrong = Vec::new();
-    let mut want = |holds: bool, what: String| {
+    let mut wrong = loses(stream);
+    let mut want = |holds: bool, what: &str| {
         if !holds {
-            wrong.push(what);
+            wrong.push(what.to_owned());
         }
     };
-    want(stream.subjects == [&*subject], format!("subjects should be {subject} alone"));
-    want(stream.retention == RetentionPolicy::Limits, "retention should be limits".to_owned());
-    want(stream.discard == DiscardPolicy::New, "discard should be new".to_owned());
-    want(stream.max_age.is_zero(), "max_age should be 0".to_owned());
-    want(stream.max_messages <= 0, "max_msgs should be -1".to_owned());
-    want(stream.max_messages_per_subject <= 0, "max_msgs_per_subject should be -1".to_owned());
-    want(stream.max_message_size <= 0, "max_msg_size should be -1".to_owned());
-    want(stream.storage == StorageType::File, "storage should be file".to_owned());
-    want(!stream.no_ack, "no_ack should be off".to_owned());
-    want(!stream.sealed && !stream.deny_purge, "it should be neither sealed nor deny purges".to_owned());
-    want(stream.mirror.is_none() && stream.sources.is_none(), "it should mirror nothing".to_owned());
+    want(stream.subjects == [&*subject], &format!("subjects should be {subject} alone"));
+    want(stream.retention == RetentionPolicy::Limits, "retention should be limits");
+    want(stream.max_messages_per_subject <= 0, "max_msgs_per_subject should be -1");
+    want(stream.max_message_size <= 0, "max_msg_size should be -1");
+    want(!stream.deny_purge, "it should not deny purges");
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// What of a stream loses messages, or takes none.
+pub(super) fn loses(stream: &Config) -> Vec<String> {
+    let wanted = [
+        (stream.discard == DiscardPolicy::New, "discard should be new"),
+        (stream.max_age.is_zero(), "max_age should be 0"),
+        (stream.max_messages <= 0, "max_msgs should be -1"),
+        (stream.storage == StorageType::File, "storage should be file"),
+        (!stream.no_ack, "no_ack should be off"),
+        (!stream.sealed, "it should not be sealed"),
+        (stream.mirror.is_none() && stream.sources.is_none(), "it should mirror nothing"),
+    ];
+    wanted.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what.to_owned()).collect()
 }
 
 fn not_suited(config: &JetstreamConfig, wrong: &[String]) -> String {

@@ -39,7 +39,7 @@ pub trait Books: Debug + Send + Sync + 'static {
     /// Where the books cannot be read.
     fn places(&self, holder: &SinkName) -> Result<Vec<String>, StateError>;
 
-    /// Notes where the holder keeps what it will hold; does nothing while it holds something.
+    /// Notes where the holder keeps what it will hold; where that is one place for all of it, does nothing while it holds something.
     ///
     /// # Errors
     /// Where the books cannot be kept.

@@ -14,10 +14,7 @@ use std::{
 
 use sled::transaction::TransactionError;
 
-use super::{
-    Books, HELD_BATCHES_MAX, HeldTotals, StateDb, StateError,
-    books::{Note, Stage, Sums},
-};
+use super::{Books, HELD_BATCHES_MAX, HeldTotals, Note, Stage, StateDb, StateError, Sums};
 use crate::{
     event::Timestamp,
     holding::HeldKey,

@@ -4,7 +4,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self, ErrorCode, kv,
-    stream::{Config, DiscardPolicy, LastRawMessageErrorKind, StorageType},
+    stream::{Config, LastRawMessageErrorKind},
 };
 use forebay_actors::state::{Note, StateError};
 use tokio::time::{Instant, timeout};
@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     destination,
-    shared_journal::{ASK_WAIT, open::find},
+    shared_journal::{
+        ASK_WAIT,
+        open::{find, loses},
+    },
 };
 
 /// Tries of one step, where others change the same entry.
@@ -64,10 +67,10 @@ impl SharedBooks {
                 store
             }
         };
-        let mut reading = self.reading.subscribe();
+        let mut is_known = self.is_known.subscribe();
         // As long as something comes, it may take its time.
-        while !reading.borrow_and_update().is_done {
-            let comes = timeout(2 * ASK_WAIT, reading.changed()).await;
+        while !*is_known.borrow_and_update() {
+            let comes = timeout(2 * ASK_WAIT, is_known.changed()).await;
             if !matches!(comes, Ok(Ok(()))) {
                 return Err(self.failed(format_args!("nothing of it came for {:?}", 2 * ASK_WAIT)));
             }
@@ -112,25 +115,12 @@ impl SharedBooks {
     }
 
     /// What of a bucket that is there would lose entries, as a machine or the time goes by.
-    fn unsuited(&self, config: &Config) -> Option<String> {
-        let wrong = [
-            (config.storage != StorageType::File, "storage should be file".to_owned()),
-            (!config.max_age.is_zero(), "max_age should be 0".to_owned()),
-            (config.max_messages > 0, "max_msgs should be -1".to_owned()),
-            (config.discard != DiscardPolicy::New, "discard should be new".to_owned()),
-            (config.no_ack, "no_ack should be off".to_owned()),
-            (config.sealed, "it should not be sealed".to_owned()),
-            (config.mirror.is_some() || config.sources.is_some(), "it should mirror nothing".to_owned()),
-            (
-                config.num_replicas < self.replicas,
-                format!(
-                    "it has {} replicas, and the journal's stream has {}",
-                    config.num_replicas, self.replicas
-                ),
-            ),
-        ];
-        let wrong: Vec<_> =
-            wrong.into_iter().filter_map(|(is_wrong, what)| is_wrong.then_some(what)).collect();
+    fn unsuited(&self, bucket: &Config) -> Option<String> {
+        let mut wrong = loses(bucket);
+        let (has, wanted) = (bucket.num_replicas, self.replicas);
+        if has < wanted {
+            wrong.push(format!("it has {has} replicas, and the journal's stream has {wanted}"));
+        }
         (!wrong.is_empty()).then(|| wrong.join(", "))
     }
 

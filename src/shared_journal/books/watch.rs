@@ -113,7 +113,7 @@ async fn follow_once(
             Ok(Some(message)) => {
                 let message = message.map_err(|e| failed(&e))?;
                 silent = 0;
-                books.reading.send_modify(|reading| reading.entries += 1);
+                books.is_known.send_modify(|_| ());
                 is_read = message.info().is_ok_and(|info| info.pending == 0);
                 met.insert(message.subject.to_string());
                 of_others += u64::from(!meet(books, store, &message, true));
@@ -138,7 +138,7 @@ async fn follow_once(
         state.mirror.was_read(&state.at_hand);
         state.hears = true;
     }
-    books.reading.send_modify(|reading| reading.is_done = true);
+    books.is_known.send_replace(true);
     if std::mem::take(failing) {
         tracing::info!(bucket = books.bucket, "the books of what is held are followed again");
     }

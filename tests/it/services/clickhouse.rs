@@ -254,17 +254,24 @@ fn many_partitions_are_halved() {
     assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "db"), 0.0);
 }
 
+/// All that `forebay validate` says of a sink to it.
+fn validate(clickhouse: &Clickhouse, keys: &str) -> String {
+    let place = Place::empty().sink("db", &clickhouse.sink(keys));
+    place.write();
+    let run = place.run(&["validate"]);
+    run.stdout + &run.stderr
+}
+
+/// The row of its table.
+fn row(cells: &str) -> String {
+    format!("sink db      clickhouse  {cells}")
+}
+
 /// `forebay validate` says what of the server is as it should be, row by row, and makes nothing.
 #[test]
 fn validate_says_what_of_clickhouse_is_wrong() {
     let Some(clickhouse) = Clickhouse::start("validate_says_what_of_clickhouse_is_wrong") else { return };
-    let validate = |keys: &str| {
-        let place = Place::empty().sink("db", &clickhouse.sink(keys));
-        place.write();
-        let run = place.run(&["validate"]);
-        run.stdout + &run.stderr
-    };
-    let row = |cells: &str| format!("sink db      clickhouse  {cells}");
+    let validate = |keys: &str| validate(&clickhouse, keys);
     let said = validate("");
     assert!(said.contains(&row("yes        yes         yes     same")), "{said}");
     assert!(said.contains("the table is not there yet; it will be made"), "{said}");
@@ -300,13 +307,7 @@ fn validate_asks_the_current_engine_for_rights() {
     let Some(clickhouse) = Clickhouse::start_current("validate_asks_the_current_engine_for_rights") else {
         return;
     };
-    let validate = |keys: &str| {
-        let place = Place::empty().sink("db", &clickhouse.sink(keys));
-        place.write();
-        let run = place.run(&["validate"]);
-        run.stdout + &run.stderr
-    };
-    let row = |cells: &str| format!("sink db      clickhouse  {cells}");
+    let validate = |keys: &str| validate(&clickhouse, keys);
     let said = validate("");
     assert!(said.contains(&row("yes        yes         yes     same")), "{said}");
     let said = validate(", manage_schema: false");

@@ -20,11 +20,13 @@ mod fields;
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::SocketAddr,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::{Load, complains, through_kills_under};
 use crate::{
@@ -32,6 +34,7 @@ use crate::{
     support::{
         binary::{Forebay, Place},
         collector::Collector,
+        device::Device,
         http::{Connection, request},
         otlp::{Answer, Receiver},
         thorough, until,
@@ -399,6 +402,41 @@ fn a_signal_without_a_pipeline_is_waited_for() {
         behind.up();
         delivered(&forebay);
         assert_eq!(behind.filed(), posted);
+        assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "up"), 0.0);
+    }
+}
+
+/// Scenario: the disk that the Collector's exporters write to is full to the last byte, and has room again later.
+/// Guarantee: the sink waits, and everything is in the files then; nothing has become a dead letter.
+#[test]
+fn a_collector_on_a_full_disk_is_waited_for() {
+    let test = "a_collector_on_a_full_disk_is_waited_for";
+    let dir = TempDir::with_prefix("forebay-it-").unwrap();
+    let Some(device) = Device::tmpfs(dir.path().join("device"), 8, test) else { return };
+    for protocol in ["grpc", "http"] {
+        let below = device.path.join(protocol);
+        fs::create_dir(&below).unwrap();
+        let exporter = TO_FILES.replace("$DIR", &below.display().to_string());
+        let Some(behind) = Behind::start(protocol, "", &exporter, test) else { return };
+        let forebay = behind.place("secret-123").start();
+        let mut posted = post(&forebay, "before");
+        delivered(&forebay);
+        let ballast = device.fill();
+        posted.extend((0..20).flat_map(|round| post(&forebay, &format!("full{round}"))));
+        complains(&forebay, "no space left on device");
+        fs::remove_file(ballast).unwrap();
+        delivered(&forebay);
+        let mut filed = BTreeSet::new();
+        for file in fs::read_dir(&below).unwrap() {
+            let mut text = fs::read_to_string(file.unwrap().path()).unwrap();
+            // The full disk may have cut a line, to which the next one is joined.
+            for begins in ["{\"resourceLogs\"", "{\"resourceSpans\"", "{\"resourceMetrics\""] {
+                text = text.replace(begins, &format!("\n{begins}"));
+            }
+            let requests = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            requests.for_each(|request| names_in(&request, &mut filed));
+        }
+        assert_eq!(posted.difference(&filed).collect::<Vec<_>>(), [""; 0], "{protocol}");
         assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "up"), 0.0);
     }
 }

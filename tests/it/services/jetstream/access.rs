@@ -2,7 +2,14 @@
 
 use std::process::Command;
 
-use super::{super::nats::pem, ends::refused, *};
+use super::{
+    super::{
+        nats::pem,
+        s3::bucket::{Bucket, Kind},
+    },
+    ends::refused,
+    *,
+};
 
 /// The seed that the test's server knows.
 const SEED: &str = "SUAAAAICAMCAKBQHBAEQUCYMBUHA6EARCIJRIFIWC4MBSGQ3DQOR4H776Y";
@@ -99,4 +106,32 @@ fn who_may_not_publish_acknowledges_nothing_until_he_may() {
     until("posts are taken", || offer("taken").status == 202);
     until("it arrives", || destination.has("taken"));
     assert!(!destination.has("refused"));
+}
+
+/// Scenario: a worker's user has the rights that docs/scaling.md names, and no other; batches are held when it is killed.
+/// Guarantee: they are enough: its next life reads the books, reads back what is held, and leaves nothing.
+#[test]
+fn the_rights_that_are_documented_are_enough() {
+    let test = "the_rights_that_are_documented_are_enough";
+    let Some(shared) = Shared::start(test) else { return };
+    let Some(bucket) = Bucket::start(Kind::Minio, test) else { return };
+    let rights = r#"publish: ["FOREBAY.records", "$JS.API.>", "$JS.ACK.>", "$KV.FOREBAY_HELD.>"], subscribe: "_INBOX.>""#;
+    reconfigure(&shared.service, r#"publish: { deny: "events.>" }"#, rights);
+    let destination = Destination::start();
+    destination.answer(503);
+    let out = destination.sink().replace("{ type", "{ fallback: overflow, type");
+    let place = shared.place_with(shared.service.port, ", user: reader, password: secret-123");
+    let place = place.sink("out", &out).sink("overflow", &bucket.sink(", only_as_fallback: true"));
+    let mut worker = place.start();
+    let ids: BTreeSet<_> = (0..50).map(|id| format!("e{id}")).collect();
+    ids.iter().for_each(|id| post(&worker, &[event(id)]));
+    until("all are held", || worker.metric("forebay_sink_held_events", "sink=\"out\"") == 50.0);
+    worker.kill();
+    let worker = place.start();
+    until("all are known", || worker.metric("forebay_sink_held_events", "sink=\"out\"") == 50.0);
+    destination.answer(200);
+    all_arrived(&destination, &ids);
+    until("nothing is held", || worker.metric("forebay_sink_held_events", "sink=\"out\"") == 0.0);
+    until("the holder has nothing", || !bucket.objects().keys().any(|key| key.starts_with("a/b/held/")));
+    assert!(!worker.log().contains("Permissions Violation"), "{}", worker.log());
 }

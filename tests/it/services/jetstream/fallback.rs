@@ -386,7 +386,7 @@ fn books_that_forget_are_refused() {
     place.write();
     let mut process = place.spawn();
     assert_eq!(process.wait().code(), Some(1));
-    let words = "it would lose entries: storage should be file, max_age should be 0";
+    let words = "it would lose entries: max_age should be 0, storage should be file";
     assert!(process.log().contains(words), "{}", process.log());
     let receiver = shared.place();
     post(&receiver.start(), &[event("a")]);

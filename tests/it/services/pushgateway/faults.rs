@@ -182,3 +182,44 @@ fn a_password_that_a_gateway_does_not_know_is_waited_for() {
         place.run(&["validate"]).ok();
     }
 }
+
+/// Scenario: the device that the gateway keeps its file on is full to the last byte when values come, and has room again before the
+/// gateway ends.
+/// Guarantee: it takes them all the same, since it has them in memory, and that is what a delivery to it means; they are in its
+/// file when it could be written again.
+#[test]
+fn a_gateway_that_cannot_write_its_file_takes_values_all_the_same() {
+    let test = "a_gateway_that_cannot_write_its_file_takes_values_all_the_same";
+    let Some(service) = Service::start_on_device("pushgateway", 8, test) else { return };
+    let mut gateway = Gateway(service);
+    let forebay = Place::empty().sink("push", &gateway.sink("")).start();
+    let ballast = gateway.0.fill();
+    export(&forebay, "/v1/metrics", &metrics("1", json!([counter("net.io", 7, &[])])));
+    delivered(&forebay);
+    let has = |gateway: &Gateway| {
+        gateway.get("/metrics").lines().any(|line| line.starts_with("net_io") && line.ends_with(" 7"))
+    };
+    assert!(has(&gateway), "{}", gateway.get("/metrics"));
+    fs::remove_file(ballast).unwrap();
+    gateway.0.down("stop");
+    gateway.0.up();
+    until("it has kept the value", || has(&gateway));
+    assert_eq!(forebay.metric("forebay_sink_dead_letters_total", "push"), 0.0);
+}
+
+/// Scenario: a label of a megabyte, and a description as long.
+/// Guarantee: the label is at the gateway, whole, and of the description its beginning, which is for people.
+#[test]
+fn texts_of_a_megabyte_come_to_the_gateway() {
+    let Some(gateway) = Gateway::start("texts_of_a_megabyte_come_to_the_gateway") else { return };
+    let forebay = Place::empty().sink("push", &gateway.sink("")).start();
+    let long = "x".repeat(1 << 20);
+    let mut described = counter("net.io", 7, &[("path", &long)]);
+    described["description"] = long.clone().into();
+    export(&forebay, "/v1/metrics", &metrics("1", json!([described])));
+    delivered(&forebay);
+    let shown = gateway.get("/metrics");
+    assert!(shown.contains(&format!("path=\"{long}\"")), "{} bytes", shown.len());
+    assert!(shown.contains("# HELP net_io_bytes_total xxx"));
+    assert_eq!(forebay.metric(SENT, "push"), 1.0);
+}
