@@ -5,6 +5,7 @@
 //! [`store`] the event store that can be asked, [`api`] what people and machines ask. [`security`] decides who may talk
 //! to all of them. [`chaos`] attacks a whole process and judges it. [`command`] is the command line.
 
+pub mod allocator;
 pub mod api;
 pub mod budget;
 pub mod chaos;

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{JournalError, Piece, closed::QUARANTINE, stored};
+use super::{JournalError, Piece, SEGMENT_BYTES, closed::QUARANTINE, stored};
 use crate::{
     closing::Closing,
     durable,
@@ -25,10 +25,6 @@ use crate::{
 /// Values a tree gets: sled consolidates a leaf at its tenth change (`PAGE_CONSOLIDATION_THRESHOLD`), and the
 /// tree's creation is one.
 const GROUP_CHUNKS_MAX: usize = 8;
-
-/// sled's unit of writing. Larger than its default of 512 KiB, because a commit that passes from one to the next wakes
-/// sled's seven I/O threads once more.
-const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// What sled may cache. It keeps a page that is being read, however small this is.
 const CACHE_BYTES: u64 = 1024 * 1024;

@@ -49,6 +49,10 @@ pub const RECORD_BYTES: usize = crate::event::BLOCK_BYTES;
 /// takes 1 to 3 ms, at full load seven times a second.
 pub const GENERATION_BYTES: u64 = 12 * 1024 * 1024;
 
+/// sled's unit of writing, and the size of its buffers. Larger than its default of 512 KiB, because a commit that passes from
+/// one to the next wakes sled's seven I/O threads once more.
+pub const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+
 /// Old generations open for reading at the same time.
 pub const OPEN_GENERATIONS_MAX: usize = 1;
 
