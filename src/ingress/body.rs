@@ -59,13 +59,16 @@ impl BodyLimits {
     }
 }
 
-/// Bytes of bodies in memory, over all requests.
+/// Bytes of bodies in memory, over all requests. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct BodyBudget {
-    used: Arc<AtomicUsize>,
+pub struct BodyBudget(Arc<Shares>);
+
+#[derive(Debug)]
+struct Shares {
+    used: AtomicUsize,
     max: usize,
-    /// Told of every share that is given back.
-    given_back: Arc<Notify>,
+    /// Told of every share that is given back while more than half of them were taken.
+    given_back: Notify,
 }
 
 /// A share of the budget, given back when dropped.
@@ -87,14 +90,14 @@ pub struct Body {
 impl BodyBudget {
     /// A budget of `max` bytes.
     pub fn new(max: usize) -> Self {
-        Self { used: Arc::default(), max, given_back: Arc::default() }
+        Self(Arc::new(Shares { used: AtomicUsize::new(0), max, given_back: Notify::new() }))
     }
 
     /// Waits until half of it is free: for those who need not begin yet.
     pub async fn half_free(&self) {
         loop {
-            let given_back = self.given_back.notified();
-            if self.used.load(Ordering::Relaxed) <= self.max / 2 {
+            let given_back = self.0.given_back.notified();
+            if self.0.used.load(Ordering::Relaxed) <= self.0.max / 2 {
                 return;
             }
             given_back.await;
@@ -120,18 +123,18 @@ impl Reserved {
     /// # Errors
     /// 503 where too much is in memory already.
     pub fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let Shares { used, max, .. } = &*self.budget.0;
+        let used = used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.bytes += bytes;
         // Alone it would not fit either: whoever is told to come again with it would do so for ever.
-        if self.bytes > self.budget.max {
-            let max = self.budget.max;
+        if self.bytes > *max {
             let message = format!(
                 "the body takes more than the {max} bytes that all bodies together may, packed and unpacked (http.max_inflight_bytes)"
             );
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).closing());
         }
         // The reservation that passes the bound is given back with the whole share when the request ends.
-        if used > self.budget.max {
+        if used > *max {
             let message = "too many request bodies are in memory; try again shortly";
             return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)).closing());
         }
@@ -141,8 +144,11 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.budget.given_back.notify_waiters();
+        let Shares { used, max, given_back } = &*self.budget.0;
+        // Nobody waits for more than half, and telling nobody takes a lock that all requests share.
+        if used.fetch_sub(self.bytes, Ordering::Relaxed) > max / 2 {
+            given_back.notify_waiters();
+        }
     }
 }
 
@@ -356,7 +362,7 @@ mod tests {
         let bomb = zstd::encode_all(&zeros[..], 3).unwrap();
         let error = unpack(&bomb, Coding::Zstd, &limits(1 << 20, &budget), budget.reserve()).unwrap_err();
         assert_eq!(error.code(), "body_too_large");
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0, "shares are given back");
+        assert_eq!(budget.0.used.load(Ordering::Relaxed), 0, "shares are given back");
     }
 
     /// The budget is one for all: the request that would pass it is refused, and told when to come again.

@@ -14,18 +14,21 @@ use forebay_actors::{
 };
 use tokio::sync::oneshot;
 
-/// One worker's courier.
+/// One worker's courier. Every request clones it: what it holds is counted on the worker's thread alone, because counts that
+/// all workers share are passed from core to core.
 #[derive(Clone)]
-pub struct Courier {
+pub struct Courier(Rc<Inner>);
+
+struct Inner {
     receiver: Mailbox<Receiver>,
     /// What goes with the next message; a task is on its way to send it unless this is empty.
-    bag: Rc<RefCell<Vec<Request>>>,
+    bag: RefCell<Vec<Request>>,
 }
 
 impl Courier {
     /// A courier for the thread it is made on.
     pub fn new(receiver: Mailbox<Receiver>) -> Self {
-        Self { receiver, bag: Rc::default() }
+        Self(Rc::new(Inner { receiver, bag: RefCell::default() }))
     }
 
     /// Has the events made durable.
@@ -36,7 +39,7 @@ impl Courier {
     pub async fn admit(&self, blocks: Vec<Block>) -> Result<Accepted, Refusal> {
         let (reply, answer) = oneshot::channel();
         let first = {
-            let mut bag = self.bag.borrow_mut();
+            let mut bag = self.0.bag.borrow_mut();
             bag.push(Request { blocks, reply });
             bag.len() == 1
         };
@@ -48,15 +51,15 @@ impl Courier {
                 courier.send();
             });
         }
-        answer.await.unwrap_or_else(|_| match self.receiver.is_open() {
+        answer.await.unwrap_or_else(|_| match self.0.receiver.is_open() {
             true => Err(Refusal::JournalFailed),
             false => Err(Refusal::ShuttingDown),
         })
     }
 
     fn send(&self) {
-        let requests = self.bag.take();
-        let (refused, refusal) = match self.receiver.offer(Admit { requests }) {
+        let requests = self.0.bag.take();
+        let (refused, refusal) = match self.0.receiver.offer(Admit { requests }) {
             Ok(()) => return,
             Err(NotTaken::Full(admit)) => (admit, Refusal::Overloaded),
             Err(NotTaken::Ended(admit)) => (admit, Refusal::ShuttingDown),

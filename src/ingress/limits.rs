@@ -35,7 +35,7 @@ pub enum RouteClass {
 
 /// The limits in force. Replaced as a whole on a reload; counts begin anew then.
 #[derive(Debug, Clone)]
-pub struct Limits(Arc<RwLock<Arc<Classes>>>);
+pub struct Limits(Arc<RwLock<Classes>>);
 
 #[derive(Debug)]
 struct Classes {
@@ -54,12 +54,12 @@ struct Limit {
 impl Limits {
     /// As configured.
     pub fn new(config: &LimitsConfig) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(Classes::new(config)))))
+        Self(Arc::new(RwLock::new(Classes::new(config))))
     }
 
     /// Puts new limits in force.
     pub fn replace(&self, config: &LimitsConfig) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Classes::new(config));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Classes::new(config);
     }
 
     /// Counts a request.
@@ -67,7 +67,7 @@ impl Limits {
     /// # Errors
     /// 429 with `Retry-After` where it is one too many.
     pub fn check(&self, class: RouteClass, client: Option<IpAddr>) -> Result<(), ApiError> {
-        let classes = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let classes = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let limit = match class {
             RouteClass::Ingest => &classes.ingest,
             RouteClass::Query => &classes.query,
