@@ -6,6 +6,7 @@
 
 mod change;
 mod end;
+mod niceness;
 mod open;
 mod spec;
 mod standby;
@@ -220,7 +221,7 @@ impl Pipeline {
     }
 
     fn wire(config: Config, data_dir: &Path, parts: Parts, batcher_metrics: BatcherMetrics) -> Self {
-        let (core, house) = (arbiter(CORE_BLOCKING_THREADS), arbiter(2));
+        let (core, house) = (arbiter(CORE_BLOCKING_THREADS, || {}), arbiter(2, || {}));
         let policy = restart_policy(&config);
         let metrics = &parts.actor_metrics;
 
@@ -349,8 +350,10 @@ fn start_retention(
     supervise(&house.handle(), RETENTION, retention::MAILBOX_MESSAGES, policy, metrics, build).1
 }
 
-fn arbiter(blocking_threads: usize) -> Arbiter {
+/// A thread for actors, which begins with `prepare`, and what they do on blocking threads.
+fn arbiter(blocking_threads: usize, prepare: fn()) -> Arbiter {
     Arbiter::with_tokio_rt(move || {
+        prepare();
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(blocking_threads)

@@ -12,6 +12,7 @@ use forebay_actors::{
 use super::{
     Parts, Pipeline, RETENTION, SinkMember, arbiter,
     end::ended,
+    niceness,
     spec::{condition, queue_messages, restart_policy, retention_spec, sink_policy, when_full},
     start_retention,
 };
@@ -69,7 +70,8 @@ impl Pipeline {
             standby,
         };
         let has_standby = spec.standby.is_some();
-        let arbiter = arbiter(if has_standby { STANDBY_BLOCKING_THREADS } else { SINK_BLOCKING_THREADS });
+        let blocking_threads = if has_standby { STANDBY_BLOCKING_THREADS } else { SINK_BLOCKING_THREADS };
+        let arbiter = arbiter(blocking_threads, niceness::go_behind);
         let policy = restart_policy(&self.config);
         let actor = actor_name(&name);
         let build = |probe| Sink::new(spec, probe);

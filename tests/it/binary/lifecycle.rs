@@ -178,3 +178,44 @@ fn without_a_file_the_embedded_defaults_hold() {
     let said = finished.failed(1);
     assert!(said.contains("BATCH_SIZE") && said.contains("batch.max_events"), "{said}");
 }
+
+/// Scenario: a server with three sinks; then a reload takes one away and puts two others there.
+/// Guarantee: the thread of each sink is behind all others where the processor is short (P4: what takes events in goes first),
+/// and no other thread is.
+#[test]
+fn p4_threads_of_sinks_are_behind_those_that_take_events_in() {
+    let mut place = Place::new().sink("a", "{ type: blackhole }").sink("b", "{ type: blackhole }");
+    let forebay = place.start();
+    let all_of = |sinks| {
+        until("so many threads are behind", || {
+            niceness_of_actors(&forebay).iter().filter(|n| **n > 0).count() == sinks
+        });
+        let niceness = niceness_of_actors(&forebay);
+        assert!(niceness.iter().all(|n| [0, 5].contains(n)), "{niceness:?}");
+        // Of the way in, of the house and of one HTTP worker at least.
+        assert!(niceness.len() >= sinks + 3, "{niceness:?}");
+    };
+    all_of(3);
+    place.set_sink("a", None);
+    place.set_sink("c", Some("{ type: blackhole }"));
+    place.set_sink("d", Some("{ type: blackhole }"));
+    place.write();
+    forebay.signal("HUP");
+    all_of(4);
+}
+
+/// By how much each thread on which actors and HTTP workers run is nicer than the process.
+fn niceness_of_actors(forebay: &Forebay) -> Vec<i64> {
+    let of = |thread: u32| {
+        let stat = fs::read_to_string(format!("/proc/{}/task/{thread}/stat", forebay.id())).ok()?;
+        // The name stands in parentheses, and may have some itself.
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let niceness: i64 = fields.split_ascii_whitespace().nth(16)?.parse().ok()?;
+        Some((name.to_owned(), niceness))
+    };
+    let process = of(forebay.id()).expect("the first thread is there to the end").1;
+    let threads = fs::read_dir(format!("/proc/{}/task", forebay.id())).unwrap();
+    let threads = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let named = threads.filter_map(of).filter(|(name, _)| name.starts_with("actix-rt"));
+    named.map(|(_, niceness)| niceness - process).collect()
+}

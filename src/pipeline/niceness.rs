@@ -1,0 +1,24 @@
+//! Who goes first where there is too little of the processor: what takes events in, then what delivers them.
+//!
+//! A client that waits for its answer has nowhere to put its event; what a sink has not delivered lies in the journal. Without
+//! this a sink that catches up takes a quarter of what could be taken in meanwhile, and half as much again of every commit's
+//! time (benches/README.md). It is a share, not a right: at 5 a sink's thread still gets a quarter of a core that another
+//! wants whole, so that a sink that can keep up does.
+
+use rustix::process::{getpriority_process, setpriority_process};
+
+/// Steps of niceness by which a sink's threads are behind all others. Each is a tenth less of a core that two want.
+const BEHIND: i32 = 5;
+
+/// The most that there is.
+const NICEST: i32 = 19;
+
+/// Puts the calling thread, and those that it starts from now on, behind. Where the system does not let it, as in some
+/// sandboxes, all threads are alike.
+pub(super) fn go_behind() {
+    // Linux takes no process for the calling thread.
+    let set = getpriority_process(None).and_then(|now| setpriority_process(None, (now + BEHIND).min(NICEST)));
+    if let Err(error) = set {
+        tracing::debug!(%error, "a sink's threads cannot be put behind those that take events in");
+    }
+}
