@@ -1,13 +1,13 @@
 //! Who goes first where there is too little of the processor: what takes events in, then what delivers them.
 //!
 //! A client that waits for its answer has nowhere to put its event; what a sink has not delivered lies in the journal. Without
-//! this a sink that catches up takes a quarter of what could be taken in meanwhile, and half as much again of every commit's
-//! time (benches/README.md). It is a share, not a right: at 5 a sink's thread still gets a quarter of a core that another
-//! wants whole, so that a sink that can keep up does.
+//! this a sink that catches up takes a fifth of what could be taken in meanwhile (benches/README.md). It is a share, not a
+//! right: a sink's thread still gets a quarter of a core that another wants whole, so that a sink that can keep up does.
 
 use rustix::process::{getpriority_process, setpriority_process};
 
-/// Steps of niceness by which a sink's threads are behind all others. Each is a tenth less of a core that two want.
+/// Steps of niceness by which a sink's threads are behind all others: for Linux a third of the weight. With 10 a sink falls behind
+/// under full load, and what it reads from the journal takes 10 MB more (benches/README.md).
 const BEHIND: i32 = 5;
 
 /// The most that there is.
