@@ -67,7 +67,7 @@ pub struct BodyBudget(Arc<Shares>);
 struct Shares {
     used: AtomicUsize,
     max: usize,
-    /// Told of every share that is given back while more than half of them were taken.
+    /// Told of every share that is given back while more than half of the bytes were taken.
     given_back: Notify,
 }
 

@@ -1,8 +1,8 @@
 //! Who goes first where there is too little of the processor: what takes events in, then what delivers them.
 //!
 //! A client that waits for its answer has nowhere to put its event; what a sink has not delivered lies in the journal. Without
-//! this a sink that catches up takes a fifth of what could be taken in meanwhile (benches/README.md). It is a share, not a
-//! right: a sink's thread still gets a quarter of a core that another wants whole, so that a sink that can keep up does.
+//! this a sink that catches up takes a sixth to a quarter of what could be taken in meanwhile (benches/README.md). A sink's thread
+//! still gets a quarter of a core that one other wants whole; sinks that could keep up before still do, as measured there.
 
 use rustix::process::{getpriority_process, setpriority_process};
 
@@ -16,6 +16,10 @@ const NICEST: i32 = 19;
 /// Puts the calling thread, and those that it starts from now on, behind. Where the system does not let it, as in some
 /// sandboxes, all threads are alike.
 pub(super) fn go_behind() {
+    if cfg!(not(target_os = "linux")) {
+        // There it would be the whole process, and once more with every sink.
+        return;
+    }
     // Linux takes no process for the calling thread.
     let set = getpriority_process(None).and_then(|now| setpriority_process(None, (now + BEHIND).min(NICEST)));
     if let Err(error) = set {

@@ -11,7 +11,7 @@
 //! arrival is one that a relay handed on, and that time counts, not the block's; a request that a relay handed on has its
 //! own first id and time behind the signal, and these count. 0xc1 is the one byte with which no MessagePack begins.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,11 @@ pub(super) struct Relayed<'a>(
 /// journal, on its only one. Smaller blocks compress better together.
 const PACK_FROM_BYTES: usize = 32 * 1024;
 
-/// What a thread keeps to compress in: enough for a full block.
+/// Where blocks are compressed. lz4 wants room for the worst case, all of it cleared, which is three times what comes of it.
+static ROOMS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// Rooms that stay, and the size up to which they do: enough for a full block.
+const ROOMS_MAX: usize = 4;
 const ROOM_BYTES_MAX: usize = BLOCK_BYTES + BLOCK_BYTES / 4;
 
 /// Encoded events that have no ids and no time of arrival yet.
@@ -241,23 +245,21 @@ impl Relayed<'_> {
 
 /// The events compressed; `None` where that does not make them smaller.
 fn pack(events: &[u8]) -> Option<Bytes> {
-    thread_local! {
-        /// lz4 wants room for the worst case, all of it cleared: three times what comes of it.
-        static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    let spare = ROOMS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut room = spare.unwrap_or_default();
+    let worst = lz4_flex::block::get_maximum_output_size(events.len());
+    if room.len() < worst {
+        room.resize(worst, 0);
     }
-    ROOM.with_borrow_mut(|room| {
-        let worst = lz4_flex::block::get_maximum_output_size(events.len());
-        if room.len() < worst {
-            room.resize(worst, 0);
-        }
-        let packed =
-            lz4_flex::block::compress_into(events, room).expect("the room has the size that lz4 asks for");
-        let packed = (packed < events.len()).then(|| Bytes::copy_from_slice(&room[..packed]));
-        // A single event may be much larger than a block.
-        room.truncate(ROOM_BYTES_MAX);
-        room.shrink_to(ROOM_BYTES_MAX);
-        packed
-    })
+    let packed =
+        lz4_flex::block::compress_into(events, &mut room).expect("the room has the size that lz4 asks for");
+    let compressed = (packed < events.len()).then(|| Bytes::copy_from_slice(&room[..packed]));
+    let mut rooms = ROOMS.lock().unwrap_or_else(PoisonError::into_inner);
+    // A single event may be much larger than a block.
+    if rooms.len() < ROOMS_MAX && room.len() <= ROOM_BYTES_MAX {
+        rooms.push(room);
+    }
+    compressed
 }
 
 fn write(out: &mut Vec<u8>, draft: &Draft<'_>, ingested_at: Option<Timestamp>) {

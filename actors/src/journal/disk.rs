@@ -220,7 +220,8 @@ impl SledJournal {
             Some((span, None)) => match Closed::open(&self.generation_dir(span.first), span) {
                 Ok(closed) => {
                     let generation = Readable::Closed(Arc::new(closed));
-                    self.shelf().keep_open(span.first, generation.clone());
+                    let closed = self.shelf().keep_open(span.first, generation.clone());
+                    drop(closed);
                     Ok(Some((Some(generation), span)))
                 }
                 // Here and now: who looks again later may find its neighbour in its place.

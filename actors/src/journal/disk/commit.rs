@@ -192,10 +192,11 @@ impl SledJournal {
         }
         let last_write = self.clock.now();
         shelf.entries.push_back(Entry { first, disk_bytes: 0, stored_bytes: 0, last_write });
-        shelf.keep_open(first, Readable::Written(generation.clone()));
+        let closed = shelf.keep_open(first, Readable::Written(generation.clone()));
         let given_up = shelf.give_up_unsynced();
-        // Closing it may take long.
+        // Closing them may take long.
         drop(shelf);
+        drop(closed);
         if let Some((first, _)) = given_up {
             let generation = self.generation_dir(first);
             tracing::error!(generation = %generation.display(), "a generation could not be synced, and is closed: what its log does not have is lost");

@@ -61,13 +61,17 @@ impl Shelf {
         self.written().iter().any(|(_, written)| Arc::ptr_eq(written, generation))
     }
 
-    pub(super) fn keep_open(&mut self, first: Position, generation: Readable) {
+    /// Returns those for which there is no room any more: closing them may take long, and is not for who holds the shelf.
+    #[must_use]
+    pub(super) fn keep_open(&mut self, first: Position, generation: Readable) -> Vec<Readable> {
         self.open.push_back((first, generation));
         let is_closed = |(_, readable): &(Position, Readable)| matches!(readable, Readable::Closed(_));
+        let mut closed = Vec::new();
         while self.open.iter().filter(|open| is_closed(open)).count() > OPEN_GENERATIONS_MAX {
             let Some(index) = self.open.iter().position(is_closed) else { break };
-            self.open.remove(index);
+            closed.extend(self.open.remove(index).map(|(_, readable)| readable));
         }
+        closed
     }
 
     /// Takes out the oldest of those that could not be synced, where there are too many.
