@@ -17,7 +17,7 @@ use prometheus::{IntCounter, IntCounterVec, Registry};
 
 use crate::{
     buffer::Buffer,
-    event::{Block, IdSource, Stamp, Stamped},
+    event::{Block, IdSource, Stamp, Stamped, Timestamp},
     message::{Admit, Append, Refusal, Reply, Request, StampedRequest},
     runtime::{
         clock::{Clock, seed},
@@ -93,8 +93,7 @@ impl Receiver {
         Self { spec, probe, ids: IdSource::new(seed()) }
     }
 
-    fn stamp(&mut self, blocks: Vec<Block>) -> Vec<Stamped> {
-        let ingested_at = self.spec.clock.now();
+    fn stamp(&mut self, blocks: Vec<Block>, ingested_at: Timestamp) -> Vec<Stamped> {
         let mut stamp = |block: Block| {
             let first_id = block.first_id().unwrap_or_else(|| self.ids.first_of(block.count(), ingested_at));
             block.stamped(Stamp { first_id, ingested_at })
@@ -121,7 +120,10 @@ impl Handler<Admit> for Receiver {
         if self.spec.gate.is_closed() {
             return requests.into_iter().for_each(|request| refuse(request.reply, Refusal::ShuttingDown));
         }
-        let mut stamp = |Request { blocks, reply }| StampedRequest { blocks: self.stamp(blocks), reply };
+        // They came at the same moment.
+        let ingested_at = self.spec.clock.now();
+        let mut stamp =
+            |Request { blocks, reply }| StampedRequest { blocks: self.stamp(blocks, ingested_at), reply };
         let requests = requests.into_iter().map(&mut stamp).collect();
         let (refused, refusal) = match self.spec.buffer.offer(Append { requests }) {
             Ok(()) => return,
