@@ -11,8 +11,6 @@
 //! arrival is one that a relay handed on, and that time counts, not the block's; a request that a relay handed on has its
 //! own first id and time behind the signal, and these count. 0xc1 is the one byte with which no MessagePack begins.
 
-use std::sync::{Mutex, PoisonError};
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -54,13 +52,6 @@ pub(super) struct Relayed<'a>(
 /// Bytes of events from which on a block is compressed by whoever encodes it, on one of many threads, instead of by the
 /// journal, on its only one. Smaller blocks compress better together.
 const PACK_FROM_BYTES: usize = 32 * 1024;
-
-/// Where blocks are compressed. lz4 wants room for the worst case, all of it cleared, which is three times what comes of it.
-static ROOMS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-
-/// Rooms that stay, and the size up to which they do: enough for a full block.
-const ROOMS_MAX: usize = 4;
-const ROOM_BYTES_MAX: usize = BLOCK_BYTES + BLOCK_BYTES / 4;
 
 /// Encoded events that have no ids and no time of arrival yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +147,12 @@ impl Block {
     /// A block of so many events, which stand behind room for the header.
     fn of(count: u32, bytes: Vec<u8>) -> Self {
         let events = &bytes[HEADER_BYTES..];
-        let packed = (events.len() >= PACK_FROM_BYTES).then(|| pack(events)).flatten();
+        let packed = (events.len() >= PACK_FROM_BYTES).then(|| lz4_flex::block::compress(events));
+        let packed = packed.filter(|packed| packed.len() < events.len()).map(|mut packed| {
+            // lz4 wants room for the worst case.
+            packed.shrink_to_fit();
+            packed.into()
+        });
         Self { count, first_id: None, bytes, packed }
     }
 
@@ -241,25 +237,6 @@ impl Relayed<'_> {
         let Self(event_id, timestamp, service, message, metadata, _) = *self;
         Draft { event_id, timestamp, service, message, metadata }
     }
-}
-
-/// The events compressed; `None` where that does not make them smaller.
-fn pack(events: &[u8]) -> Option<Bytes> {
-    let spare = ROOMS.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let mut room = spare.unwrap_or_default();
-    let worst = lz4_flex::block::get_maximum_output_size(events.len());
-    if room.len() < worst {
-        room.resize(worst, 0);
-    }
-    let packed =
-        lz4_flex::block::compress_into(events, &mut room).expect("the room has the size that lz4 asks for");
-    let compressed = (packed < events.len()).then(|| Bytes::copy_from_slice(&room[..packed]));
-    let mut rooms = ROOMS.lock().unwrap_or_else(PoisonError::into_inner);
-    // A single event may be much larger than a block.
-    if rooms.len() < ROOMS_MAX && room.len() <= ROOM_BYTES_MAX {
-        rooms.push(room);
-    }
-    compressed
 }
 
 fn write(out: &mut Vec<u8>, draft: &Draft<'_>, ingested_at: Option<Timestamp>) {

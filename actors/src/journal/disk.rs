@@ -221,6 +221,7 @@ impl SledJournal {
                 Ok(closed) => {
                     let generation = Readable::Closed(Arc::new(closed));
                     let closed = self.shelf().keep_open(span.first, generation.clone());
+                    // Not in one statement: the lock would be held until its end.
                     drop(closed);
                     Ok(Some((Some(generation), span)))
                 }
