@@ -306,7 +306,7 @@ impl Actor for Buffer {
                     ticks.tick().await;
                     let journal = journal.clone();
                     if let Ok(Err(error)) = spawn_blocking(move || journal.sync()).await {
-                        tracing::error!(%error, "the journal could not be synced; it is tried again");
+                        tracing::error!(%error, "what the journal has taken could not be synced, and may not outlive a crash before it is delivered");
                     }
                 }
             };

@@ -12,7 +12,10 @@ use std::{
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{JournalError, Piece, SEGMENT_BYTES, closed::QUARANTINE, stored};
@@ -42,6 +45,10 @@ pub(super) struct Generation {
     db: Closing<sled::Db>,
     /// A handle on sled's own log, for a sync that survives a power loss: `flush` only starts the writing.
     log: File,
+    /// Held while it syncs: the system tells once of what it could not write, and one who syncs beside would not hear of it.
+    syncing: Mutex<()>,
+    /// A sync has failed. For the same reason the next might succeed without what that one has lost.
+    unsynced: AtomicBool,
     groups: Closing<RwLock<Vec<Group>>>,
 }
 
@@ -59,7 +66,14 @@ impl Generation {
         let path = dir.join("db");
         let log =
             File::options().read(true).write(true).open(&path).map_err(|e| JournalError::io(path, e))?;
-        Ok(Self { dir: dir.into(), db, log, groups: Closing::new(RwLock::default()) })
+        Ok(Self {
+            dir: dir.into(),
+            db,
+            log,
+            syncing: Mutex::new(()),
+            unsynced: AtomicBool::new(false),
+            groups: Closing::new(RwLock::default()),
+        })
     }
 
     /// Adds the record that begins at `first`, in its stored form; durable only after [`Generation::sync`]. Returns its
@@ -84,7 +98,30 @@ impl Generation {
     }
 
     /// Everything appended so far is on the device afterwards.
+    ///
+    /// # Errors
+    /// Where something is not. So it is with every later call.
     pub(super) fn sync(&self) -> Result<(), JournalError> {
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_unsynced() {
+            let lost = "a sync of it has failed before, and what that has lost no other brings back";
+            return Err(JournalError::io(&self.dir, io::Error::other(lost)));
+        }
+        self.sync_log().inspect_err(|_| self.unsynced.store(true, Ordering::Release))
+    }
+
+    /// Whether something of it could not be synced. Nothing more should be appended: it would lie behind what may be missing.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced.load(Ordering::Acquire)
+    }
+
+    /// What a sync that fails leaves.
+    #[cfg(test)]
+    pub(super) fn lose_a_sync(&self) {
+        self.unsynced.store(true, Ordering::Release);
+    }
+
+    fn sync_log(&self) -> Result<(), JournalError> {
         self.has_a_name()?;
         // sled answers some failures with an assertion instead of an error.
         let flushed = catch_unwind(AssertUnwindSafe(|| self.db.flush()))
@@ -254,5 +291,27 @@ impl Reading<'_> {
             self.damaged_until(self.end);
         }
         self.pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: the log's sync fails, which the system tells once, and the next would succeed.
+    /// Guarantee: that one is not believed. It was, and what the first had lost counted as synced.
+    #[test]
+    fn r0590_a_second_sync_was_believed_for_the_first() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let mut generation = Generation::create(dir.path()).unwrap();
+        generation.append(Position(0), b"a record").unwrap();
+        generation.sync().unwrap();
+        // No such file can be synced.
+        let log = std::mem::replace(&mut generation.log, File::open("/dev/null").unwrap());
+        assert!(generation.sync().is_err());
+        generation.log = log;
+        assert!(generation.sync_log().is_ok(), "what the next sync would have said");
+        assert!(generation.sync().is_err());
+        assert!(generation.is_unsynced());
     }
 }

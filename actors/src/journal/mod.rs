@@ -81,10 +81,10 @@ pub trait Journal: Send + Sync + 'static {
     /// reached the device may be there after a crash.
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError>;
 
-    /// Syncs what `Interval` mode has only written, also what could not be synced before.
+    /// Syncs what `Interval` mode has only written.
     ///
     /// # Errors
-    /// Where the device refuses anything of it. That is tried again by the next call.
+    /// Where the device refuses anything of it, now or, as long as a sink needs it, before. What comes later goes elsewhere.
     fn sync(&self) -> Result<(), JournalError>;
 
     /// Reads on from `from` until `bytes_max` of payload are there (one record at least) or the head is

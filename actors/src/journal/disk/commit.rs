@@ -43,6 +43,13 @@ pub(super) struct Target {
     pub(super) failed: AtomicBool,
 }
 
+impl Target {
+    /// Whether nothing more may be written here, because something before it may be missing.
+    fn is_over(&self) -> bool {
+        self.failed.load(Ordering::Acquire) || self.generation.is_unsynced()
+    }
+}
+
 /// Runs its closure when it is dropped.
 struct OnDrop<F: Fn()>(F);
 
@@ -61,8 +68,8 @@ impl SledJournal {
             let records = self.append(&mut writer, blocks)?;
             let (target, stored_bytes) = (writer.target.clone(), writer.stored_bytes);
             let _turn = self.turn();
-            if target.failed.load(Ordering::Acquire) {
-                // By the commit before: what was appended behind it begins a new generation instead.
+            if target.is_over() {
+                // By the commit before, or a sync: what was appended behind it begins a new generation instead.
                 continue;
             }
             *slot = Some(writer);
@@ -73,27 +80,19 @@ impl SledJournal {
 
     /// The writer to append to, which is a new generation's where the last one is full or failed.
     fn next_writer(&self, last: Option<Writer>) -> Result<Writer, JournalError> {
-        let last = last.filter(|writer| !writer.target.failed.load(Ordering::Acquire));
-        let full = match last {
-            Some(writer) if writer.stored_bytes < self.generation_bytes && !self.is_swollen(&writer) => {
-                return Ok(writer);
-            }
-            full => full,
-        };
+        if let Some(writer) = last.filter(|writer| !writer.target.is_over())
+            && writer.stored_bytes < self.generation_bytes
+            && !self.is_swollen(&writer)
+        {
+            return Ok(writer);
+        }
         // Where the next generation begins is known when the commit before is done.
         let _turn = self.turn();
-        match (self.durability, full) {
-            (Durability::Interval(_), Some(full)) => {
-                full.target.generation.sync()?;
-                self.shelf().close_newest();
-            }
-            // A commit failed behind others that were taken and not synced. This one does not fail for it.
-            (Durability::Interval(_), None) => {
-                if let Err(error) = self.sync_written(true) {
-                    tracing::error!(%error, "a generation could not be synced; it is tried again");
-                }
-            }
-            _ => {}
+        // What was taken into the last one and not synced is not for this commit to fail for.
+        if matches!(self.durability, Durability::Interval(_))
+            && let Err(error) = self.sync_written(true)
+        {
+            tracing::error!(%error, "a generation could not be synced; what it has taken may not outlive a crash before it is delivered");
         }
         self.begin_generation(self.span().end)
     }
@@ -110,8 +109,8 @@ impl SledJournal {
     /// where it `is_over`.
     ///
     /// # Errors
-    /// The first of them. What could not be synced stays open, for the next try and for readers: its log does not have
-    /// everything.
+    /// The first of them. What could not be synced stays open for readers, because its log does not have everything, and is an
+    /// error of every later call.
     pub(super) fn sync_written(&self, is_over: bool) -> Result<(), JournalError> {
         let (written, newest) = {
             let shelf = self.shelf();

@@ -78,3 +78,24 @@ fn r0280_what_cannot_be_synced_is_not_said_to_be() {
     journal.sync().unwrap();
     assert_eq!(written(), [2]);
 }
+
+/// Scenario: `interval`; a tick cannot sync what was taken, and more comes.
+/// Guarantee: that goes into another generation, where the next tick syncs it, and what was taken before is read. It was written
+/// behind what might be missing, where a crash would have cost it, too.
+#[test]
+fn r0590_what_came_after_a_failed_sync_lay_behind_what_it_had_lost() {
+    let dir = TempDir::new().unwrap();
+    let journal = interval(dir.path());
+    commit(&journal, "before").unwrap();
+    let before = journal.shelf().written().swap_remove(0).1;
+    before.lose_a_sync();
+    assert!(journal.sync().is_err());
+    commit(&journal, "behind").unwrap();
+    assert_eq!(journal.usage().generations, 2);
+    assert!(journal.sync().is_err(), "the first is still needed, and not synced");
+    assert!(before.is_unsynced() && !journal.shelf().written()[1].1.is_unsynced());
+    let expected = [(0, Some("before".to_owned())), (1, Some("behind".to_owned()))];
+    assert_eq!(read_all(&journal, Position(0)), expected);
+    journal.remove(Position(1), Timestamp::from_nanos(i64::MAX)).unwrap();
+    journal.sync().unwrap();
+}
