@@ -25,6 +25,7 @@
 mod breaker;
 mod delivery;
 mod intake;
+mod metrics;
 mod pace;
 mod progress;
 mod read_back;
@@ -33,6 +34,7 @@ mod report;
 mod selection;
 mod source;
 mod standby;
+mod work;
 
 use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
@@ -41,16 +43,17 @@ use tokio::time::Instant;
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use intake::CutPolicy;
+pub use metrics::SinkMetrics;
 pub use pace::Concurrency;
-pub use report::{Holds, SinkMetrics, SinkProbe, SinkReport, SinkState, StandbyProbe, StandbyReport};
+pub use report::{Holds, SinkProbe, SinkReport, SinkState, StandbyProbe, StandbyReport};
 pub use source::Source;
 pub use standby::{StandbyRole, StandbySpec};
 
 use self::{
-    delivery::Work,
     intake::{Cut, Intake, Offered},
     pace::Pace,
     standby::Standby,
+    work::Work,
 };
 use crate::{
     buffer::Buffer,

@@ -15,45 +15,33 @@
 //! as large as its records and 170 bytes an event; a compressed one only as compressed.
 //! HTTP/1.1 only. A proxy is taken from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, never for loopback.
 
-use std::{
-    fmt,
-    io::Write as _,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod answer;
+
+use std::{fmt, io::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt, Verdict},
-    event::Timestamp,
     examination::{ClockReading, Examination, Finding},
     record::Batch,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Client, StatusCode, Url,
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
 use rustls::RootCertStore;
 use tokio::time::Instant;
 
+use self::answer::read_answer;
+pub(super) use self::answer::{
+    ANSWER_TIME_MAX, QUOTED_BYTES_MAX, RETRY_AFTER_MAX, clock_of, one_line, retry_after, unanswered,
+};
 use super::{Framing, chain, encode_batch_into, encoded_bytes, encoding, tls, unbuildable, write_batch};
 use crate::config::{Compression, HttpEncoding, HttpSink};
 use crate::spare::SparePool;
-
-/// Bytes of an answer's body that are read; a longer one costs its connection.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// Time for the body of an answer whose status is known already.
-pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// Bytes of an answer's body that an error message quotes.
-pub(super) const QUOTED_BYTES_MAX: usize = 512;
-
-/// The longest wait a server can ask for; a mistaken one must not silence a sink for days.
-pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Unused connections are closed before the load balancers in front of most servers, at 60 s, close them
 /// under a request.
@@ -61,9 +49,6 @@ pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Bytes of JSON handed to the compressor at a time.
 const GZIP_CHUNK_BYTES: usize = 64 * 1024;
-
-/// The finest that `Date` says.
-const DATE_RESOLUTION: Duration = Duration::from_secs(1);
 
 const BATCH_ID: HeaderName = HeaderName::from_static("x-forebay-batch-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -279,20 +264,6 @@ impl Endpoint {
     }
 }
 
-/// No answer came.
-pub(super) fn unanswered(shown: &str, error: reqwest::Error) -> DeliveryError {
-    let (cause, what) = if error.is_timeout() {
-        (Cause::Timeout, "no answer in time")
-    } else if error.is_connect() {
-        (Cause::Connect, "no connection")
-    } else {
-        (Cause::Connect, "the connection broke")
-    };
-    // reqwest would put the URL into the text as it is, secrets and all.
-    let error = error.without_url();
-    DeliveryError::transient(cause, format!("{shown}: {what}: {}", chain(&error)))
-}
-
 // === Requests ===
 
 /// The URL, where a batch can be sent to it.
@@ -384,61 +355,6 @@ fn gzip_batch(batch: &Batch, framing: Framing) -> Result<Vec<u8>, DeliveryError>
     })?;
     gzip.write_all(&chunk).expect(INFALLIBLE);
     Ok(gzip.finish().expect(INFALLIBLE))
-}
-
-// === Answers ===
-
-/// Reads the body of an answer within bounds, so that its connection can be used again, and returns its
-/// beginning as one line of text. The status has been said, so nothing that happens here can change it.
-async fn read_answer(mut answer: Response) -> String {
-    let mut quote = Vec::new();
-    let reading = async {
-        let mut read = 0;
-        while let Ok(Some(chunk)) = answer.chunk().await {
-            quote.extend_from_slice(&chunk[..chunk.len().min(QUOTED_BYTES_MAX - quote.len())]);
-            read += chunk.len();
-            if read > ANSWER_BYTES_MAX {
-                break;
-            }
-        }
-    };
-    // What was read until then is quoted; the rest is not worth more waiting.
-    let _ = tokio::time::timeout(ANSWER_TIME_MAX, reading).await;
-    one_line(&quote)
-}
-
-/// Text of a server on one line.
-pub(super) fn one_line(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    text.split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|w| !w.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-/// The wait that `Retry-After` asks for, in either of its forms. A date is counted from the answer's own
-/// `Date`, by the server's clock, so that neither clock has to be right.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // Digits that do not fit are a long time.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let until = httpdate::parse_http_date(text).ok()?;
-        until.duration_since(date(headers)?).unwrap_or(Duration::ZERO)
-    };
-    Some(wait.min(RETRY_AFTER_MAX))
-}
-
-/// What the server's clock said in an answer to what was `asked` then.
-pub(super) fn clock_of(headers: &HeaderMap, asked: Instant) -> Option<ClockReading> {
-    let since_1970 = date(headers)?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let said = Timestamp::from_nanos(i64::try_from(since_1970.as_nanos()).ok()?);
-    Some(ClockReading { said, resolution: DATE_RESOLUTION, asked, answered: Instant::now() })
-}
-
-fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
 }
 
 #[cfg(test)]

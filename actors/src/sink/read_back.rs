@@ -13,8 +13,8 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     BreakerState, LOOK_INTERVAL, Sink,
-    delivery::{Burial, Task, Work},
     standby::{Standby, books},
+    work::{Burial, Task, Work},
 };
 use crate::{
     destination::{Cause, DeliveryError, Destination},

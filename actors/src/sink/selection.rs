@@ -10,10 +10,7 @@ use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use futures::FutureExt as _;
 use tokio::task::spawn_blocking;
 
-use super::{
-    Sink,
-    delivery::{PANICS_MAX, Work},
-};
+use super::{Sink, delivery::PANICS_MAX, work::Work};
 use crate::{
     condition::Condition,
     destination::{Cause, DeliveryError},

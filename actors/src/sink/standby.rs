@@ -16,9 +16,9 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     Breaker, BreakerPolicy, BreakerState, LOOK_INTERVAL, Sink,
-    delivery::{Burial, Task, Work},
     read_back::ReadBack,
     report::StandbyProbe,
+    work::{Burial, Task, Work},
 };
 use crate::{
     destination::{Cause, DeliveryError, Destination, DestinationFactory, Receipt, Verdict},
