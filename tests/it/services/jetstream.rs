@@ -168,7 +168,7 @@ fn p3_what_a_dead_worker_had_taken_goes_to_another() {
     first.kill();
     destination.answer(200);
     all_arrived(&destination, &["a", "b"].map(str::to_owned).into());
-    assert_eq!(second.metric("forebay_sink_sent_events_total", "out"), 2.0);
+    until("the second has delivered them", || second.metric("forebay_sink_sent_events_total", "out") == 2.0);
     until("the stream is empty", || shared.stream().state.messages == 0);
 }
 
