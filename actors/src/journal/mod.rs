@@ -84,7 +84,7 @@ pub trait Journal: Send + Sync + 'static {
     /// Syncs what `Interval` mode has only written.
     ///
     /// # Errors
-    /// Where the device refuses anything of it, now or, as long as a sink needs it, before. What comes later goes elsewhere.
+    /// Where the device refuses anything of it, now or, as long as that is kept open, before. What comes later goes elsewhere.
     fn sync(&self) -> Result<(), JournalError>;
 
     /// Reads on from `from` until `bytes_max` of payload are there (one record at least) or the head is
