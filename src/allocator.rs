@@ -1,6 +1,6 @@
 //! The process' allocator: mimalloc, but for what sled asks for by the mebibyte.
 //!
-//! Every generation of the journal is a sled of its own, at full load seven a second. Each asks for 6 MiB of zeros, of which it
+//! Every generation of the journal is a sled of its own, at full load ten a second. Each asks for 6 MiB of zeros, of which it
 //! touches a few pages, and for a buffer of 2 MiB for every segment that it writes, 50 a second. An allocator that gives back
 //! what is freed has all of that cleared, and each of its pages is a fault: 9 % of the server's CPU time, measured
 //! (benches/README.md). So the zeros come from the system, which has them for nothing until they are touched, and a few of the

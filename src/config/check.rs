@@ -18,7 +18,7 @@ use super::{
     RateLimit, RetryConfig, SinkKind, TokenConfig, admin::TOKEN_CHARS_MIN,
 };
 
-/// Some generations of the journal (12 MiB each): the newest is written while the oldest is read and removed, and a
+/// Some generations of the journal (8 MiB each): the newest is written while the oldest is read and removed, and a
 /// request that is let in must still fit.
 const BUFFER_MAX_BYTES_MIN: u64 = 128 << 20;
 

@@ -12,14 +12,14 @@ use std::{
 
 use forebay_actors::{
     event::{Timestamp, stamps},
-    journal::{GENERATION_BYTES, Journal, Piece},
+    journal::{Journal, Piece},
 };
 use uuid::Uuid;
 
 use super::INDEX_BITS;
 
 /// Stored bytes from the end of the journal that are looked at, about: several times what can be on its way to be answered.
-const RECALL_BYTES: u64 = 2 * GENERATION_BYTES;
+const RECALL_BYTES: u64 = 24 * 1024 * 1024;
 
 /// Payload that is in memory at a time meanwhile.
 const READ_BYTES: usize = 1024 * 1024;
