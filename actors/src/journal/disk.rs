@@ -21,7 +21,7 @@ use self::{
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, Piece, Removed, Usage,
     closed::{Closed, QUARANTINE},
-    inspect::{find_generations, read_witness, was_never_begun},
+    inspect::{Witness, find_generations, read_witness, was_never_begun},
     reserve::Reserve,
 };
 use crate::{
@@ -130,18 +130,17 @@ impl SledJournal {
         let log = match Closed::look(&dir) {
             Err(JournalError::Damaged { reason, .. }) => {
                 self.set_aside(newest, &reason)?;
-                return Ok(witnessed.unwrap_or(newest));
+                return Ok(witnessed.map_or(newest, Witness::position));
             }
             log => log?,
         };
         let logged = log.end_from(newest);
+        if let Some(witnessed) = witnessed.map(Witness::position).filter(|witnessed| logged < *witnessed) {
+            tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
+        }
         let head = match witnessed {
-            Some(witnessed) => {
-                if logged < witnessed {
-                    tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
-                }
-                logged.max(witnessed)
-            }
+            Some(Witness::Head(witnessed)) => logged.max(witnessed),
+            Some(Witness::End(end)) => end,
             // A power loss took the witness. What lies behind a gap may have been acknowledged, or not.
             None => log.last_end().unwrap_or(logged),
         };
@@ -240,8 +239,7 @@ impl SledJournal {
         let mut shelf = self.shelf();
         let index = shelf.entries.partition_point(|entry| entry.first <= from).saturating_sub(1);
         let first = shelf.entries.get(index)?.first;
-        let head = Position(self.head.load(Ordering::Acquire));
-        let end = shelf.entries.get(index + 1).map_or(head, |next| next.first);
+        let end = shelf.entries.get(index + 1).map_or(self.head(), |next| next.first);
         let open =
             shelf.open.iter().position(|(open, _)| *open == first).and_then(|at| shelf.open.remove(at));
         if let Some(used) = &open {
@@ -249,6 +247,11 @@ impl SledJournal {
             shelf.open.push_back(used.clone());
         }
         Some((Span { first, end }, open.map(|(_, generation)| generation)))
+    }
+
+    /// The position the next event gets.
+    fn head(&self) -> Position {
+        Position(self.head.load(Ordering::Acquire))
     }
 
     fn generation_dir(&self, first: Position) -> PathBuf {
@@ -321,7 +324,7 @@ impl Journal for SledJournal {
     }
 
     fn span(&self) -> Span {
-        let end = Position(self.head.load(Ordering::Acquire));
+        let end = self.head();
         Span { first: self.shelf().entries.front().map_or(end, |entry| entry.first), end }
     }
 

@@ -15,9 +15,9 @@ use crate::{
     durable,
     event::Stamped,
     journal::{
-        Durability, GENERATION_BYTES, Journal as _, JournalError, RECORD_BYTES,
+        Durability, GENERATION_BYTES, JournalError, RECORD_BYTES,
         generation::Generation,
-        inspect::{Entry, WITNESS, witness},
+        inspect::{Entry, WITNESS, Witness},
         records, stored,
     },
     record::{Position, Record},
@@ -48,6 +48,16 @@ impl Target {
     fn is_over(&self) -> bool {
         self.failed.load(Ordering::Acquire) || self.generation.is_unsynced()
     }
+
+    /// What of the commit that was refused has come into the log all the same must not be there after a restart: the log ends at
+    /// the head. Nobody else may be publishing.
+    fn end_at(&self, head: Position) {
+        self.failed.store(true, Ordering::Release);
+        // A few bytes in the place of others, which a full device takes, too.
+        if let Err(error) = self.witness.write_all_at(&Witness::End(head).bytes(), 0) {
+            tracing::error!(%error, "where the log ends could not be noted; what was refused may be there after a restart");
+        }
+    }
 }
 
 /// Runs its closure when it is dropped.
@@ -65,8 +75,16 @@ impl SledJournal {
         loop {
             // Taken out: after an error or a panic of sled the next commit begins a new generation.
             let mut writer = self.next_writer(slot.take())?;
+            let target = writer.target.clone();
+            // Also where sled panics.
+            let refused = OnDrop(|| {
+                // The commit before may still succeed.
+                let _turn = self.turn();
+                target.end_at(self.head());
+            });
             let records = self.append(&mut writer, blocks)?;
-            let (target, stored_bytes) = (writer.target.clone(), writer.stored_bytes);
+            std::mem::forget(refused);
+            let stored_bytes = writer.stored_bytes;
             let _turn = self.turn();
             if target.is_over() {
                 // By the commit before, or a sync: what was appended behind it begins a new generation instead.
@@ -94,7 +112,7 @@ impl SledJournal {
         {
             tracing::error!(%error, "a generation could not be synced; what it has taken may not outlive a crash before it is delivered");
         }
-        self.begin_generation(self.span().end)
+        self.begin_generation(self.head())
     }
 
     /// Whether the log is much larger than what was stored in it. sled writes the list of its trees anew with each tree, and very
@@ -153,19 +171,22 @@ impl SledJournal {
         stored_bytes: u64,
     ) -> Result<(), JournalError> {
         // Also where sled panics.
-        let failed = OnDrop(|| target.failed.store(true, Ordering::Release));
+        let refused = OnDrop(|| target.end_at(self.head()));
         if self.durability == Durability::Fsync {
             target.generation.sync()?;
         }
-        let head = records.last().map_or(self.span().end, |last| last.end());
-        target.witness.write_all_at(&witness(head), 0).map_err(|e| JournalError::io(&self.dir, e))?;
+        let head = records.last().map_or(self.head(), |last| last.end());
+        target
+            .witness
+            .write_all_at(&Witness::Head(head).bytes(), 0)
+            .map_err(|e| JournalError::io(&self.dir, e))?;
         if let Some(entry) = self.shelf().entries.back_mut() {
             entry.disk_bytes = target.generation.disk_bytes();
             entry.stored_bytes = stored_bytes;
             entry.last_write = records.last().map_or(entry.last_write, |last| last.written_at);
         }
         self.head.store(head.0, Ordering::Release);
-        std::mem::forget(failed);
+        std::mem::forget(refused);
         Ok(())
     }
 
@@ -177,7 +198,7 @@ impl SledJournal {
         let generation = Arc::new(Generation::create(&dir)?);
         let path = dir.join(WITNESS);
         let witness = fs::File::create(&path)
-            .and_then(|file| file.write_all_at(&witness(first), 0).map(|()| file))
+            .and_then(|file| file.write_all_at(&Witness::Head(first).bytes(), 0).map(|()| file))
             .map_err(|e| JournalError::io(path, e))?;
         // Its own name must survive a power loss as well as its bytes, and the names of its files.
         for path in [&dir, &self.dir] {
