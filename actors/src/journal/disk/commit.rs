@@ -87,7 +87,8 @@ impl SledJournal {
             let stored_bytes = writer.stored_bytes;
             let _turn = self.turn();
             if target.is_over() {
-                // By the commit before, or a sync: what was appended behind it begins a new generation instead.
+                // By the commit before, or a sync: what was appended behind it begins a new generation instead, if there can be one.
+                target.end_at(self.head());
                 continue;
             }
             *slot = Some(writer);
