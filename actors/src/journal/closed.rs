@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{JournalError, Piece, stored};
+use super::{JournalError, Piece, stored, witness::Witness};
 use crate::record::{Position, Span};
 
 /// The directory beside the generations where damaged bytes are kept.
@@ -41,7 +41,7 @@ struct Found {
 impl Closed {
     /// Looks through the log of the generation in `dir`, and keeps a copy where it does not hold every record of the span.
     pub(super) fn open(dir: &Path, span: Span) -> Result<Self, JournalError> {
-        let closed = Self::look(dir)?;
+        let closed = Self::look(dir, span.first)?;
         if !closed.is_whole(span) {
             let quarantine = dir.with_file_name(QUARANTINE);
             closed.keep_copy(&quarantine, span.first).map_err(|e| JournalError::io(quarantine, e))?;
@@ -49,14 +49,18 @@ impl Closed {
         Ok(closed)
     }
 
-    /// The same, and changes nothing.
-    pub(super) fn look(dir: &Path) -> Result<Self, JournalError> {
+    /// The same for a generation that begins at `first`, and changes nothing.
+    pub(super) fn look(dir: &Path, first: Position) -> Result<Self, JournalError> {
         let path = dir.join("db");
         let scanned = File::open(&path).and_then(|file| Self::scan(&path, file));
-        scanned.map_err(|e| match e.kind() {
+        let mut closed = scanned.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => JournalError::Damaged { path, reason: "it is gone".into() },
             _ => JournalError::io(path, e),
-        })
+        })?;
+        if let Some(Witness::End(end)) = Witness::read(dir, first) {
+            closed.records.split_off(&end);
+        }
+        Ok(closed)
     }
 
     fn scan(path: &Path, file: File) -> io::Result<Self> {

@@ -21,8 +21,9 @@ use self::{
 use super::{
     Durability, GENERATION_BYTES, Journal, JournalError, Piece, Removed, Usage,
     closed::{Closed, QUARANTINE},
-    inspect::{Witness, find_generations, read_witness, was_never_begun},
+    inspect::{find_generations, was_never_begun},
     reserve::Reserve,
+    witness::Witness,
 };
 use crate::{
     event::{Stamped, Timestamp},
@@ -126,21 +127,22 @@ impl SledJournal {
             self.discard(newest)?;
             return Ok(newest);
         }
-        let witnessed = read_witness(&dir, newest);
-        let log = match Closed::look(&dir) {
+        let witnessed = Witness::read(&dir, newest).map(Witness::position);
+        let log = match Closed::look(&dir, newest) {
             Err(JournalError::Damaged { reason, .. }) => {
                 self.set_aside(newest, &reason)?;
-                return Ok(witnessed.map_or(newest, Witness::position));
+                return Ok(witnessed.unwrap_or(newest));
             }
             log => log?,
         };
         let logged = log.end_from(newest);
-        if let Some(witnessed) = witnessed.map(Witness::position).filter(|witnessed| logged < *witnessed) {
-            tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
-        }
         let head = match witnessed {
-            Some(Witness::Head(witnessed)) => logged.max(witnessed),
-            Some(Witness::End(end)) => end,
+            Some(witnessed) => {
+                if logged < witnessed {
+                    tracing::error!(dir = %self.dir.display(), %logged, %witnessed, "the end of the journal is damaged; what can be read is kept");
+                }
+                logged.max(witnessed)
+            }
             // A power loss took the witness. What lies behind a gap may have been acknowledged, or not.
             None => log.last_end().unwrap_or(logged),
         };

@@ -2,15 +2,15 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use super::{JournalError, closed::Closed};
+use super::{
+    JournalError,
+    closed::Closed,
+    witness::{WITNESS, Witness},
+};
 use crate::{
     event::Timestamp,
     record::{Position, Span},
 };
-
-/// The file in a generation that holds the position after its last event and a checksum of that, 8 and 4 bytes
-/// big-endian; the checksum is inverted where that is known to be its end. A generation without it was never written to.
-pub(super) const WITNESS: &str = "head";
 
 /// A generation, open or not.
 pub(super) struct Entry {
@@ -36,48 +36,13 @@ pub(super) fn find_generations(dir: &Path) -> Result<Vec<Entry>, JournalError> {
     Ok(entries)
 }
 
-/// What a witness says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Witness {
-    /// The log has been written so far, or further where a crash came before the witness.
-    Head(Position),
-    /// The log ends here: what may have come into it behind was refused.
-    End(Position),
-}
-
-impl Witness {
-    pub(super) fn position(self) -> Position {
-        let (Self::Head(position) | Self::End(position)) = self;
-        position
-    }
-
-    pub(super) fn bytes(self) -> [u8; 12] {
-        let position = self.position().0.to_be_bytes();
-        let sum = crc32fast::hash(&position);
-        let sum = if matches!(self, Self::Head(_)) { sum } else { !sum };
-        let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&position);
-        bytes[8..].copy_from_slice(&sum.to_be_bytes());
-        bytes
-    }
-}
-
-/// What the witness of a generation that begins at `first` says; `None` where there is none, or nothing that can be
-/// true: it is not synced, so after a power loss it may be anything.
-pub(super) fn read_witness(generation: &Path, first: Position) -> Option<Witness> {
-    let bytes = fs::read(generation.join(WITNESS)).ok()?;
-    let position = Position(u64::from_be_bytes(*bytes.first_chunk()?));
-    let mut known = [Witness::Head(position), Witness::End(position)].into_iter();
-    known.find(|witness| position >= first && bytes == witness.bytes())
-}
-
 /// Whether a crash came while the generation was made, so that it never held anything: its log is missing, or neither the
 /// witness nor any record is there.
 pub(super) fn was_never_begun(generation: &Path, first: Position) -> bool {
-    match Closed::look(generation) {
+    match Closed::look(generation, first) {
         Ok(log) => !generation.join(WITNESS).exists() && log.last_end().is_none(),
         Err(JournalError::Damaged { .. }) => {
-            read_witness(generation, first).is_none_or(|witness| witness.position() == first)
+            Witness::read(generation, first).is_none_or(|witness| witness.position() == first)
         }
         Err(_) => false,
     }
@@ -115,10 +80,10 @@ pub fn verify_telling(dir: &Path, mut tell: impl FnMut(usize, usize)) -> Result<
     for (index, entry) in entries.iter().enumerate() {
         let generation = dir.join(format!("{:020}", entry.first.0));
         let next = entries.get(index + 1).map(|next| next.first);
-        let witnessed = || read_witness(&generation, entry.first).map(Witness::position);
+        let witnessed = || Witness::read(&generation, entry.first).map(Witness::position);
         let end = next.or_else(witnessed).unwrap_or(entry.first);
         let span = Span { first: entry.first, end: end.max(entry.first) };
-        let whole = match Closed::look(&generation) {
+        let whole = match Closed::look(&generation, entry.first) {
             Err(JournalError::Damaged { .. }) => 0,
             log => log?.count_whole(span),
         };

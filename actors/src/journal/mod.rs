@@ -24,6 +24,7 @@ mod stored;
 pub mod stored_form;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -78,8 +79,8 @@ pub trait Journal: Send + Sync + 'static {
     /// [`Queue`], each in its own time.
     ///
     /// # Errors
-    /// After an error this process never reads anything of the call back, and the next call starts afresh. What of it had
-    /// reached the device may be there after a crash.
+    /// After an error nothing of the call is ever read back, and the next call starts afresh. What of it had reached the device may be
+    /// there after a crash where not even that can be noted.
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError>;
 
     /// Syncs what `Interval` mode has only written.

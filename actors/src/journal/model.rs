@@ -5,6 +5,7 @@
 //! must be read that is not what was committed. No position is ever given twice.
 
 mod ops;
+mod refused;
 
 use std::{
     collections::BTreeMap,
@@ -383,31 +384,5 @@ proptest! {
             return Ok(());
         };
         agrees(&device.0, &ops);
-    }
-}
-
-/// Scenario: a commit of several segments does not fit on the device any more, but a part of it does, and is in the log; then the
-/// process starts again.
-/// Guarantee: nothing of what was refused is there. It was, and whoever sent it again had it twice.
-#[test]
-fn r0600_what_was_refused_was_there_after_a_restart() {
-    for left_kib in [1_000, 2_500, 3_500, 4_500] {
-        let dir = TempDir::new().unwrap();
-        let Some(device) = Device::mount(dir.path().join("device")) else {
-            let name = "r0600_what_was_refused_was_there_after_a_restart";
-            let _ = writeln!(std::io::stderr(), "SKIPPED {name}: a tmpfs cannot be mounted here");
-            return;
-        };
-        let mut run = Run::new(&device.0);
-        run.apply(&Op::Commit(vec![10]));
-        run.fill();
-        let ballast = fs::File::options().write(true).open(run.ballast()).unwrap();
-        ballast.set_len(ballast.metadata().unwrap().len() - left_kib * 1024).unwrap();
-        drop(ballast);
-        run.apply(&Op::Commit(vec![400_000; 16]));
-        assert_eq!(run.end, 1, "it is refused");
-        run.free();
-        run.reopen(|_| {});
-        run.compare(0);
     }
 }

@@ -37,6 +37,9 @@ use super::destination::Fake;
 /// How long anything may take that should come at once: two busy cores and a slow disk included.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a drain waits for its children to end, in `pipeline/end.rs`.
+const DRAIN_WAITS: Duration = Duration::from_secs(2);
+
 /// Runs a test on an actix system of its own thread, and ends it where it hangs.
 pub fn run(test: impl Future<Output = ()>) {
     let limited = async { timeout(2 * PATIENCE, test).await.expect("the test comes to an end") };
@@ -327,9 +330,13 @@ impl TestBed {
     /// Where a child is left alive.
     pub async fn stop(self, patience: Duration) -> (TempDir, Drained) {
         let children: Vec<_> = self.pipeline.children().cloned().collect();
-        let drained = self.pipeline.drain(Instant::now() + patience).await;
-        // The drain does not wait for ever: the thread of a sink that was told to panic may still look up the names of a backtrace.
+        let began = Instant::now();
+        let drained = self.pipeline.drain(began + patience).await;
+        // The drain waits for them, but not for ever: the thread of a sink that was told to panic may still look up the names of a
+        // backtrace.
+        let has_waited = began.elapsed() >= DRAIN_WAITS;
         for child in children {
+            assert!(has_waited || child.state() == ChildState::Ended, "{} was not waited for", child.name());
             eventually(&format!("{} ends", child.name()), || child.state() == ChildState::Ended).await;
         }
         (self.dir, drained)

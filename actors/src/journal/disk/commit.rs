@@ -17,8 +17,9 @@ use crate::{
     journal::{
         Durability, GENERATION_BYTES, JournalError, RECORD_BYTES,
         generation::Generation,
-        inspect::{Entry, WITNESS, Witness},
+        inspect::Entry,
         records, stored,
+        witness::{WITNESS, Witness},
     },
     record::{Position, Record},
 };
@@ -36,11 +37,10 @@ pub(super) struct Writer {
 /// The generation that is written, as far as the sync half of a commit needs it.
 pub(super) struct Target {
     pub(super) generation: Arc<Generation>,
-    /// Says how far the journal has come, independent of sled: sled takes a damaged log for a shorter one,
-    /// and then positions would be given twice. Not synced: it is a witness against damage, not a log.
+    /// Not synced while all is well: it is a witness, not a log.
     witness: fs::File,
     /// Something of it could not be made durable: nothing more is written here.
-    pub(super) failed: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl Target {
@@ -49,12 +49,13 @@ impl Target {
         self.failed.load(Ordering::Acquire) || self.generation.is_unsynced()
     }
 
-    /// What of the commit that was refused has come into the log all the same must not be there after a restart: the log ends at
-    /// the head. Nobody else may be publishing.
-    fn end_at(&self, head: Position) {
+    /// What of the commit that was refused has come into the log all the same is never to be read: the log ends at the head.
+    /// Nobody else may be publishing.
+    pub(super) fn end_at(&self, head: Position) {
         self.failed.store(true, Ordering::Release);
-        // A few bytes in the place of others, which a full device takes, too.
-        if let Err(error) = self.witness.write_all_at(&Witness::End(head).bytes(), 0) {
+        // A few bytes in the place of others, which most file systems take also on a full device.
+        let noted = self.witness.write_all_at(&Witness::End(head).bytes(), 0);
+        if let Err(error) = noted.and_then(|()| self.witness.sync_data()) {
             tracing::error!(%error, "where the log ends could not be noted; what was refused may be there after a restart");
         }
     }

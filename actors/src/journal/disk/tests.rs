@@ -26,7 +26,7 @@ fn append_fails(journal: &SledJournal) {
 /// What a failed publishing leaves: a writer that must not be used.
 fn publishing_fails(journal: &SledJournal) {
     let writer = journal.writer();
-    writer.as_ref().unwrap().target.failed.store(true, Ordering::Release);
+    writer.as_ref().unwrap().target.end_at(journal.head());
 }
 
 /// Scenario: `interval`; an event is taken, the commit behind it fails, and the next begins a new generation.
