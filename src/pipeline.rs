@@ -48,7 +48,7 @@ use self::{
     spec::{durability, limits, restart_policy, retention_spec},
 };
 pub use self::{
-    end::Drained,
+    end::{Drained, END_WAIT_MAX},
     spec::{condition, destinations, destinations_of_sinks},
     standby::{Misplaced, misplaced},
 };

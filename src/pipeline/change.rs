@@ -1,6 +1,6 @@
 //! What changes while everything runs: sinks come and go with the configuration.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use forebay_actors::{
     record::SinkName,
@@ -93,7 +93,7 @@ impl Pipeline {
             self.parts.watched.remove(child.name());
             child.end();
         }
-        ended(&children, Duration::from_secs(2)).await;
+        ended(&children).await;
         // Only now: what it still had on its way would be delivered here and there.
         let queues: Vec<_> = members.iter().filter_map(|member| member.queue.clone()).collect();
         let (held, ended) = (self.parts.held.clone(), names.to_vec());
@@ -160,7 +160,7 @@ impl Pipeline {
     async fn restart_retention(&mut self) {
         let Some(index) = self.children.iter().position(|child| child.name() == RETENTION) else { return };
         self.children[index].end();
-        ended(&self.children[index..=index], Duration::from_secs(2)).await;
+        ended(&self.children[index..=index]).await;
         let spec =
             retention_spec(&self.config, &self.data_dir, self.parts.clock.clone(), self.buffer.clone());
         let policy = restart_policy(&self.config);

@@ -17,6 +17,9 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// The first children are those that take events in: receiver and buffer.
 const WAY_IN: usize = 2;
 
+/// How long is waited for actors that were told to end.
+pub const END_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// How a drain ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drained {
@@ -64,7 +67,7 @@ impl Pipeline {
             tracing::info!(sink = %owner, %holder, events = held.events, "held; whoever has the sink next reads them back");
         }
         self.children.iter().for_each(Child::end);
-        ended(&self.children, Duration::from_secs(2)).await;
+        ended(&self.children).await;
         let (cursors, journal) = (self.parts.cursors.clone(), self.parts.journal.clone());
         let saved = tokio::task::spawn_blocking(move || (cursors.save(), journal.sync())).await;
         match saved {
@@ -87,8 +90,8 @@ impl Pipeline {
 }
 
 /// Waits until all of them have ended, but not for ever: a thread that is held does not answer.
-pub(super) async fn ended(children: &[Child], at_most: Duration) {
-    let deadline = Instant::now() + at_most;
+pub(super) async fn ended(children: &[Child]) {
+    let deadline = Instant::now() + END_WAIT_MAX;
     while children.iter().any(|child| child.state() != ChildState::Ended) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

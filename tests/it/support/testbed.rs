@@ -19,7 +19,7 @@ use std::{
 use forebay::{
     config::{BlackholeSink, BreakerConfig, Config, RetryConfig, SinkConfig, SinkKind, SupervisorConfig},
     data_dir,
-    pipeline::{Destinations, Drained, Pipeline},
+    pipeline::{Destinations, Drained, END_WAIT_MAX, Pipeline},
 };
 use forebay_actors::{
     event::{Events, Timestamp},
@@ -36,9 +36,6 @@ use super::destination::Fake;
 
 /// How long anything may take that should come at once: two busy cores and a slow disk included.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long a drain waits for its children to end, in `pipeline/end.rs`.
-const DRAIN_WAITS: Duration = Duration::from_secs(2);
 
 /// Runs a test on an actix system of its own thread, and ends it where it hangs.
 pub fn run(test: impl Future<Output = ()>) {
@@ -334,7 +331,7 @@ impl TestBed {
         let drained = self.pipeline.drain(began + patience).await;
         // The drain waits for them, but not for ever: the thread of a sink that was told to panic may still look up the names of a
         // backtrace.
-        let has_waited = began.elapsed() >= DRAIN_WAITS;
+        let has_waited = began.elapsed() >= END_WAIT_MAX;
         for child in children {
             assert!(has_waited || child.state() == ChildState::Ended, "{} was not waited for", child.name());
             eventually(&format!("{} ends", child.name()), || child.state() == ChildState::Ended).await;
