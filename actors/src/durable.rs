@@ -1,4 +1,5 @@
-//! How the sled databases of this crate are opened, and what sled leaves to the file system's mercy made durable.
+//! How the sled databases of this crate are opened, what sled leaves to the file system's mercy made durable, and what it leaves in
+//! memory freed.
 //!
 //! sled syncs neither its settings (`conf`) nor the directory that its files have their names in. After a power loss a
 //! log that was synced could then be nowhere, or be taken for one of another kind.
@@ -112,6 +113,14 @@ pub(crate) fn sync_names(dir: &Path) -> io::Result<()> {
 /// Makes a file, or the names in a directory, durable.
 pub(crate) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Frees what sled has replaced, as far as no other thread may still look at it.
+///
+/// sled leaves that to the collector of crossbeam-epoch, which looks when a thread has sixty-four pieces of it. A piece is small,
+/// but may be the last that holds the buffer of a segment: of 2 MiB each in the journal, up to ten of them.
+pub(crate) fn collect_garbage() {
+    crossbeam_epoch::pin().flush();
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod examination;
 pub mod health;
 pub mod holding;
 pub mod journal;
+mod lz4;
 pub mod message;
 pub mod otlp;
 pub mod projection;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Timestamp;
-use crate::otlp::Signal;
+use crate::{lz4, otlp::Signal};
 
 /// Encoded bytes after which a request goes on in a further block: the raw size of a journal record, which
 /// at the 3x that log-like JSON compresses gives the 80 to 112 KiB that sled stores fastest.
@@ -147,12 +147,8 @@ impl Block {
     /// A block of so many events, which stand behind room for the header.
     fn of(count: u32, bytes: Vec<u8>) -> Self {
         let events = &bytes[HEADER_BYTES..];
-        let packed = (events.len() >= PACK_FROM_BYTES).then(|| lz4_flex::block::compress(events));
-        let packed = packed.filter(|packed| packed.len() < events.len()).map(|mut packed| {
-            // lz4 wants room for the worst case.
-            packed.shrink_to_fit();
-            packed.into()
-        });
+        let packed = if events.len() >= PACK_FROM_BYTES { lz4::compress(events) } else { None };
+        let packed = packed.map(Bytes::from);
         Self { count, first_id: None, bytes, packed }
     }
 

@@ -21,6 +21,7 @@ use std::borrow::Cow;
 use super::{CHUNK_BYTES_MAX, Drafted};
 use crate::{
     event::{Stamped, Timestamp, block},
+    lz4,
     record::{Position, Record},
 };
 
@@ -231,9 +232,8 @@ fn body_of(out: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 
 /// Writes the payload as one body; its codec and its bytes.
 fn write_whole(raw: &[u8], out: &mut Vec<u8>) -> (u8, usize) {
-    let body = body_of(out, lz4_flex::block::get_maximum_output_size(raw.len()));
-    let packed =
-        lz4_flex::block::compress_into(raw, body).expect("the output has the size that lz4 asks for");
+    let body = body_of(out, lz4::packed_bytes_max(raw.len()));
+    let packed = lz4::compress_into(raw, body);
     if packed < raw.len() {
         return (CODEC_LZ4, packed);
     }
@@ -279,8 +279,8 @@ pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
         CODEC_LZ4 | CODEC_LZ4_BLOCKS if header.raw_bytes > body.len() * LZ4_RATIO_MAX => return None,
         CODEC_LZ4 => {
             let mut raw = vec![0; header.raw_bytes];
-            let written = lz4_flex::block::decompress_into(body, &mut raw).ok()?;
-            (written == header.raw_bytes).then_some(raw)?
+            lz4::decompress_into(body, &mut raw)?;
+            raw
         }
         CODEC_LZ4_BLOCKS => read_blocks(body, header.raw_bytes)?,
         _ => return None,
@@ -299,8 +299,7 @@ fn read_blocks(mut body: &[u8], raw_bytes: usize) -> Option<Vec<u8>> {
         body = rest;
         room.split_off_mut(..header.len())?.copy_from_slice(header);
         let events = room.split_off_mut(..block::body_bytes(header))?;
-        let written = lz4_flex::block::decompress_into(packed, events).ok()?;
-        (written == events.len()).then_some(())?;
+        lz4::decompress_into(packed, events)?;
     }
     room.is_empty().then_some(raw)
 }

@@ -14,7 +14,7 @@ use std::{
 use crate::support::{
     binary::{Forebay, Place},
     http::Connection,
-    memory::{MIB, assert_peak},
+    memory::{MIB, anonymous, assert_peak},
     skipped,
     testbed::{INCOMPRESSIBLE_BYTES, incompressible},
     thorough, until,
@@ -129,6 +129,24 @@ fn post_backlog(forebay: &Forebay, bytes: u64) -> u64 {
         }
     });
     (4 * requests * EVENTS) as u64
+}
+
+/// Scenario: the process has started and nothing has come yet; then events come, a megabyte at a time.
+/// Guarantee: what sled has no use for is not in memory. Its counters were, with which it never counts (25 MiB idle instead of
+/// 5), and buffers of segments that had long been written (45 MiB behind events instead of 28, also without the counters).
+#[test]
+fn r0610_what_sled_has_no_use_for_was_in_memory() {
+    let forebay = Place::empty().sink("nowhere", "{ type: blackhole }").start();
+    let idle = anonymous(&forebay);
+    let (mut connection, body) = (forebay.connect(), body(0, 16));
+    let of_one = |_| {
+        post(&mut connection, &body);
+        anonymous(&forebay)
+    };
+    let most = (0..128).map(of_one).max().unwrap_or_default();
+    eprintln!("{} MiB idle, {} MiB behind events", idle / MIB, most / MIB);
+    assert!(idle < 16 * MIB, "{idle} bytes");
+    assert!(most < 40 * MIB, "{most} bytes");
 }
 
 /// A destination is down for a whole backlog, then takes all of it; a second sink has it at once.

@@ -8,8 +8,17 @@ pub const MIB: u64 = 1 << 20;
 
 /// The most memory the process ever had, in bytes.
 fn peak(forebay: &Forebay) -> u64 {
+    status(forebay, "VmHWM:")
+}
+
+/// The memory that the process has now, in bytes, but for pages of files.
+pub fn anonymous(forebay: &Forebay) -> u64 {
+    status(forebay, "RssAnon:")
+}
+
+fn status(forebay: &Forebay, key: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", forebay.id())).expect("this is Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process has memory");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a process has memory");
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
