@@ -22,6 +22,10 @@ use super::{
 /// request that is let in must still fit.
 const BUFFER_MAX_BYTES_MIN: u64 = 128 << 20;
 
+/// What comes into the journal in one piece. A record of it has at most 1 GiB, and a tenant's name makes a request of OpenTelemetry up to
+/// four times as large.
+const WHOLE_BYTES_MAX: usize = 128 << 20;
+
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Config {
@@ -39,15 +43,15 @@ impl Config {
 
         let http = &self.http;
         found.zero_count(&["http", "max_body_bytes"], http.max_body_bytes);
-        found.zero_count(&["http", "max_event_bytes"], http.max_event_bytes);
+        found.whole(&["http", "max_event_bytes"], http.max_event_bytes);
         found.zero_count(&["http", "max_connections"], http.max_connections);
         found.zero_duration(&["http", "request_timeout"], http.request_timeout);
         found.zero_duration(&["http", "header_timeout"], http.header_timeout);
 
-        found.zero_count(&["otlp", "max_body_bytes"], self.otlp.max_body_bytes);
+        found.whole(&["otlp", "max_body_bytes"], self.otlp.max_body_bytes);
         found.zero_count(&["otlp", "max_connections"], self.otlp.max_connections);
         let ingest = &self.ingest;
-        found.zero_count(&["ingest", "max_batch_bytes"], ingest.max_batch_bytes);
+        found.whole(&["ingest", "max_batch_bytes"], ingest.max_batch_bytes);
         found.zero_duration(&["ingest", "dedupe_window"], ingest.dedupe_window);
         found.zero_count(&["ingest", "dedupe_batches_max"], ingest.dedupe_batches_max);
         found.zero_count(&["ingest", "max_streams"], ingest.max_streams);
@@ -263,6 +267,14 @@ impl Found {
     fn zero_count(&mut self, path: &[&str], count: usize) {
         if count == 0 {
             self.add(path, "is 0; it should be at least 1");
+        }
+    }
+
+    /// Bytes of what comes into the journal in one piece.
+    fn whole(&mut self, path: &[&str], bytes: usize) {
+        self.zero_count(path, bytes);
+        if bytes > WHOLE_BYTES_MAX {
+            self.add(path, "is more than the journal takes in one piece; give it at most 128MiB");
         }
     }
 

@@ -114,7 +114,7 @@ pub struct HttpConfig {
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_body_bytes: usize,
-    /// Largest single event.
+    /// Largest single event; at most 128 MiB.
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_event_bytes: usize,
@@ -152,7 +152,7 @@ pub struct OtlpConfig {
     pub http: OtlpListen,
     /// Where exporters for gRPC look.
     pub grpc: OtlpListen,
-    /// Largest body of a request, before and after decompression.
+    /// Largest body of a request, before and after decompression; at most 128 MiB.
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_body_bytes: usize,
@@ -168,7 +168,7 @@ pub struct OtlpConfig {
 pub struct IngestConfig {
     /// Where clients look. It takes OpenTelemetry, too, as the addresses of OpenTelemetry take batches.
     pub grpc: OtlpListen,
-    /// Largest batch, before and after decompression.
+    /// Largest batch, before and after decompression; at most 128 MiB.
     #[serde(with = "units::size")]
     #[schemars(with = "units::Size")]
     pub max_batch_bytes: usize,

@@ -282,10 +282,10 @@ impl Journal for SledJournal {
     fn commit(&self, blocks: &[Stamped]) -> Result<Vec<Arc<Record>>, JournalError> {
         self.reserve.as_ref().map_or(Ok(()), Reserve::hold)?;
         let committed = self.append_and_publish(blocks);
-        durable::collect_garbage();
         if let (Some(reserve), Err(JournalError::Full { .. })) = (&self.reserve, &committed) {
             reserve.release();
         }
+        durable::collect_garbage();
         committed
     }
 

@@ -32,7 +32,8 @@ const FURTHER: &[u8; 4] = b"FBRc";
 pub(super) const HEADER_BYTES: usize = 37;
 const CRC_AT: usize = HEADER_BYTES - 4;
 
-/// A body is never larger than this uncompressed: the largest request there can be, far above any default.
+/// A body is never larger than this uncompressed: twice the largest request there can be, four times as large by its tenant's name (the
+/// configuration's checks see to that).
 const RAW_BYTES_MAX: usize = 1 << 30;
 
 /// What a byte of lz4 can become at most: a length goes on in bytes that stand for 255 each.

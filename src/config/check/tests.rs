@@ -28,6 +28,18 @@ fn values_that_make_no_sense() {
         ("http: {header_timeout: 0s}", "http.header_timeout: is 0"),
         ("http: {max_body_bytes: 65MiB}", "http.max_inflight_bytes: is smaller than http.max_body_bytes"),
         ("http: {max_event_bytes: 17MiB}", "http.max_event_bytes: is larger"),
+        (
+            "http: {max_event_bytes: 2GiB, max_body_bytes: 2GiB, max_inflight_bytes: 2GiB}",
+            "http.max_event_bytes: is more than the journal takes in one piece",
+        ),
+        (
+            "http: {max_inflight_bytes: 1GiB}\notlp: {max_body_bytes: 129MiB}",
+            "otlp.max_body_bytes: is more than the journal takes in one piece; give it at most 128MiB",
+        ),
+        (
+            "http: {max_inflight_bytes: 1GiB}\ningest: {max_batch_bytes: 129MiB}",
+            "ingest.max_batch_bytes: is more",
+        ),
         ("ingest: {dedupe_window: 0s}", "ingest.dedupe_window: is 0"),
         ("ingest: {max_batch_bytes: 65MiB}", "ingest.max_batch_bytes: is larger"),
         ("buffer: {max_bytes: 127MiB}", "at least 128MiB"),

@@ -132,8 +132,8 @@ fn post_backlog(forebay: &Forebay, bytes: u64) -> u64 {
 }
 
 /// Scenario: the process has started and nothing has come yet; then events come, a megabyte at a time.
-/// Guarantee: what sled has no use for is not in memory. Its counters were, with which it never counts (25 MiB idle instead of
-/// 5), and buffers of segments that had long been written (45 MiB behind events instead of 28, also without the counters).
+/// Guarantee: what sled has no use for is not in memory. Its counters were, with which it never counts: 25 MiB idle instead of 5.
+/// With buffers of segments that had long been written 56 MiB were behind events, instead of 28 to 39.
 #[test]
 fn r0610_what_sled_has_no_use_for_was_in_memory() {
     let forebay = Place::empty().sink("nowhere", "{ type: blackhole }").start();
@@ -146,7 +146,7 @@ fn r0610_what_sled_has_no_use_for_was_in_memory() {
     let most = (0..128).map(of_one).max().unwrap_or_default();
     eprintln!("{} MiB idle, {} MiB behind events", idle / MIB, most / MIB);
     assert!(idle < 16 * MIB, "{idle} bytes");
-    assert!(most < 40 * MIB, "{most} bytes");
+    assert!(most < 52 * MIB, "{most} bytes");
 }
 
 /// A destination is down for a whole backlog, then takes all of it; a second sink has it at once.

@@ -1,5 +1,7 @@
 //! What only the inside of a journal can be made to do.
 
+use std::sync::atomic::AtomicBool;
+
 use tempfile::TempDir;
 
 use super::*;
@@ -98,4 +100,52 @@ fn r0590_what_came_after_a_failed_sync_lay_behind_what_it_had_lost() {
     assert_eq!(read_all(&journal, Position(0)), expected);
     journal.remove(Position(1), Timestamp::from_nanos(i64::MAX)).unwrap();
     journal.sync().unwrap();
+}
+
+/// Scenario: `interval`; a tick cannot sync while a commit is appended and waits for its turn, and which then goes into another
+/// generation.
+/// Guarantee: it is there alone. The log before ends at the head, whatever of the commit came into it.
+#[test]
+fn r0600_what_went_elsewhere_is_not_read_where_it_was_appended() {
+    let dir = TempDir::new().unwrap();
+    let journal = interval(dir.path());
+    commit(&journal, "before").unwrap();
+    let before = journal.shelf().written().swap_remove(0).1;
+    std::thread::scope(|scope| {
+        let turn = journal.turn();
+        scope.spawn(|| commit(&journal, "elsewhere").unwrap());
+        let is_record = |piece: &Piece| matches!(piece, Piece::Record(_));
+        while !before.read(Position(1), Position(2), usize::MAX).iter().any(is_record) {
+            std::thread::yield_now();
+        }
+        before.lose_a_sync();
+        drop(turn);
+    });
+    let expected = [(0, Some("before".to_owned())), (1, Some("elsewhere".to_owned()))];
+    assert_eq!(read_all(&journal, Position(0)), expected);
+    // Closing writes what sled has.
+    drop((journal, before));
+
+    let last = |generation: &Path| Closed::look(generation, Position(0)).unwrap().last_end();
+    let generation = dir.path().join(format!("{:020}", 0));
+    assert_eq!(last(&generation), Some(Position(1)));
+    let without_witness = TempDir::new().unwrap();
+    fs::copy(generation.join("db"), without_witness.path().join("db")).unwrap();
+    assert_eq!(last(without_witness.path()), Some(Position(2)), "the commit had come into it");
+}
+
+/// Scenario: sled has replaced something, and a few commits come.
+/// Guarantee: it is freed. It stayed until the thread had sixty-four pieces of the kind, each of which may hold a segment's buffer.
+#[test]
+fn r0611_what_sled_had_replaced_stayed_in_memory() {
+    let dir = TempDir::new().unwrap();
+    let journal = SledJournal::open(dir.path(), Durability::Fsync, Position(0), clock()).unwrap();
+    let freed = Arc::new(AtomicBool::new(false));
+    let piece = freed.clone();
+    sled::pin().defer(move || piece.store(true, Ordering::Release));
+    // What another test's thread looks at just now may hold it up for a commit or two.
+    let commits =
+        (0..12).take_while(|_| !freed.load(Ordering::Acquire)).map(|i| commit(&journal, &i.to_string()));
+    commits.for_each(|committed| drop(committed.unwrap()));
+    assert!(freed.load(Ordering::Acquire));
 }
