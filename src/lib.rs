@@ -18,5 +18,4 @@ pub mod ingress;
 pub mod pipeline;
 pub mod security;
 pub mod shared_journal;
-mod spare;
 pub mod store;

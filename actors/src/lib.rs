@@ -6,7 +6,7 @@
 //! [`state`] how far each sink has come; [`destination`] is what a sink delivers to, [`condition`] what it takes of all
 //! events, [`projection`] what of these goes out, [`holding`] what one destination does for another that is away, and
 //! [`examination`] what can be known of it before. [`retention`] and [`health`] look after the whole. [`runtime`] is what
-//! actors stand on.
+//! actors stand on, [`lz4`] what compresses, and [`spare`] where large buffers come from.
 
 pub mod batcher;
 pub mod broadcast;
@@ -20,7 +20,7 @@ pub mod examination;
 pub mod health;
 pub mod holding;
 pub mod journal;
-mod lz4;
+pub mod lz4;
 pub mod message;
 pub mod otlp;
 pub mod projection;
@@ -29,4 +29,5 @@ pub mod record;
 pub mod retention;
 pub mod runtime;
 pub mod sink;
+pub mod spare;
 pub mod state;

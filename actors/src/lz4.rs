@@ -10,12 +10,12 @@ use lz4::block::{compress_bound, compress_to_buffer, decompress_to_buffer};
 ///
 /// # Panics
 /// For more than lz4 can compress, which is nearly 2 GiB, and far more than the configuration lets in as one piece.
-pub(crate) fn packed_bytes_max(raw_bytes: usize) -> usize {
+pub fn packed_bytes_max(raw_bytes: usize) -> usize {
     compress_bound(raw_bytes).expect("what is compressed is far below 2 GiB")
 }
 
 /// Compresses into `out`, which has room for [`packed_bytes_max`]; how many bytes it became.
-pub(crate) fn compress_into(raw: &[u8], out: &mut [u8]) -> usize {
+pub fn compress_into(raw: &[u8], out: &mut [u8]) -> usize {
     compress_to_buffer(raw, None, false, out).expect("there is room for the worst case")
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn compress(raw: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Fills `raw` with what was compressed; `None` where that is damaged, or not just so many bytes.
-pub(crate) fn decompress_into(packed: &[u8], raw: &mut [u8]) -> Option<()> {
+pub fn decompress_into(packed: &[u8], raw: &mut [u8]) -> Option<()> {
     // The library counts both in 32 bits, and looks at one of them.
     i32::try_from(packed.len()).ok()?;
     let bytes = i32::try_from(raw.len()).ok()?;

@@ -23,6 +23,7 @@
 //! and `max_wait` has passed since the last such cut, so the first event after a pause does not wait at all.
 
 mod breaker;
+mod catch_up;
 mod delivery;
 mod intake;
 mod metrics;
@@ -42,6 +43,7 @@ use actix::{Actor, AsyncContext as _, Context, Handler, SpawnHandle, Supervised}
 use tokio::time::Instant;
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
+pub use catch_up::CatchUp;
 pub use intake::CutPolicy;
 pub use metrics::SinkMetrics;
 pub use pace::Concurrency;
@@ -100,6 +102,8 @@ pub struct SinkSpec {
     pub probe: SinkProbe,
     /// Where batches go while its breaker is open; they wait where absent.
     pub standby: Option<StandbySpec>,
+    /// How it reads what it is long behind with.
+    pub catch_up: CatchUp,
 }
 
 /// How a sink delivers.
@@ -320,6 +324,12 @@ impl Sink {
         self.spec.clock.now().min(by_time).seconds_since(written_at)
     }
 
+    /// When the oldest of what it has in hand was written.
+    fn oldest(&self) -> Option<Timestamp> {
+        let flying = self.oldest_flight.filter(|_| !self.flights.is_empty());
+        flying.or(self.intake.front().map(|record| record.written_at))
+    }
+
     fn show(&mut self) {
         let (lag_events, own_events) = match &self.spec.source {
             Source::Log(log) => {
@@ -334,9 +344,7 @@ impl Sink {
         if lag_events == 0 {
             self.idle_at = (self.spec.clock.now(), Instant::now());
         }
-        let flying = self.oldest_flight.filter(|_| !self.flights.is_empty());
-        let oldest = flying.or(self.intake.front().map(|record| record.written_at));
-        let lag_seconds = match oldest {
+        let lag_seconds = match self.oldest() {
             Some(oldest) if lag_events > 0 => self.spec.clock.now().seconds_since(oldest),
             // What is on its way was taken in a moment ago, or is being read.
             _ => 0.0,

@@ -25,6 +25,7 @@ use forebay_actors::{
     destination::{Cause, Delivery, DeliveryError, Destination, Receipt, Verdict},
     examination::{ClockReading, Examination, Finding},
     record::Batch,
+    spare::SparePool,
 };
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use reqwest::{
@@ -41,7 +42,6 @@ pub(super) use self::answer::{
 };
 use super::{Framing, chain, encode_batch_into, encoded_bytes, encoding, tls, unbuildable, write_batch};
 use crate::config::{Compression, HttpEncoding, HttpSink};
-use crate::spare::SparePool;
 
 /// Unused connections are closed before the load balancers in front of most servers, at 60 s, close them
 /// under a request.

@@ -14,10 +14,11 @@ use std::{
 
 use actix_web::http::StatusCode;
 use bytes::Bytes;
+use forebay_actors::spare::SparePool;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::Notify;
 
-use crate::{api::error::ApiError, spare::SparePool};
+use crate::api::error::ApiError;
 
 /// Compressed bytes up to which a body is unpacked on the worker's own thread: below a millisecond.
 const INLINE_BYTES_MAX: usize = 8 * 1024;

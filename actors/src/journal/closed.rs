@@ -16,8 +16,13 @@ use std::{
     sync::Arc,
 };
 
+use memchr::memmem;
+
 use super::{JournalError, Piece, stored, witness::Witness};
-use crate::record::{Position, Span};
+use crate::{
+    record::{Position, Span},
+    spare::SparePool,
+};
 
 /// The directory beside the generations where damaged bytes are kept.
 pub(super) const QUARANTINE: &str = "quarantine";
@@ -36,6 +41,74 @@ pub(super) struct Closed {
 struct Found {
     end: Position,
     place: stored::Place,
+}
+
+/// What was found in a log so far.
+#[derive(Default)]
+struct Search {
+    records: BTreeMap<Position, Found>,
+    /// Where whole records begin and end. What looks like a record within one is what an event says: clients may write what
+    /// they like.
+    whole: BTreeMap<u64, u64>,
+    /// What looks like a record of several chunks, and all that looks like a record behind it: it is not known yet what of that is
+    /// within it.
+    beginnings: Vec<(stored::Header, u64)>,
+    /// What looks like a further chunk.
+    further: BTreeSet<(stored::Key, u64)>,
+}
+
+impl Search {
+    /// Looks through a piece of the log that begins at `start`. Returns where the next has to begin; `None` behind the last.
+    fn look_through(&mut self, window: &[u8], start: u64, is_last: bool) -> Option<u64> {
+        let mut at = 0;
+        while let Some(found) = memmem::find(&window[at..], stored::MAGIC) {
+            at += found;
+            // What begins behind the window is seen whole in the next, if there is one.
+            if !is_last && at >= WINDOW_BYTES {
+                break;
+            }
+            let (bytes, offset) = (&window[at..], start + at as u64);
+            at += 1;
+            let Some(header) = stored::Header::parse(bytes) else {
+                self.further.extend(stored::parse_further(bytes).map(|key| (key, offset)));
+                continue;
+            };
+            if !header.is_one_chunk() || !self.beginnings.is_empty() {
+                self.beginnings.push((header, offset));
+            } else if header.stored_bytes() > bytes.len() && !is_last {
+                // It is looked at when all of it is there.
+                return Some(offset);
+            } else if stored::is_whole(bytes) {
+                self.add(&header, stored::Place::of_one_chunk(&header, offset));
+                at += header.stored_bytes() - 1;
+            }
+        }
+        (!is_last).then_some(start + at.max(WINDOW_BYTES) as u64)
+    }
+
+    /// Finds the chunks of records that have several.
+    fn put_together(&mut self, file: &File) {
+        let mut room = Vec::new();
+        for (header, offset) in std::mem::take(&mut self.beginnings) {
+            if self.whole.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end) {
+                continue;
+            }
+            let place = stored::Place::find(&header, offset, |key, from| {
+                self.further.range((key, from)..=(key, u64::MAX)).next().map(|(_, offset)| *offset)
+            });
+            if let Some(place) = place
+                && place.read(file, &mut room).is_some_and(stored::is_whole)
+            {
+                self.add(&header, place);
+            }
+        }
+    }
+
+    /// Adds a record that is whole.
+    fn add(&mut self, header: &stored::Header, place: stored::Place) {
+        self.whole.extend(place.parts().map(|(offset, length)| (offset, offset + length as u64)));
+        self.records.insert(header.first, Found { end: header.end(), place });
+    }
 }
 
 impl Closed {
@@ -64,61 +137,18 @@ impl Closed {
     }
 
     fn scan(path: &Path, file: File) -> io::Result<Self> {
-        let (mut beginnings, mut further) = (Vec::new(), BTreeSet::new());
+        let mut search = Search::default();
         let mut window = vec![0; WINDOW_BYTES + stored::HEADER_BYTES];
         let mut start = 0;
         loop {
             let read = read_at(&file, &mut window, start)?;
-            let last = read < window.len();
-            for at in memchr::memmem::find_iter(&window[..read], stored::MAGIC) {
-                // What begins behind the window is seen whole in the next, if there is one.
-                if !last && at >= WINDOW_BYTES {
-                    continue;
-                }
-                let (found, offset) = (&window[at..read], start + at as u64);
-                if let Some(header) = stored::Header::parse(found) {
-                    beginnings.push((header, offset));
-                } else if let Some(key) = stored::parse_further(found) {
-                    further.insert((key, offset));
-                }
-            }
-            if last {
-                break;
-            }
-            start += WINDOW_BYTES as u64;
-        }
-        let mut closed = Self { path: path.into(), file, records: BTreeMap::new() };
-        // What looks like a record within a whole one is what an event says: clients may write what they like.
-        let mut whole = BTreeMap::<u64, u64>::new();
-        let is_within_one = |whole: &BTreeMap<u64, u64>, offset| {
-            whole.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end)
-        };
-        for (header, offset) in beginnings {
-            if is_within_one(&whole, offset) {
-                continue;
-            }
-            let place = stored::Place::find(&header, offset, |key, from| {
-                further.range((key, from)..=(key, u64::MAX)).next().map(|(_, offset)| *offset)
-            });
-            if let Some(place) =
-                place.filter(|place| closed.bytes(place).is_some_and(|b| stored::is_whole(&b)))
-            {
-                whole.extend(place.parts().map(|(offset, length)| (offset, offset + length as u64)));
-                closed.records.insert(header.first, Found { end: header.end(), place });
+            match search.look_through(&window[..read], start, read < window.len()) {
+                Some(next) => start = next,
+                None => break,
             }
         }
-        Ok(closed)
-    }
-
-    /// `None` where the file does not have them.
-    fn bytes(&self, place: &stored::Place) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; place.bytes()];
-        let mut filled = 0;
-        for (offset, length) in place.parts() {
-            self.file.read_exact_at(&mut bytes[filled..filled + length], offset).ok()?;
-            filled += length;
-        }
-        Some(bytes)
+        search.put_together(&file);
+        Ok(Self { path: path.into(), file, records: search.records })
     }
 
     fn keep_copy(&self, quarantine: &Path, first: Position) -> io::Result<()> {
@@ -167,8 +197,15 @@ impl Closed {
     }
 
     /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there.
-    pub(super) fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
+    pub(super) fn read(
+        &self,
+        from: Position,
+        end: Position,
+        bytes_max: usize,
+        spare: &SparePool,
+    ) -> Vec<Piece> {
         let (mut pieces, mut at, mut bytes) = (Vec::new(), from, 0);
+        let mut room = Vec::new();
         // The record that holds `from` may begin before it.
         let begin = self.records.range(..=from).next_back().map_or(from, |(first, _)| *first);
         for (first, found) in self.records.range(begin..end.max(begin)) {
@@ -176,7 +213,8 @@ impl Closed {
                 return pieces;
             }
             // It was whole a moment ago: then it is a gap like any other.
-            let record = self.bytes(&found.place).and_then(|stored| stored::decode(*first, &stored));
+            let stored = found.place.read(&self.file, &mut room);
+            let record = stored.and_then(|stored| stored::decode_into(*first, stored, spare));
             let Some(record) = record.filter(|record| record.end() > at) else { continue };
             if record.first > at {
                 pieces.push(Piece::Damaged(Span { first: at, end: record.first }));

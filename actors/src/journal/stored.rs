@@ -16,13 +16,14 @@
 //! The checksum covers the header before it and the body, so a flipped bit anywhere is found. Magic and position
 //! make a record and its chunks recognisable without sled; the magic's last letter is the version.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fs::File, os::unix::fs::FileExt as _};
 
 use super::{CHUNK_BYTES_MAX, Drafted};
 use crate::{
     event::{Stamped, Timestamp, block},
     lz4,
     record::{Position, Record},
+    spare::SparePool,
 };
 
 /// What all magics begin with.
@@ -98,6 +99,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The place of a record that is one chunk.
+    pub(super) fn of_one_chunk(header: &Header, beginning: u64) -> Self {
+        Self { beginning, bytes: header.stored_bytes(), further: Vec::new() }
+    }
+
     /// The place of the record whose first chunk is at `beginning`; `None` where a further chunk is missing. `further_at`
     /// says where the first thing from an offset on is that looks like the chunk of a key: the real one comes behind the
     /// chunk before it, and what looks like one within that is what an event says.
@@ -116,9 +122,16 @@ impl Place {
         Some(place)
     }
 
-    /// Bytes of the record.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Reads the record into room for it; `None` where the log does not have all of it.
+    pub(super) fn read<'a>(&self, log: &File, room: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+        // Not cleared: all of it is written over.
+        room.resize(self.bytes, 0);
+        let mut filled = 0;
+        for (offset, length) in self.parts() {
+            log.read_exact_at(&mut room[filled..filled + length], offset).ok()?;
+            filled += length;
+        }
+        Some(room)
     }
 
     /// Its parts in order: offsets and lengths.
@@ -190,6 +203,11 @@ impl Header {
     /// The place after the record's last event.
     pub(super) fn end(&self) -> Position {
         self.first.plus(u64::from(self.count))
+    }
+
+    /// Whether the record is one value.
+    pub(super) fn is_one_chunk(&self) -> bool {
+        self.stored_bytes() <= CHUNK_BYTES_MAX
     }
 
     /// Bytes of header and body.
@@ -269,30 +287,42 @@ pub(super) fn is_whole(stored: &[u8]) -> bool {
 
 /// The record again; `None` where the bytes are not what [`encode`] made.
 pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
+    decode_into(first, stored, &SparePool::new(0, 0))
+}
+
+/// The same with its payload in a buffer of the pool.
+pub(super) fn decode_into(first: Position, stored: &[u8], spare: &SparePool) -> Option<Record> {
     let header = Header::parse(stored)?;
     let body = stored.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes)?;
     if header.first != first || checksum(&stored[..HEADER_BYTES + header.body_bytes]) != header.crc {
         return None;
     }
     let payload = match header.codec {
-        CODEC_NONE => body.to_vec(),
+        CODEC_NONE => {
+            let mut raw = spare.take(body.len());
+            raw.extend_from_slice(body);
+            raw
+        }
         // The size the header names is believed only now that the checksum is, and only where lz4 could reach it.
         CODEC_LZ4 | CODEC_LZ4_BLOCKS if header.raw_bytes > body.len() * LZ4_RATIO_MAX => return None,
         CODEC_LZ4 => {
-            let mut raw = vec![0; header.raw_bytes];
+            let mut raw = spare.take_filled(header.raw_bytes);
             lz4::decompress_into(body, &mut raw)?;
             raw
         }
-        CODEC_LZ4_BLOCKS => read_blocks(body, header.raw_bytes)?,
+        CODEC_LZ4_BLOCKS => {
+            let mut raw = spare.take_filled(header.raw_bytes);
+            read_blocks(body, &mut raw)?;
+            raw
+        }
         _ => return None,
     };
-    Some(Record { first, count: header.count, written_at: header.written_at, payload: payload.into() })
+    let payload = spare.bytes(payload);
+    Some(Record { first, count: header.count, written_at: header.written_at, payload })
 }
 
-/// The payload that [`write_blocks`] wrote so.
-fn read_blocks(mut body: &[u8], raw_bytes: usize) -> Option<Vec<u8>> {
-    let mut raw = vec![0; raw_bytes];
-    let mut room = &mut raw[..];
+/// Fills `room` with the payload that [`write_blocks`] wrote so; `None` where that is not just as much.
+fn read_blocks(mut body: &[u8], mut room: &mut [u8]) -> Option<()> {
     while !body.is_empty() {
         let (header, rest) = body.split_at_checked(block::HEADER_BYTES)?;
         let (length, rest) = rest.split_first_chunk()?;
@@ -302,7 +332,7 @@ fn read_blocks(mut body: &[u8], raw_bytes: usize) -> Option<Vec<u8>> {
         let events = room.split_off_mut(..block::body_bytes(header))?;
         lz4::decompress_into(packed, events)?;
     }
-    room.is_empty().then_some(raw)
+    room.is_empty().then_some(())
 }
 
 /// Makes the magic, the length and the checksum those of a whole record; of no use where there is no room for a header.

@@ -2,14 +2,12 @@
 
 use std::fmt::Display;
 
-use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
-use tokio::task::spawn_blocking;
-
 use super::{Sink, Source};
 use crate::{
     journal::Piece,
     record::{Position, Span},
 };
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 
 /// What a report begins with that says so.
 const UNREADABLE: &str = "the journal could not be read";
@@ -24,7 +22,9 @@ impl Sink {
         }
         self.reading = true;
         let (source, from, life) = (self.spec.source.clone(), self.intake.expected(), self.life);
-        let read = spawn_blocking(move || source.read(from, life)).into_actor(self);
+        let waited = self.oldest().map_or(0.0, |written_at| self.waited_seconds(written_at));
+        let read = move || source.read(from, life);
+        let read = self.spec.catch_up.read(&self.spec.source, waited, read).into_actor(self);
         ctx.spawn(read.map(move |read, sink, ctx| {
             sink.reading = false;
             match read {

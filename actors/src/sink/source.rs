@@ -52,6 +52,14 @@ impl Source {
         }
     }
 
+    /// Bytes that a log takes up; `None` of a queue, which is others' as well.
+    pub(super) fn log_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Log(log) => Some(log.usage().disk_bytes),
+            Self::Queue(_) => None,
+        }
+    }
+
     /// The positions a log has; `None` of a queue, where they say nothing.
     pub(super) fn log_span(&self) -> Option<Span> {
         match self {

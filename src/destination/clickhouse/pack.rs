@@ -7,8 +7,10 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
-use forebay_actors::destination::{Cause, DeliveryError};
-use lz4_flex::block::{compress_into, get_maximum_output_size};
+use forebay_actors::{
+    destination::{Cause, DeliveryError},
+    lz4,
+};
 
 use crate::config::ClickhouseCompression;
 
@@ -41,21 +43,19 @@ pub(super) fn packed(rows: Vec<u8>, compression: ClickhouseCompression) -> Resul
         ClickhouseCompression::Zstd => {
             zstd::bulk::compress(&rows, 1).map(Bytes::from).map_err(|error| failed(error.to_string()))
         }
-        ClickhouseCompression::Lz4 => {
-            blocks(&rows).map(Bytes::from).map_err(|error| failed(error.to_string()))
-        }
+        ClickhouseCompression::Lz4 => Ok(blocks(&rows).into()),
     }
 }
 
 /// Each block is a checksum, the method, its length with these nine bytes, the length of its rows, and the compressed rows.
-fn blocks(rows: &[u8]) -> Result<Vec<u8>, lz4_flex::block::CompressError> {
+fn blocks(rows: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(rows.len() / 2 + CHECKSUM_BYTES + HEADER_BYTES);
     for rows in rows.chunks(BLOCK_BYTES) {
         let checksum = out.len();
         let header = checksum + CHECKSUM_BYTES;
         let body = header + HEADER_BYTES;
-        out.resize(body + get_maximum_output_size(rows.len()), 0);
-        let packed = compress_into(rows, &mut out[body..])?;
+        out.resize(body + lz4::packed_bytes_max(rows.len()), 0);
+        let packed = lz4::compress_into(rows, &mut out[body..]);
         out.truncate(body + packed);
         out[header] = LZ4;
         // A block is a mebibyte, so both lengths have room in 32 bits.
@@ -65,7 +65,7 @@ fn blocks(rows: &[u8]) -> Result<Vec<u8>, lz4_flex::block::CompressError> {
         let hash = cityhash_rs::cityhash_102_128(&out[header..]).rotate_left(64);
         out[checksum..header].copy_from_slice(&hash.to_le_bytes());
     }
-    Ok(out)
+    out
 }
 
 #[cfg(test)]
@@ -83,7 +83,9 @@ mod tests {
             while !rest.is_empty() {
                 let number = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap()) as usize;
                 let (length, size) = (number(17), number(21));
-                unpacked.extend(lz4_flex::block::decompress(&rest[25..16 + length], size).unwrap());
+                let mut block = vec![0; size];
+                lz4::decompress_into(&rest[25..16 + length], &mut block).unwrap();
+                unpacked.append(&mut block);
                 rest = &rest[16 + length..];
             }
             assert!(unpacked == rows, "{bytes}");

@@ -8,6 +8,7 @@ use crate::support::{
     binary::{Finished, Forebay, Place, command},
     eventually,
     http::Destination,
+    testbed::incompressible,
     until,
 };
 
@@ -210,6 +211,28 @@ fn p4_threads_of_sinks_are_behind_those_that_take_events_in() {
     place.write();
     forebay.signal("HUP");
     all_of(&["b", "c", "d", "events"]);
+}
+
+/// Scenario: a destination is away for seconds, while more comes in than its sink keeps in memory.
+/// Guarantee: the sink reads what it has missed on a thread that is further behind than its own (P4: what takes events in goes
+/// first), and only then.
+#[test]
+fn p4_a_sink_that_is_long_behind_reads_behind_all_others() {
+    const EVENTS: usize = 400;
+    let away = Destination::start();
+    away.answer(503);
+    let forebay = Place::empty().sink("away", &away.sink()).start();
+    for first in (0..EVENTS).step_by(10) {
+        let event = |index| json!({"service": "s", "message": incompressible(index)}).to_string() + "\n";
+        forebay.post_lines((first..first + 10).map(event).collect::<String>()).ok(202);
+    }
+    until("it is long behind", || forebay.metric("forebay_sink_lag_seconds", "sink=\"away\"") > 3.5);
+    let catch_up = || niceness_of(&forebay, "catch-up");
+    assert!(catch_up().is_empty(), "nothing is to be read yet: what it has in memory is not delivered");
+    away.answer(200);
+    // It stays for some seconds after its last read.
+    until("something is read behind all others", || catch_up() == [15]);
+    until("everything is delivered", || away.count() == EVENTS);
 }
 
 /// By how much each thread of such a name is nicer than the process. Actors and HTTP workers run on `actix-rt`.

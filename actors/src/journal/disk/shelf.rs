@@ -8,6 +8,7 @@ use crate::{
         inspect::Entry,
     },
     record::Position,
+    spare::SparePool,
 };
 
 /// All generations, oldest first, and those of them that are open for reading.
@@ -29,10 +30,16 @@ pub(super) enum Readable {
 impl Readable {
     /// Reads pieces from `from` on, up to `end`, until `bytes_max` of payload are there. `end` is where the next generation
     /// begins, or the head: what a failed commit left behind it does not count.
-    pub(super) fn read(&self, from: Position, end: Position, bytes_max: usize) -> Vec<Piece> {
+    pub(super) fn read(
+        &self,
+        from: Position,
+        end: Position,
+        bytes_max: usize,
+        spare: &SparePool,
+    ) -> Vec<Piece> {
         match self {
             Self::Written(generation) => generation.read(from, end, bytes_max),
-            Self::Closed(generation) => generation.read(from, end, bytes_max),
+            Self::Closed(generation) => generation.read(from, end, bytes_max, spare),
         }
     }
 }

@@ -76,28 +76,35 @@ fn r0323_a_record_within_an_event_was_taken_for_one() {
     // One whose checksum happens to be text, too.
     let forged_record = (0..200).find_map(record).expect("one of so many checksums is text");
     let forged_chunk = "FBRc".to_owned() + &text(stored::key(first.plus(1), 1).to_vec()).unwrap();
-    let dir = TempDir::new().unwrap();
-    let at_first = || {
-        SledJournal::with_generation_bytes(dir.path(), Durability::Fsync, first, clock(), u64::MAX).unwrap()
-    };
-    let journal = at_first();
-    let mut messages = vec!["a".to_owned(), format!("{forged_chunk}{}", noise(7, 150_000))];
-    messages.extend([forged_record.clone(), forged_chunk.clone(), "c".to_owned()]);
-    messages.iter().for_each(|message| drop(journal.commit(&blocks(std::slice::from_ref(message))).unwrap()));
-    drop(journal);
-    let log = fs::read(dir.path().join(format!("{:020}", first.0)).join("db")).unwrap();
-    for forged in [&forged_record, &forged_chunk] {
-        assert!(
-            memchr::memmem::find(&log, forged.as_bytes()).is_some(),
-            "it is stored as the client wrote it"
-        );
-    }
+    let large = format!("{forged_chunk}{}", noise(7, 150_000));
+    let mut messages =
+        vec!["a".to_owned(), large, forged_record.clone(), forged_chunk.clone(), "c".to_owned()];
+    // Before a record of several chunks a log is looked through in another way than behind it.
+    for _ in 0..2 {
+        messages.reverse();
+        let dir = TempDir::new().unwrap();
+        let at_first = || {
+            SledJournal::with_generation_bytes(dir.path(), Durability::Fsync, first, clock(), u64::MAX)
+                .unwrap()
+        };
+        let journal = at_first();
+        let commit = |message| drop(journal.commit(&blocks(std::slice::from_ref(message))).unwrap());
+        messages.iter().for_each(commit);
+        drop(journal);
+        let log = fs::read(dir.path().join(format!("{:020}", first.0)).join("db")).unwrap();
+        for forged in [&forged_record, &forged_chunk] {
+            assert!(
+                memchr::memmem::find(&log, forged.as_bytes()).is_some(),
+                "it is stored as the client wrote it"
+            );
+        }
 
-    let found = verify(dir.path()).unwrap();
-    assert_eq!((found.events, found.damaged), (5, 0));
-    let found: Vec<_> = read_all(&at_first(), first).into_iter().map(|(_, m)| m.unwrap()).collect();
-    assert!(found == messages, "the messages differ");
-    assert!(!dir.path().join("quarantine").exists(), "nothing was damaged");
+        let found = verify(dir.path()).unwrap();
+        assert_eq!((found.events, found.damaged), (5, 0));
+        let found: Vec<_> = read_all(&at_first(), first).into_iter().map(|(_, m)| m.unwrap()).collect();
+        assert!(found == messages, "the messages differ");
+        assert!(!dir.path().join("quarantine").exists(), "nothing was damaged");
+    }
 }
 
 /// Scenario: after a power loss the witness, which is not synced, is empty, or zeros as long as it was, or anything.

@@ -1,7 +1,7 @@
 //! Large buffers that are used again and again.
 //!
 //! At full load, bodies that come in and go out would be a gigabyte a second of allocations, and a hundred megabytes
-//! that the allocator has not given back yet.
+//! that the allocator has not given back yet. So would be what a sink that catches up reads from the journal.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,10 +29,21 @@ impl SparePool {
 
     /// An empty buffer with room for `bytes`.
     pub fn take(&self, bytes: usize) -> Vec<u8> {
-        let spare = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = spare.unwrap_or_default();
+        let mut buffer = self.pop();
+        buffer.clear();
         buffer.reserve(bytes);
         buffer
+    }
+
+    /// A buffer of so many bytes, to be written over: of what they are now nothing is known.
+    pub(crate) fn take_filled(&self, bytes: usize) -> Vec<u8> {
+        let mut buffer = self.pop();
+        buffer.resize(bytes, 0);
+        buffer
+    }
+
+    fn pop(&self) -> Vec<u8> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     /// The buffer's bytes; when nobody needs them any more, the buffer comes back.
@@ -52,8 +63,8 @@ impl Drop for Spare {
         if self.buffer.capacity() > self.pool.kept_bytes_max {
             return;
         }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
+        // As it is: to clear what is written over would take as long as to write it.
+        let buffer = std::mem::take(&mut self.buffer);
         let mut buffers = self.pool.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         if buffers.len() < self.pool.kept_max {
             buffers.push(buffer);
@@ -81,5 +92,9 @@ mod tests {
         assert_eq!(pool.take(0).capacity(), capacity);
         drop(pool.bytes(pool.take(5000)));
         assert_eq!(pool.take(0).capacity(), 0);
+        drop(pool.bytes(b"some bytes".to_vec()));
+        assert_eq!(pool.take_filled(4), b"some");
+        drop(pool.bytes(b"some bytes".to_vec()));
+        assert!(pool.take(4).is_empty());
     }
 }
