@@ -125,6 +125,15 @@ pub struct SinkPolicy {
     pub breaker: BreakerPolicy,
 }
 
+/// A span on its way.
+struct Flight {
+    span: Span,
+    /// It has its outcome.
+    is_done: bool,
+    /// When its first event was written; `None` of positions whose bytes are gone.
+    written_at: Option<Timestamp>,
+}
+
 /// The actor.
 pub struct Sink {
     spec: SinkSpec,
@@ -135,10 +144,8 @@ pub struct Sink {
     planned: Option<Position>,
     /// How far batches have gone out, where the journal may forget what is in them.
     reached: Position,
-    /// Spans on their way, in order, and whether they have their outcome.
-    flights: VecDeque<(Span, bool)>,
-    /// When the oldest of what is on its way was written.
-    oldest_flight: Option<Timestamp>,
+    /// What is on its way, in order.
+    flights: VecDeque<Flight>,
     /// Work to be done, in order.
     ready: VecDeque<Work>,
     /// Deliveries that are running, and how many may.
@@ -149,6 +156,8 @@ pub struct Sink {
     life: u64,
     /// The journal has something that the broadcast did not bring.
     lagging: bool,
+    /// What was read last is old.
+    long_behind: bool,
     reading: bool,
     /// A cut waits for its note to be saved.
     planning: bool,
@@ -188,13 +197,13 @@ impl Sink {
             planned,
             reached,
             flights: VecDeque::new(),
-            oldest_flight: None,
             ready: VecDeque::new(),
             running: 0,
             pace: Pace::new(policy.concurrency),
             next,
             life,
             lagging: true,
+            long_behind: false,
             reading: false,
             planning: false,
             last_cut: None,
@@ -243,12 +252,9 @@ impl Sink {
             return false;
         };
         match cut {
-            Cut::Gone(span, reason) => self.line_up(span, |part| Work::gone(part, reason)),
+            Cut::Gone(span, reason) => self.line_up(span, None, |part| Work::gone(part, reason)),
             Cut::Batch(batch) => {
                 let span = batch.span();
-                if self.flights.is_empty() {
-                    self.oldest_flight = batch.records().first().map(|record| record.written_at);
-                }
                 let full = span.count() >= self.spec.policy.cut.max_events
                     || batch.payload_bytes() >= self.spec.policy.cut.max_bytes;
                 // A record of a queue is cut the same way by whoever takes it.
@@ -264,7 +270,8 @@ impl Sink {
                     self.reached = span.end;
                 }
                 let when = self.spec.when.clone();
-                self.line_up(span, |part| Work::batch(batch.within(part), when.as_ref()));
+                let written_at = batch.records().first().map(|record| record.written_at);
+                self.line_up(span, written_at, |part| Work::batch(batch.within(part), when.as_ref()));
                 if by_time || may_be_forgotten {
                     self.plan(ctx);
                 }
@@ -274,9 +281,9 @@ impl Sink {
     }
 
     /// Puts what was cut in line, but for what is held already.
-    fn line_up(&mut self, span: Span, work: impl Fn(Span) -> Work) {
+    fn line_up(&mut self, span: Span, written_at: Option<Timestamp>, work: impl Fn(Span) -> Work) {
         for (part, is_held) in self.parts(span) {
-            self.flights.push_back((part, is_held));
+            self.flights.push_back(Flight { span: part, is_done: is_held, written_at });
             if !is_held {
                 self.ready.push_back(work(part));
             } else if let Source::Queue(queue) = &self.spec.source {
@@ -326,7 +333,7 @@ impl Sink {
 
     /// When the oldest of what it has in hand was written.
     fn oldest(&self) -> Option<Timestamp> {
-        let flying = self.oldest_flight.filter(|_| !self.flights.is_empty());
+        let flying = self.flights.iter().find_map(|flight| flight.written_at);
         flying.or(self.intake.front().map(|record| record.written_at))
     }
 

@@ -38,6 +38,10 @@ impl SparePool {
     /// A buffer of so many bytes, to be written over: of what they are now nothing is known.
     pub(crate) fn take_filled(&self, bytes: usize) -> Vec<u8> {
         let mut buffer = self.pop();
+        if buffer.capacity() < bytes {
+            // To grow it would copy what nobody wants, into more room than is asked for.
+            return vec![0; bytes];
+        }
         buffer.resize(bytes, 0);
         buffer
     }

@@ -25,7 +25,7 @@ pub(super) fn catch_up() -> Handle {
         // It has no thread of its own, and nothing runs on it but what may block.
         Builder::new_current_thread()
             .thread_name("catch-up")
-            .on_thread_start(|| stand_behind(FAR_BEHIND))
+            .on_thread_start(|| set_behind(FAR_BEHIND))
             .build()
             .expect("a runtime that drives nothing needs nothing")
     };
@@ -34,12 +34,12 @@ pub(super) fn catch_up() -> Handle {
 
 /// Puts the calling thread of a sink, and those that it starts from now on, behind.
 pub(super) fn go_behind() {
-    stand_behind(BEHIND);
+    set_behind(BEHIND);
 }
 
 /// Puts the calling thread so many steps behind the process' first. Where the system does not let it, as in some sandboxes, all
 /// threads are alike.
-fn stand_behind(steps: i32) {
+fn set_behind(steps: i32) {
     if cfg!(not(target_os = "linux")) {
         // There it would be the whole process, and once more with every sink.
         return;

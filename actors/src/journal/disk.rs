@@ -41,8 +41,14 @@ const DISCARDED: &str = "discarded-";
 pub const RESERVE: &str = "reserve";
 
 /// Payloads of records whose room is used again: as many as a batch of 5,000 events has of the benchmark's, whose room comes
-/// back at once, and a few more. They are 4 MiB at most.
+/// back at once, and a few more.
 const SPARE_PAYLOADS_MAX: usize = 8;
+
+/// A payload is larger than a record should be by one event.
+const SPARE_PAYLOAD_BYTES_MAX: usize = RECORD_BYTES / 4 * 5;
+
+/// What of that room there is at most that holds nothing.
+pub const SPARE_BYTES_MAX: usize = SPARE_PAYLOADS_MAX * SPARE_PAYLOAD_BYTES_MAX;
 
 /// The sled journal in one directory. Opening reads one record, whatever the backlog.
 pub struct SledJournal {
@@ -105,7 +111,7 @@ impl SledJournal {
             head: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
             reserve: None,
-            spare: SparePool::new(SPARE_PAYLOADS_MAX, 2 * RECORD_BYTES),
+            spare: SparePool::new(SPARE_PAYLOADS_MAX, SPARE_PAYLOAD_BYTES_MAX),
         };
         journal.clear_discarded().map_err(|e| JournalError::io(dir, e))?;
         journal.shelf().entries = find_generations(dir)?.into();
@@ -227,14 +233,8 @@ impl SledJournal {
             None => Ok(None),
             // Another reader was faster.
             Some((span, Some(generation))) => Ok(Some((Some(generation), span))),
-            Some((span, None)) => match Closed::open(&self.generation_dir(span.first), span) {
-                Ok(closed) => {
-                    let generation = Readable::Closed(Arc::new(closed));
-                    let closed = self.shelf().keep_open(span.first, generation.clone());
-                    // Not in one statement: the lock would be held until its end.
-                    drop(closed);
-                    Ok(Some((Some(generation), span)))
-                }
+            Some((span, None)) => match self.open_closed(span) {
+                Ok(generation) => Ok(Some((Some(generation), span))),
                 // Here and now: who looks again later may find its neighbour in its place.
                 Err(JournalError::Damaged { reason, .. }) => {
                     self.set_aside(span.first, &reason)?;
@@ -243,6 +243,15 @@ impl SledJournal {
                 Err(other) => Err(other),
             },
         }
+    }
+
+    /// Opens an old generation, and keeps it open. Only while `opening` is held.
+    fn open_closed(&self, span: Span) -> Result<Readable, JournalError> {
+        let generation = Readable::Closed(Arc::new(Closed::open(&self.generation_dir(span.first), span)?));
+        let closed = self.shelf().keep_open(span.first, generation.clone());
+        // Not in one statement: the lock would be held until its end.
+        drop(closed);
+        Ok(generation)
     }
 
     /// The span of the generation that holds `from`, and the generation if it is open.
@@ -299,6 +308,18 @@ impl Journal for SledJournal {
 
     fn sync(&self) -> Result<(), JournalError> {
         self.sync_written(false)
+    }
+
+    fn prepare(&self, from: Position) {
+        let from = from.max(self.span().first);
+        let is_closed = || self.find(from).and_then(|(span, open)| open.is_none().then_some(span));
+        if is_closed().is_some() {
+            let _opening = self.opening();
+            if let Some(span) = is_closed() {
+                // One that cannot be opened is put aside by who reads it, and then accounts for it.
+                let _ = self.open_closed(span);
+            }
+        }
     }
 
     fn read(&self, from: Position, bytes_max: usize) -> Result<Vec<Piece>, JournalError> {

@@ -28,7 +28,7 @@ mod witness;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-pub use disk::{RESERVE, SledJournal};
+pub use disk::{RESERVE, SPARE_BYTES_MAX, SledJournal};
 pub use inspect::{Verified, verify, verify_telling};
 pub use memory::MemoryJournal;
 pub use queue::{Backlog, Queue};
@@ -88,6 +88,12 @@ pub trait Journal: Send + Sync + 'static {
     /// Where the device refuses anything of it, now or, as long as that is kept open, before. What comes later goes elsewhere.
     fn sync(&self) -> Result<(), JournalError>;
 
+    /// Does what [`read`](Self::read) would have to do first, and what others who read may have to wait for. What fails here
+    /// is said there.
+    fn prepare(&self, from: Position) {
+        let _ = from;
+    }
+
     /// Reads on from `from` until `bytes_max` of payload are there (one record at least) or the head is
     /// reached. Empty means: nothing there yet. A `from` before the tail starts at the tail.
     ///
@@ -135,6 +141,14 @@ impl Piece {
         match self {
             Self::Record(record) => record.first,
             Self::Damaged(span) | Self::Removed(span) => span.first,
+        }
+    }
+
+    /// The record, where it is one.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::Damaged(_) | Self::Removed(_) => None,
         }
     }
 

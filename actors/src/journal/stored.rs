@@ -18,7 +18,7 @@
 
 use std::{borrow::Cow, fs::File, os::unix::fs::FileExt as _};
 
-use super::{CHUNK_BYTES_MAX, Drafted};
+use super::{CHUNK_BYTES_MAX, Drafted, RECORD_BYTES};
 use crate::{
     event::{Stamped, Timestamp, block},
     lz4,
@@ -39,6 +39,9 @@ const RAW_BYTES_MAX: usize = 1 << 30;
 
 /// What a byte of lz4 can become at most: a length goes on in bytes that stand for 255 each.
 const LZ4_RATIO_MAX: usize = 255;
+
+/// Payloads from which on the room for them is used again.
+const SPARED_FROM_BYTES: usize = RECORD_BYTES / 4;
 
 /// How a body is compressed; its byte in the header.
 const CODEC_NONE: u8 = 0;
@@ -290,13 +293,16 @@ pub(super) fn decode(first: Position, stored: &[u8]) -> Option<Record> {
     decode_into(first, stored, &SparePool::new(0, 0))
 }
 
-/// The same with its payload in a buffer of the pool.
+/// The same with its payload in a buffer of the pool, where it is large enough for one.
 pub(super) fn decode_into(first: Position, stored: &[u8], spare: &SparePool) -> Option<Record> {
     let header = Header::parse(stored)?;
     let body = stored.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes)?;
     if header.first != first || checksum(&stored[..HEADER_BYTES + header.body_bytes]) != header.crc {
         return None;
     }
+    // A small payload would keep a large buffer that nobody counts.
+    let none = SparePool::new(0, 0);
+    let spare = if header.raw_bytes < SPARED_FROM_BYTES { &none } else { spare };
     let payload = match header.codec {
         CODEC_NONE => {
             let mut raw = spare.take(body.len());
@@ -360,7 +366,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{BlockBuilder, Draft, Stamp},
-        journal::{RECORD_BYTES, records},
+        journal::records,
     };
 
     fn record(payload: Vec<u8>) -> Record {

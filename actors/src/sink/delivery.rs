@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    BreakerState, Sink,
+    BreakerState, Flight, Sink,
     standby::Turn,
     work::{Burial, Origin, Task, Work},
 };
@@ -248,10 +248,12 @@ impl Sink {
         };
         let span = batch.span();
         if work.origin == Origin::Journal
-            && let Some(index) = self.flights.iter().position(|(flight, _)| *flight == span)
+            && let Some(index) = self.flights.iter().position(|flight| flight.span == span)
         {
-            self.flights[index].0 = first.span();
-            self.flights.insert(index + 1, (second.span(), false));
+            let flight = &mut self.flights[index];
+            let behind = Flight { span: second.span(), is_done: false, written_at: flight.written_at };
+            flight.span = first.span();
+            self.flights.insert(index + 1, behind);
         }
         for half in [second, first] {
             let (half, panics) = (Arc::new(half), work.panics.min(PANICS_MAX - 1));

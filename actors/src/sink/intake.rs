@@ -82,10 +82,7 @@ impl Intake {
 
     /// The record that the next batch begins with.
     pub fn front(&self) -> Option<&Record> {
-        self.pieces.front().and_then(|piece| match piece {
-            Piece::Record(record) => Some(&**record),
-            Piece::Damaged(_) | Piece::Removed(_) => None,
-        })
+        self.pieces.front().and_then(Piece::record)
     }
 
     /// Takes a broadcast batch, if it is the next one.

@@ -49,8 +49,8 @@ impl Sink {
 
     /// The span has its outcome: the cursor moves over all that have, from the front.
     pub(super) fn finished(&mut self, span: Span) {
-        if let Some(flight) = self.flights.iter_mut().find(|(flight, _)| *flight == span) {
-            flight.1 = true;
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.span == span) {
+            flight.is_done = true;
         }
         self.pass();
         match &self.spec.source {
@@ -64,8 +64,8 @@ impl Sink {
 
     /// Moves the cursor over what has its outcome, from the front.
     pub(super) fn pass(&mut self) {
-        while let Some((span, _)) = self.flights.pop_front_if(|(_, done)| *done) {
-            self.next = span.end;
+        while let Some(flight) = self.flights.pop_front_if(|flight| flight.is_done) {
+            self.next = flight.span.end;
         }
         if self.planned.is_some_and(|planned| planned <= self.next) {
             self.planned = None;

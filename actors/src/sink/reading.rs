@@ -2,12 +2,13 @@
 
 use std::fmt::Display;
 
-use super::{Sink, Source};
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+
+use super::{Sink, Source, catch_up::LONG_SECONDS};
 use crate::{
     journal::Piece,
     record::{Position, Span},
 };
-use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 
 /// What a report begins with that says so.
 const UNREADABLE: &str = "the journal could not be read";
@@ -22,9 +23,12 @@ impl Sink {
         }
         self.reading = true;
         let (source, from, life) = (self.spec.source.clone(), self.intake.expected(), self.life);
-        let waited = self.oldest().map_or(0.0, |written_at| self.waited_seconds(written_at));
-        let read = move || source.read(from, life);
-        let read = self.spec.catch_up.read(&self.spec.source, waited, read).into_actor(self);
+        // Not at its end, and not where what waits expires.
+        let has_time = !self.draining && self.spec.policy.max_age.is_none();
+        let is_patient = self.long_behind && has_time;
+        let read =
+            self.spec.catch_up.read(is_patient, &source.clone(), from, move || source.read(from, life));
+        let read = read.into_actor(self);
         ctx.spawn(read.map(move |read, sink, ctx| {
             sink.reading = false;
             match read {
@@ -50,6 +54,8 @@ impl Sink {
             let is_over = |error: &mut String| error.starts_with(UNREADABLE);
             self.spec.probe.update(|report| drop(report.error.take_if(is_over)));
         }
+        let newest = pieces.iter().rev().find_map(Piece::record).map(|record| record.written_at);
+        self.long_behind = newest.is_some_and(|written_at| self.waited_seconds(written_at) > LONG_SECONDS);
         pieces.into_iter().for_each(|piece| self.intake.push(piece));
         self.lagging = self.spec.source.is_ahead_of(self.intake.expected());
     }

@@ -24,6 +24,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// Does what has to be done before a log is read, and what others who read may have to wait for.
+    pub(super) fn prepare(&self, from: Position) {
+        match self {
+            Self::Log(log) => log.prepare(from),
+            Self::Queue(_) => {}
+        }
+    }
+
     /// What comes next; `from` is of use to a log alone, the sink's `life` to a queue.
     ///
     /// # Errors

@@ -231,7 +231,8 @@ fn p4_a_sink_that_is_long_behind_reads_behind_all_others() {
     assert!(catch_up().is_empty(), "nothing is to be read yet: what it has in memory is not delivered");
     away.answer(200);
     // It stays for some seconds after its last read.
-    until("something is read behind all others", || catch_up() == [15]);
+    let own = niceness_of(&forebay, "actix-rt").into_iter().max();
+    until("something is read behind all others", || catch_up().into_iter().max() > own);
     until("everything is delivered", || away.count() == EVENTS);
 }
 

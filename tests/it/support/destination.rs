@@ -45,6 +45,8 @@ pub struct Orders {
     pub hold_thread: bool,
     /// The same for what begins before this position.
     pub hang_before: u64,
+    /// The same for what begins there or behind it.
+    pub hang_from: Option<u64>,
     /// Deliveries that fail, in a way that may pass, and whatever is asked of what it holds.
     pub fail: u64,
     /// Deliveries that are answered by a wish for fewer.
@@ -189,7 +191,9 @@ impl Fake {
         let mut changed = self.shared.changed.subscribe();
         // The sender lives as long as this.
         let first = batch.span().first.0;
-        let hangs = |orders: &Orders| orders.hang || first < orders.hang_before;
+        let hangs = |orders: &Orders| {
+            orders.hang || first < orders.hang_before || orders.hang_from.is_some_and(|from| from <= first)
+        };
         let _ = changed.wait_for(|()| !hangs(&self.state().0)).await;
         let spend = |count: &mut u64| count.checked_sub(1).map(|less| *count = less).is_some();
         let (fail, panic) = self.change(|orders, _| (spend(&mut orders.fail), spend(&mut orders.panic)));
