@@ -269,6 +269,11 @@ impl SledJournal {
         Some((Span { first, end }, open.map(|(_, generation)| generation)))
     }
 
+    /// The span of the generation that holds `from`, if it is not open.
+    fn to_be_opened(&self, from: Position) -> Option<Span> {
+        self.find(from).and_then(|(span, open)| open.is_none().then_some(span))
+    }
+
     /// The position the next event gets.
     fn head(&self) -> Position {
         Position(self.head.load(Ordering::Acquire))
@@ -312,10 +317,9 @@ impl Journal for SledJournal {
 
     fn prepare(&self, from: Position) {
         let from = from.max(self.span().first);
-        let is_closed = || self.find(from).and_then(|(span, open)| open.is_none().then_some(span));
-        if is_closed().is_some() {
+        if self.to_be_opened(from).is_some() {
             let _opening = self.opening();
-            if let Some(span) = is_closed() {
+            if let Some(span) = self.to_be_opened(from) {
                 // One that cannot be opened is put aside by who reads it, and then accounts for it.
                 let _ = self.open_closed(span);
             }
@@ -327,6 +331,9 @@ impl Journal for SledJournal {
         let mut pieces = Vec::new();
         let mut bytes = 0;
         while bytes < bytes_max && from < self.span().end {
+            if !pieces.is_empty() && self.to_be_opened(from).is_some() {
+                break;
+            }
             match self.generation_at(from)? {
                 // It was removed meanwhile: this is the one behind it.
                 Some((_, span)) if span.first > from => {

@@ -94,8 +94,8 @@ pub trait Journal: Send + Sync + 'static {
         let _ = from;
     }
 
-    /// Reads on from `from` until `bytes_max` of payload are there (one record at least) or the head is
-    /// reached. Empty means: nothing there yet. A `from` before the tail starts at the tail.
+    /// Reads on from `from` until `bytes_max` of payload are there (one record at least), the head is reached, or what follows
+    /// has to be prepared. Empty means: nothing there yet. A `from` before the tail starts at the tail.
     ///
     /// # Errors
     /// Only for what may pass (I/O); damage is an item of the answer.

@@ -207,6 +207,25 @@ fn p8_a_destroyed_generation_is_put_aside() {
     assert_eq!(found.last().unwrap().1.as_deref(), Some("new"));
 }
 
+/// Scenario: a log of three generations is read, the second when it was prepared and has no files any more.
+/// Guarantee: a read opens no generation but the first it needs, so that who prepares has done all that others wait for; and
+/// what is prepared is read as it was opened.
+#[test]
+fn what_is_prepared_is_not_opened_again() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path(), 60_000);
+    for i in 0..9 {
+        journal.commit(&blocks(&[noise(i, 25_000)])).unwrap();
+    }
+    let read = |from| journal.read(Position(from), usize::MAX).unwrap();
+    assert_eq!(read(0).last().map(Piece::end), Some(Position(3)), "the second is not open");
+    journal.prepare(Position(3));
+    fs::remove_dir_all(dir.path().join(format!("{:020}", 3))).unwrap();
+    let pieces = read(3);
+    assert!(pieces.iter().all(|piece| piece.record().is_some()), "{} pieces", pieces.len());
+    assert_eq!(pieces.last().map(Piece::end), Some(Position(9)), "the newest is always open");
+}
+
 /// A cursor that is ahead of what a crash left (`interval` mode) never sees a position twice.
 #[test]
 fn positions_are_not_reused_below_the_floor() {
