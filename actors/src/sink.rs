@@ -130,7 +130,7 @@ struct Flight {
     span: Span,
     /// It has its outcome.
     is_done: bool,
-    /// When its first event was written; `None` of positions whose bytes are gone.
+    /// When its first event was written, or one before it in the same batch; `None` of positions whose bytes are gone.
     written_at: Option<Timestamp>,
 }
 
@@ -156,7 +156,7 @@ pub struct Sink {
     life: u64,
     /// The journal has something that the broadcast did not bring.
     lagging: bool,
-    /// What was read last is old.
+    /// What was read last is old, and there is more.
     long_behind: bool,
     reading: bool,
     /// A cut waits for its note to be saved.
@@ -333,7 +333,8 @@ impl Sink {
 
     /// When the oldest of what it has in hand was written.
     fn oldest(&self) -> Option<Timestamp> {
-        let flying = self.flights.iter().find_map(|flight| flight.written_at);
+        let flying = self.flights.iter().filter(|flight| !flight.is_done);
+        let flying = flying.filter_map(|flight| flight.written_at).min();
         flying.or(self.intake.front().map(|record| record.written_at))
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use forebay_actors::{
     record::SinkName,
     runtime::supervisor::supervise,
-    sink::{CatchUp, Sink, SinkSpec, Source},
+    sink::{Sink, SinkSpec, Source},
     state::Cursors,
 };
 
@@ -13,7 +13,7 @@ use super::{
     Parts, Pipeline, RETENTION, SinkMember, arbiter,
     end::ended,
     niceness,
-    spec::{condition, limits, queue_messages, restart_policy, retention_spec, sink_policy, when_full},
+    spec::{catch_up, condition, queue_messages, restart_policy, retention_spec, sink_policy, when_full},
     start_retention,
 };
 use crate::{
@@ -68,7 +68,7 @@ impl Pipeline {
             clock: parts.clock.clone(),
             probe: probe.clone(),
             standby,
-            catch_up: CatchUp::new(niceness::catch_up(), limits(&self.config.buffer).journal_bytes_max),
+            catch_up: catch_up(&self.config.buffer),
         };
         let has_standby = spec.standby.is_some();
         let blocking_threads = if has_standby { STANDBY_BLOCKING_THREADS } else { SINK_BLOCKING_THREADS };

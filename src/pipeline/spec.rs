@@ -13,12 +13,12 @@ use forebay_actors::{
         mailbox::Mailbox,
         supervisor::RestartPolicy,
     },
-    sink::{BreakerPolicy, Concurrency, CutPolicy, SinkPolicy},
+    sink::{BreakerPolicy, CatchUp, Concurrency, CutPolicy, SinkPolicy},
     state::WhenFull,
 };
 use futures::{FutureExt as _, TryFutureExt as _};
 
-use super::Destinations;
+use super::{Destinations, niceness};
 use crate::{
     config::{self, Config, SinkConfig, SinkKind},
     data_dir,
@@ -90,6 +90,16 @@ pub(super) fn limits(buffer: &config::BufferConfig) -> Limits {
         },
         journal_events_max: memory.then_some(buffer.memory_events_max as u64),
     }
+}
+
+/// How sinks read that are long behind.
+pub(super) fn catch_up(buffer: &config::BufferConfig) -> CatchUp {
+    let journal_bytes_max = match buffer.durability {
+        // To read it is nothing, and whoever does keeps a commit waiting.
+        config::Durability::Memory => 0,
+        _ => buffer.max_bytes,
+    };
+    CatchUp::new(niceness::catch_up(), journal_bytes_max)
 }
 
 pub(super) fn when_full(sink: &SinkConfig) -> WhenFull {

@@ -305,8 +305,8 @@ pub(super) fn decode_into(first: Position, stored: &[u8], spare: &SparePool) -> 
     let spare = if header.raw_bytes < SPARED_FROM_BYTES { &none } else { spare };
     let payload = match header.codec {
         CODEC_NONE => {
-            let mut raw = spare.take(body.len());
-            raw.extend_from_slice(body);
+            let mut raw = spare.take_filled(body.len());
+            raw.copy_from_slice(body);
             raw
         }
         // The size the header names is believed only now that the checksum is, and only where lz4 could reach it.

@@ -250,10 +250,9 @@ impl Sink {
         if work.origin == Origin::Journal
             && let Some(index) = self.flights.iter().position(|flight| flight.span == span)
         {
-            let flight = &mut self.flights[index];
-            let behind = Flight { span: second.span(), is_done: false, written_at: flight.written_at };
-            flight.span = first.span();
-            self.flights.insert(index + 1, behind);
+            let written_at = second.records().first().map(|record| record.written_at);
+            self.flights[index].span = first.span();
+            self.flights.insert(index + 1, Flight { span: second.span(), is_done: false, written_at });
         }
         for half in [second, first] {
             let (half, panics) = (Arc::new(half), work.panics.min(PANICS_MAX - 1));

@@ -58,6 +58,7 @@ impl Sink {
         self.long_behind = newest.is_some_and(|written_at| self.waited_seconds(written_at) > LONG_SECONDS);
         pieces.into_iter().for_each(|piece| self.intake.push(piece));
         self.lagging = self.spec.source.is_ahead_of(self.intake.expected());
+        self.long_behind &= self.lagging;
     }
 
     fn could_not_read(&mut self, error: &dyn Display) {
