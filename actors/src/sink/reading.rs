@@ -55,10 +55,10 @@ impl Sink {
             self.spec.probe.update(|report| drop(report.error.take_if(is_over)));
         }
         let newest = pieces.iter().rev().find_map(Piece::record).map(|record| record.written_at);
-        self.long_behind = newest.is_some_and(|written_at| self.waited_seconds(written_at) > LONG_SECONDS);
         pieces.into_iter().for_each(|piece| self.intake.push(piece));
         self.lagging = self.spec.source.is_ahead_of(self.intake.expected());
-        self.long_behind &= self.lagging;
+        let is_old = |written_at| self.waited_seconds(written_at) > LONG_SECONDS;
+        self.long_behind = self.lagging && newest.is_some_and(is_old);
     }
 
     fn could_not_read(&mut self, error: &dyn Display) {
