@@ -191,13 +191,12 @@ fn write_batch(
     let mut count = 0;
     let mut writer = EventWriter::default();
     let mut events = batch.events();
-    while let Some(event) = events.next_event() {
-        let event = event.map_err(|e| unreadable(batch, &e.to_string()))?;
-        match framing {
-            Framing::Array => out.push(if count == 0 { b'[' } else { b',' }),
-            Framing::Lines => {}
+    while let Some(event) = events.next_unread() {
+        if framing == Framing::Array {
+            out.push(if count == 0 { b'[' } else { b',' });
         }
-        writer.write(&event, out);
+        let written = event.and_then(|event| writer.write_unread(&event, out));
+        written.map_err(|e| unreadable(batch, &e.to_string()))?;
         if framing == Framing::Lines {
             out.push(b'\n');
         }

@@ -8,12 +8,12 @@ use std::fmt;
 
 use forebay_actors::event::{Block, BlockBuilder};
 use serde::{
-    Deserializer, Serialize,
-    de::{DeserializeSeed, SeqAccess, Visitor},
+    Deserializer as _, Serialize,
+    de::{SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use super::fields::{FieldError, Fields, syntax};
+use super::fields::{FieldError, Fields, Scanner, syntax};
 use crate::security::Tenant;
 
 /// Wrong events that are described one by one; of further ones only the number is told.
@@ -129,10 +129,9 @@ fn parse_json(text: &str, mut collector: Collector<'_>) -> Result<Parsed, ParseE
     match text.trim_start().as_bytes().first() {
         Some(b'{') => {
             collector.single = true;
-            let mut json = serde_json::Deserializer::from_str(text);
-            match collector.read(&mut json).and_then(|fields| json.end().map(|()| fields)) {
-                Ok(fields) => collector.accept(&fields),
-                Err(_) => {
+            match Fields::of(text, collector.max_event_bytes) {
+                Some(fields) => collector.accept(&fields),
+                None => {
                     // Not the first error: what is wrong with an event has no place in the body.
                     syntax(text).map_err(ParseError::Syntax)?;
                     collector.judge(0, text.trim());
@@ -140,9 +139,7 @@ fn parse_json(text: &str, mut collector: Collector<'_>) -> Result<Parsed, ParseE
             }
         }
         Some(b'[') => {
-            let mut json = serde_json::Deserializer::from_str(text);
-            let fast = json.deserialize_seq(&mut collector).and_then(|()| json.end());
-            if fast.is_err() {
+            if collector.array(text).is_none() {
                 // Either a wrong event, or no JSON; then this says where.
                 collector = Collector::new(text.len(), collector.max_event_bytes, collector.tenant);
                 let mut json = serde_json::Deserializer::from_str(text);
@@ -211,8 +208,20 @@ impl<'t> Collector<'t> {
         }
     }
 
-    fn read<'a, D: Deserializer<'a>>(&self, event: D) -> Result<Fields<'a>, D::Error> {
-        Fields::read(event, self.max_event_bytes)
+    /// Takes an array of events; `None` where anything in it is wrong.
+    fn array(&mut self, text: &str) -> Option<()> {
+        let mut json = Scanner::new(text);
+        json.take(b'[')?;
+        if json.take(b']').is_none() {
+            loop {
+                self.accept(&Fields::read(&mut json, self.max_event_bytes)?);
+                if json.take(b']').is_some() {
+                    break;
+                }
+                json.take(b',')?;
+            }
+        }
+        json.end()
     }
 
     fn accept(&mut self, fields: &Fields<'_>) {
@@ -233,9 +242,9 @@ impl<'t> Collector<'t> {
     fn judge(&mut self, index: usize, text: &str) {
         if self.rejected.len() == REJECTIONS_MAX {
             // What would be said of it nobody would hear.
-            match self.read(&mut serde_json::Deserializer::from_str(text)) {
-                Ok(fields) => self.accept(&fields),
-                Err(_) => self.rejected_count += 1,
+            match Fields::of(text, self.max_event_bytes) {
+                Some(fields) => self.accept(&fields),
+                None => self.rejected_count += 1,
             }
             return;
         }
@@ -250,10 +259,9 @@ impl<'t> Collector<'t> {
     }
 
     fn line(&mut self, index: usize, number: usize, line: &str) {
-        let mut json = serde_json::Deserializer::from_str(line);
-        match self.read(&mut json).and_then(|fields| json.end().map(|()| fields)) {
-            Ok(fields) => self.accept(&fields),
-            Err(_) => match syntax(line) {
+        match Fields::of(line, self.max_event_bytes) {
+            Some(fields) => self.accept(&fields),
+            None => match syntax(line) {
                 Ok(()) => self.judge(index, line.trim()),
                 Err(error) => {
                     let text = error.to_string();
@@ -275,29 +283,6 @@ impl<'t> Collector<'t> {
             rejected_count: self.rejected_count,
             single: self.single,
         }
-    }
-}
-
-impl<'de> Visitor<'de> for &mut Collector<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of events")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        struct One<'c, 't>(&'c mut Collector<'t>);
-        impl<'de> DeserializeSeed<'de> for One<'_, '_> {
-            type Value = ();
-
-            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-                let fields = self.0.read(deserializer)?;
-                self.0.accept(&fields);
-                Ok(())
-            }
-        }
-        while seq.next_element_seed(One(self))?.is_some() {}
-        Ok(())
     }
 }
 

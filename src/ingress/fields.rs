@@ -2,26 +2,25 @@
 //! client has to be told what is wrong.
 
 mod metadata;
+mod scanner;
 mod values;
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet};
 
 use forebay_actors::event::{Draft, METADATA_DEPTH_MAX, Timestamp};
-use serde::{
-    Deserializer, Serialize,
-    de::{Error as _, MapAccess, Visitor},
-};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub(super) use self::metadata::stamped;
-pub(crate) use self::values::syntax;
 use self::{
     metadata::merge,
+    scanner::Value,
     values::{
-        Count, Entries, HALF_CHARACTER, Text, depth, event_id, event_id_chars, has_half_character, kind,
-        object, optional, service, string, timestamp,
+        Count, Entries, HALF_CHARACTER, depth, event_id, event_id_chars, has_half_character, kind, object,
+        optional, service, string, timestamp,
     },
 };
+pub(crate) use self::{scanner::Scanner, values::syntax};
 use crate::security::Tenant;
 
 /// Fields of an event at its top level. Whoever has more has them below `metadata`, where nobody has to look for doubles.
@@ -88,7 +87,8 @@ impl<'a> Fields<'a> {
         });
         let metadata = parts.metadata.filter(|text| !text.is_empty()).and_then(|text| {
             let value: Result<&RawValue, _> = serde_json::from_str(text);
-            let object = value.map_err(|error| format!("it is not valid JSON: {error}")).and_then(object);
+            let value = value.map(RawValue::get).map_err(|error| format!("it is not valid JSON: {error}"));
+            let object = value.and_then(object);
             object.map_err(|error| wrong("metadata", error)).ok()
         });
         if !errors.is_empty() {
@@ -120,10 +120,15 @@ impl<'a> Fields<'a> {
         self.event_id.as_deref()
     }
 
-    /// The one check that needs the whole event: everything else is checked as it is read.
-    fn complete(self, max_event_bytes: usize) -> Result<Self, FieldError> {
+    /// What of it is limited together.
+    fn bytes(&self) -> usize {
         let others: usize = self.others.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let bytes = self.service.len() + self.message.len() + self.metadata.map_or(0, str::len) + others;
+        self.service.len() + self.message.len() + self.metadata.map_or(0, str::len) + others
+    }
+
+    /// The checks that need the whole event, and those of values whose text nobody has looked into.
+    fn complete(self, max_event_bytes: usize) -> Result<Self, FieldError> {
+        let bytes = self.bytes();
         if bytes > max_event_bytes {
             return Err(field(
                 "message",
@@ -150,12 +155,6 @@ impl<'a> Fields<'a> {
             Some(name) => Err(field(&name, format!("it {HALF_CHARACTER}"))),
             None => Ok(self),
         }
-    }
-
-    /// Reads the event; `None` where anything is wrong with it, so that [`explain`](Self::explain) can say what.
-    pub fn read<D: Deserializer<'a>>(deserializer: D, max_event_bytes: usize) -> Result<Self, D::Error> {
-        let fields = deserializer.deserialize_map(FieldsVisitor)?;
-        fields.complete(max_event_bytes).map_err(|e| D::Error::custom(e.error))
     }
 
     /// Reads the event of this JSON text, naming every field that is wrong.
@@ -194,11 +193,11 @@ impl<'a> Fields<'a> {
                 continue;
             }
             let set = match &**key {
-                "event_id" => optional(value, event_id).map(|id| fields.event_id = id),
-                "timestamp" => optional(value, timestamp).map(|time| fields.timestamp = time),
-                "service" => string(value).and_then(service).map(|name| fields.service = name),
-                "message" => string(value).map(|text| fields.message = text),
-                "metadata" => optional(value, object).map(|object| fields.metadata = object),
+                "event_id" => optional(value.get(), event_id).map(|id| fields.event_id = id),
+                "timestamp" => optional(value.get(), timestamp).map(|time| fields.timestamp = time),
+                "service" => string(value.get()).and_then(service).map(|name| fields.service = name),
+                "message" => string(value.get()).map(|text| fields.message = text),
+                "metadata" => optional(value.get(), object).map(|object| fields.metadata = object),
                 _ => {
                     fields.others.push((key.clone(), value.get()));
                     Ok(())
@@ -229,70 +228,75 @@ pub(super) fn field(name: &str, error: String) -> FieldError {
 
 // === the fast way ===
 
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an event: an object with service and message")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let (mut id, mut time, mut name, mut message, mut metadata) = (None, None, None, None, None);
-        let mut others = Vec::new();
-        // A bit for each field seen: a second one of the same name is an error, which `explain` words.
+impl<'a> Fields<'a> {
+    /// Reads the event that is next; `None` where anything is wrong with it, so that [`explain`](Self::explain) can say what.
+    pub(crate) fn read(json: &mut Scanner<'a>, max_event_bytes: usize) -> Option<Self> {
+        let mut fields = Self::default();
+        // A bit for each field seen: a second one of the same name is an error.
         let mut seen = 0_u8;
         let mut first = |bit: u8| {
-            let again = seen & bit != 0;
+            let is_first = seen & bit == 0;
             seen |= bit;
-            if again { Err(A::Error::custom("given twice")) } else { Ok(()) }
+            is_first.then_some(())
         };
-        while let Some(Text(key)) = map.next_key()? {
+        json.take(b'{')?;
+        loop {
+            let key = json.string()?;
+            json.take(b':')?;
             match &*key {
                 "timestamp" => {
                     first(1)?;
-                    let raw: &RawValue = map.next_value()?;
-                    time = optional(raw, timestamp).map_err(A::Error::custom)?;
+                    fields.timestamp = optional(json.value()?.text, timestamp).ok()?;
                 }
                 "service" => {
                     first(2)?;
-                    name = Some(service(map.next_value::<Text<'de>>()?.0).map_err(A::Error::custom)?);
+                    fields.service = service(json.string()?).ok()?;
                 }
                 "message" => {
                     first(4)?;
-                    message = Some(map.next_value::<Text<'de>>()?.0);
+                    fields.message = json.string()?;
                 }
                 "metadata" => {
                     first(8)?;
-                    let raw: &RawValue = map.next_value()?;
-                    metadata = optional(raw, object).map_err(A::Error::custom)?;
+                    fields.metadata = optional(whole(json.value()?)?, object).ok()?;
                 }
                 "event_id" => {
                     first(16)?;
-                    let raw: &RawValue = map.next_value()?;
-                    id = optional(raw, event_id).map_err(A::Error::custom)?;
+                    fields.event_id = optional(json.value()?.text, event_id).ok()?;
                 }
                 _ => {
-                    let value: &RawValue = map.next_value()?;
-                    if others.len() == FIELDS_MAX {
-                        return Err(A::Error::custom("too many fields"));
+                    let value = json.value()?;
+                    // It stands in the metadata then.
+                    if value.depth == METADATA_DEPTH_MAX || fields.others.len() == FIELDS_MAX {
+                        return None;
                     }
-                    others.push((key, value.get()));
+                    fields.others.push((key, whole(value)?));
                 }
             }
+            if json.take(b'}').is_some() {
+                break;
+            }
+            json.take(b',')?;
         }
-        if has_doubles(&others) {
-            return Err(A::Error::custom("given twice"));
-        }
-        if seen.count_ones() as usize + others.len() > FIELDS_MAX {
-            return Err(A::Error::custom("too many fields"));
-        }
-        let (Some(service), Some(message)) = (name, message) else {
-            return Err(A::Error::custom("service and message are required"));
-        };
-        Ok(Fields { event_id: id, timestamp: time, service, message, metadata, others })
+        let is_complete = seen & (2 | 4) == 2 | 4;
+        let few = seen.count_ones() as usize + fields.others.len() <= FIELDS_MAX;
+        let is_right =
+            is_complete && few && !has_doubles(&fields.others) && fields.bytes() <= max_event_bytes;
+        is_right.then_some(fields)
     }
+
+    /// The same where the text is one event.
+    pub(crate) fn of(text: &'a str, max_event_bytes: usize) -> Option<Self> {
+        let mut json = Scanner::new(text);
+        let fields = Self::read(&mut json, max_event_bytes)?;
+        json.end().map(|()| fields)
+    }
+}
+
+/// The text of a value that has no half of a character.
+fn whole(value: Value<'_>) -> Option<&str> {
+    let is_whole = !value.is_escaped || !has_half_character(value.text);
+    is_whole.then_some(value.text)
 }
 
 /// Whether two have one name.

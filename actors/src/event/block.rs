@@ -96,8 +96,11 @@ pub struct Stamped {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The MessagePack is not what the format says.
+    #[error("not a block of events: something else stands where an event should")]
+    MessagePack,
+    /// A text of an event is none.
     #[error("not a block of events: {0}")]
-    MessagePack(#[from] rmp_serde::decode::Error),
+    Utf8(#[from] std::str::Utf8Error),
     /// A request of OpenTelemetry of no signal that there is, or with fewer items than its header says.
     #[error("not a request of OpenTelemetry of so many items")]
     Otlp,

@@ -3,12 +3,12 @@
 use std::{borrow::Cow, ops::Range};
 
 use bytes::Bytes;
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     Event, EventId, Timestamp,
-    block::{Block, DecodeError, OTLP, RELAYED, Relayed, Stamp},
+    block::{Block, DecodeError, OTLP, RELAYED, Stamp},
+    unread::{Encoded, Unread},
 };
 use crate::otlp::{self, Item, Row, Rows, Signal};
 
@@ -49,17 +49,20 @@ pub type WithItem<'a, 'r> = (Option<(Signal, Item<'a>)>, Event<'r>);
 
 #[derive(Debug)]
 enum Body<'a> {
-    Events(Decoder<'a>),
-    Otlp { signal: Signal, request: &'a [u8], rows: Box<Rows<'a>> },
+    /// What of them stands behind the current one.
+    Events(&'a [u8]),
+    Otlp {
+        signal: Signal,
+        request: &'a [u8],
+        rows: Box<Rows<'a>>,
+    },
 }
-
-type Decoder<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
 
 impl<'a> Events<'a> {
     /// Over the payload of a record.
     pub fn new(payload: &'a [u8]) -> Self {
         let stamp = Stamp { first_id: Uuid::nil(), ingested_at: Timestamp::default() };
-        Self { rest: payload, body: Body::Events(Decoder::from_read_ref(&[])), stamp, index: 0, count: 0 }
+        Self { rest: payload, body: Body::Events(&[]), stamp, index: 0, count: 0 }
     }
 
     /// The next event; it is gone when the one after it is asked for. After an error there is nothing more: where one event
@@ -69,6 +72,22 @@ impl<'a> Events<'a> {
             Ok(()) => Some(self.read()),
             Err(end) => end.map(Err),
         }
+    }
+
+    /// The same, but nobody has looked into its texts yet.
+    pub fn next_unread(&mut self) -> Option<Result<Unread<'_>, DecodeError>> {
+        if let Err(end) = self.advance() {
+            return end.map(Err);
+        }
+        let (index, stamp) = (self.index - 1, self.stamp);
+        let Body::Events(rest) = &mut self.body else {
+            return Some(self.read().map(|event| Unread::from(&event)));
+        };
+        let event = Encoded::take(rest);
+        if event.is_err() {
+            self.end();
+        }
+        Some(event.map(|event| event.stamped(stamp.id_at(index), stamp.ingested_at)))
     }
 
     /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as is left: of the
@@ -144,11 +163,11 @@ impl<'a> Events<'a> {
             if self.index < self.count {
                 match &mut self.body {
                     Body::Otlp { rows, .. } => rows.skip(here),
-                    Body::Events(_) => {
-                        for _ in 0..here {
-                            if self.read().is_err() {
-                                return;
-                            }
+                    Body::Events(rest) => {
+                        if (0..here).any(|_| Encoded::take(rest).is_err()) {
+                            // What it stands at now is none either, or nothing.
+                            *rest = &[];
+                            return;
                         }
                     }
                 }
@@ -189,9 +208,9 @@ impl<'a> Events<'a> {
     /// The item that [`next_speaker`](Self::next_speaker) went on to.
     pub(crate) fn current(&mut self) -> Option<Event<'_>> {
         let stamp = self.stamp;
-        let event_id = EventId::Assigned(stamp.id_at(self.index.checked_sub(1)?));
+        let assigned = stamp.id_at(self.index.checked_sub(1)?);
         let Body::Otlp { rows, .. } = &mut self.body else { return None };
-        Some(of_row(rows.row(), event_id, stamp))
+        Some(of_row(rows.row(), assigned, stamp))
     }
 
     /// The event that was advanced to.
@@ -201,23 +220,11 @@ impl<'a> Events<'a> {
 
     fn read_with_item(&mut self) -> Result<WithItem<'a, '_>, DecodeError> {
         let (index, stamp) = (self.index - 1, self.stamp);
-        let assigned = EventId::Assigned(stamp.id_at(index));
+        let assigned = stamp.id_at(index);
         let found = match &mut self.body {
-            Body::Events(decoder) => {
-                let relayed = Relayed::deserialize(decoder).map_err(DecodeError::from);
-                relayed.map(|Relayed(event_id, timestamp, service, message, metadata, before)| {
-                    let ingested_at = before.unwrap_or(stamp.ingested_at);
-                    let event = Event {
-                        event_id: event_id.map_or(assigned, EventId::Given),
-                        timestamp: timestamp.unwrap_or(ingested_at),
-                        service,
-                        message,
-                        metadata,
-                        ingested_at,
-                    };
-                    (None, event)
-                })
-            }
+            Body::Events(rest) => Encoded::take(rest)
+                .and_then(|event| event.stamped(assigned, stamp.ingested_at).read())
+                .map(|event| (None, event)),
             Body::Otlp { signal, rows, .. } => rows
                 .next_with_item()
                 .ok_or(DecodeError::Otlp)
@@ -241,9 +248,9 @@ impl<'a> Events<'a> {
         }
         let index = self.index - 1;
         let block = match &mut self.body {
-            Body::Events(decoder) => Relayed::deserialize(decoder)
-                .map(|relayed| Block::of_one(&relayed))
-                .map_err(DecodeError::from),
+            Body::Events(rest) => {
+                Encoded::take(rest).and_then(Encoded::read).map(|event| Block::of_one(&event))
+            }
             Body::Otlp { signal, request, rows } => match rows.next_row() {
                 Some(_) => Ok(Block::otlp(*signal, &otlp::select(request, *signal, |item| item == index), 1)),
                 None => Err(DecodeError::Otlp),
@@ -294,16 +301,16 @@ impl<'a> Events<'a> {
                 let signal = Signal::from_u8(signal & !RELAYED).ok_or(DecodeError::Otlp)?;
                 Body::Otlp { signal, request, rows: Box::new(Rows::of(request, signal)) }
             }
-            events => Body::Events(Decoder::from_read_ref(events)),
+            events => Body::Events(events),
         };
         (self.stamp, self.count, self.index) = (stamp, count, 0);
         Ok(())
     }
 }
 
-fn of_row<'r>(row: Row<'r>, event_id: EventId<'r>, stamp: Stamp) -> Event<'r> {
+fn of_row(row: Row<'_>, assigned: Uuid, stamp: Stamp) -> Event<'_> {
     Event {
-        event_id,
+        event_id: EventId::Assigned(assigned),
         timestamp: row.timestamp.unwrap_or(stamp.ingested_at),
         service: row.service,
         message: row.message,

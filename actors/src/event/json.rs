@@ -1,11 +1,17 @@
 //! An event as JSON: the same text for every reader, be it a sink, a file or `GET /events`.
 
-use super::{Event, EventId, Timestamp};
+use std::str::Utf8Error;
+
+use super::{
+    DecodeError, Event, EventId, TimeWriter, Timestamp,
+    unread::{Unread, UnreadId},
+};
 
 /// Writes events as JSON, one object each, without a line break. Remembers what it wrote last: all events of a request
 /// have the same time of arrival.
 #[derive(Debug, Default)]
 pub struct EventWriter {
+    times: TimeWriter,
     ingested_at: Option<Timestamp>,
     ingested_at_text: Vec<u8>,
 }
@@ -14,31 +20,46 @@ impl EventWriter {
     /// Appends one event. `metadata` stands as the client sent it, less line breaks between its tokens; `{}` where it
     /// sent none.
     pub fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        self.write_texts(&event.into(), out).expect("a text is UTF-8");
+    }
+
+    /// The same of an event that nobody has looked into.
+    ///
+    /// # Errors
+    /// Where a text of it is not UTF-8. Then nothing is appended.
+    pub fn write_unread(&mut self, event: &Unread<'_>, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let start = out.len();
+        self.write_texts(event, out).inspect_err(|_| out.truncate(start))?;
+        Ok(())
+    }
+
+    fn write_texts(&mut self, event: &Unread<'_>, out: &mut Vec<u8>) -> Result<(), Utf8Error> {
         if self.ingested_at != Some(event.ingested_at) {
             self.ingested_at = Some(event.ingested_at);
             self.ingested_at_text.clear();
-            event.ingested_at.write_rfc3339(&mut self.ingested_at_text);
+            self.times.write(event.ingested_at, &mut self.ingested_at_text);
         }
         out.extend_from_slice(b"{\"event_id\":");
         match event.event_id {
-            EventId::Given(text) => write_json_string(text, out),
-            assigned @ EventId::Assigned(_) => {
+            UnreadId::Given(text) => write_text(text, out)?,
+            UnreadId::Assigned(id) => {
                 out.push(b'"');
-                assigned.write(out);
+                EventId::Assigned(id).write(out);
                 out.push(b'"');
             }
         }
         out.extend_from_slice(b",\"timestamp\":\"");
-        event.timestamp.write_rfc3339(out);
+        self.times.write(event.timestamp, out);
         out.extend_from_slice(b"\",\"service\":");
-        write_json_string(event.service, out);
+        write_text(event.service, out)?;
         out.extend_from_slice(b",\"message\":");
-        write_json_string(event.message, out);
+        write_text(event.message, out)?;
         out.extend_from_slice(b",\"metadata\":");
-        write_object(event.metadata.unwrap_or("{}"), out);
+        write_object(event.metadata.unwrap_or(b"{}"), out)?;
         out.extend_from_slice(b",\"ingested_at\":\"");
         out.extend_from_slice(&self.ingested_at_text);
         out.extend_from_slice(b"\"}");
+        Ok(())
     }
 }
 
@@ -50,22 +71,43 @@ pub fn write_json(event: &Event<'_>, out: &mut Vec<u8>) {
 /// Appends a text as a JSON string. Most have nothing to escape. Looking at all bytes without a way out is what the compiler can do many at a
 /// time, so it costs less than it saves.
 pub fn write_json_string(text: &str, out: &mut Vec<u8>) {
-    if text.bytes().fold(true, |plain, b| plain & (b >= b' ') & (b != b'"') & (b != b'\\')) {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
+    if text.bytes().fold(true, |plain, b| plain & is_plain(b)) {
+        write_quoted(text.as_bytes(), out);
     } else {
         serde_json::to_writer(out, text).expect("a Vec takes every string");
     }
 }
 
-/// In valid JSON a line break can only stand between tokens, where a space means the same.
-fn write_object(text: &str, out: &mut Vec<u8>) {
-    if text.bytes().fold(true, |one_line, b| one_line & (b >= b' ')) {
-        out.extend_from_slice(text.as_bytes());
+/// The same of what may be no text: ASCII is one without a further look.
+fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), Utf8Error> {
+    if text.iter().fold(true, |plain, b| plain & is_plain(*b) & b.is_ascii()) {
+        write_quoted(text, out);
     } else {
-        out.extend(text.bytes().map(|b| b.max(b' ')));
+        write_json_string(std::str::from_utf8(text)?, out);
     }
+    Ok(())
+}
+
+/// Whether a byte of a text may stand in a JSON string as it is.
+fn is_plain(byte: u8) -> bool {
+    (byte >= b' ') & (byte != b'"') & (byte != b'\\')
+}
+
+fn write_quoted(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(text);
+    out.push(b'"');
+}
+
+/// In valid JSON a line break can only stand between tokens, where a space means the same.
+fn write_object(text: &[u8], out: &mut Vec<u8>) -> Result<(), Utf8Error> {
+    if !text.iter().fold(true, |one_line, b| one_line & (*b >= b' ') & b.is_ascii()) {
+        let text = std::str::from_utf8(text)?;
+        out.extend(text.bytes().map(|b| b.max(b' ')));
+    } else {
+        out.extend_from_slice(text);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

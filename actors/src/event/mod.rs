@@ -8,12 +8,14 @@ mod events;
 mod id;
 mod json;
 mod time;
+mod unread;
 
 pub use block::{BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Stamp, Stamped};
 pub use events::{Events, Part, WithItem, blocks_around, stamps};
 pub use id::{EventId, IdSource};
 pub use json::{EventWriter, write_json, write_json_string};
-pub use time::{Timestamp, TimestampError};
+pub use time::{TimeWriter, Timestamp, TimestampError};
+pub use unread::Unread;
 
 /// Characters a `service` may have. A name, not a text: it is an index key in every store.
 pub const SERVICE_CHARS_MAX: usize = 256;

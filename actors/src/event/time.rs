@@ -1,9 +1,10 @@
 //! Instants: nanoseconds since the Unix epoch, always UTC.
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 const SECOND_NANOS: i64 = 1_000_000_000;
+const HOUR_SECONDS: i64 = 3_600;
 const DAY_SECONDS: i64 = 86_400;
 
 /// An instant in nanoseconds since the Unix epoch, UTC. Covers the years 1677 to 2262.
@@ -65,14 +66,15 @@ impl Timestamp {
             }
             _ => return None,
         };
-        let date = NaiveDate::from_ymd_opt(
-            read_digits(&[y0, y1, y2, y3])? as i32,
-            read_digits(&[o0, o1])?,
-            read_digits(&[d0, d1])?,
-        )?;
+        let day = day_of(read_digits(&[y0, y1, y2, y3])?, read_digits(&[o0, o1])?, read_digits(&[d0, d1])?)?;
         let (hour, minute, second) =
             (read_digits(&[h0, h1])?, read_digits(&[m0, m1])?, read_digits(&[s0, s1])?);
-        date.and_hms_nano_opt(hour, minute, second, nanos)?.and_utc().timestamp_nanos_opt().map(Self)
+        // A leap second is chrono's to judge.
+        if hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let seconds = day * DAY_SECONDS + i64::from(hour * 3600 + minute * 60 + second);
+        seconds.checked_mul(SECOND_NANOS)?.checked_add(i64::from(nanos)).map(Self)
     }
 
     /// Nanoseconds since the Unix epoch.
@@ -102,26 +104,51 @@ impl Timestamp {
 
     /// Appends the RFC 3339 text, `Z`, with as many fractional digits (0, 3, 6 or 9) as are needed.
     pub fn write_rfc3339(self, out: &mut Vec<u8>) {
-        // By hand, because every delivered event has two of these and chrono's formatting took a third of its time.
-        let (seconds, nanos) = (self.0.div_euclid(SECOND_NANOS), self.0.rem_euclid(SECOND_NANOS) as u32);
-        let second = seconds.rem_euclid(DAY_SECONDS) as u32;
-        let (year, month, day) = date(seconds.div_euclid(DAY_SECONDS));
-        let mut text = *b"0000-00-00T00:00:00.000000000Z";
-        write_digits(&mut text[0..4], year);
-        write_digits(&mut text[5..7], month);
-        write_digits(&mut text[8..10], day);
-        write_digits(&mut text[11..13], second / 3600);
-        write_digits(&mut text[14..16], second / 60 % 60);
-        write_digits(&mut text[17..19], second % 60);
-        write_digits(&mut text[20..29], nanos);
-        let end = match nanos {
-            0 => 19,
-            _ if nanos.is_multiple_of(1_000_000) => 23,
-            _ if nanos.is_multiple_of(1_000) => 26,
-            _ => 29,
+        TimeWriter::default().write(self, out);
+    }
+}
+
+/// Writes times as RFC 3339 text, and remembers the hour of the last: those of events that came together mostly have one. By hand,
+/// because every delivered event has two, and chrono's formatting took a third of what writing it takes.
+#[derive(Debug)]
+pub struct TimeWriter {
+    hour: Option<i64>,
+    text: [u8; 29],
+}
+
+impl Default for TimeWriter {
+    fn default() -> Self {
+        Self { hour: None, text: *b"0000-00-00T00:00:00.000000000" }
+    }
+}
+
+impl TimeWriter {
+    /// Appends what [`Timestamp::write_rfc3339`] does.
+    pub fn write(&mut self, time: Timestamp, out: &mut Vec<u8>) {
+        let (seconds, nanos) = (time.0.div_euclid(SECOND_NANOS), time.0.rem_euclid(SECOND_NANOS) as u32);
+        let hour = seconds.div_euclid(HOUR_SECONDS);
+        if self.hour != Some(hour) {
+            self.hour = Some(hour);
+            let (year, month, day) = date(hour.div_euclid(24));
+            write_digits(&mut self.text[0..4], year);
+            write_digits(&mut self.text[5..7], month);
+            write_digits(&mut self.text[8..10], day);
+            write_digits(&mut self.text[11..13], hour.rem_euclid(24) as u32);
+        }
+        let second = seconds.rem_euclid(HOUR_SECONDS) as u32;
+        write_digits(&mut self.text[14..16], second / 60);
+        write_digits(&mut self.text[17..19], second % 60);
+        let (end, fraction) = match nanos {
+            0 => (19, 0),
+            _ if nanos.is_multiple_of(1_000_000) => (23, nanos / 1_000_000),
+            _ if nanos.is_multiple_of(1_000) => (26, nanos / 1_000),
+            _ => (29, nanos),
         };
-        text[end] = b'Z';
-        out.extend_from_slice(&text[..=end]);
+        if end > 19 {
+            write_digits(&mut self.text[20..end], fraction);
+        }
+        out.extend_from_slice(&self.text[..end]);
+        out.push(b'Z');
     }
 }
 
@@ -139,12 +166,34 @@ fn read_digits(digits: &[u8]) -> Option<u32> {
         .try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0')))
 }
 
+/// Days of 400 years.
+const ERA_DAYS: u32 = 146_097;
+
+/// Days from the first of March of the year 0 to 1970-01-01.
+const EPOCH_DAYS: i64 = 719_468;
+
+/// The day of this date counted from 1970-01-01, as [`date`] counts; `None` where there is none, and
+/// for January and February of the year 0.
+fn day_of(year: u32, month: u32, day: u32) -> Option<i64> {
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let last = match month {
+        2 => 28 + u32::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    let (year, month_from_march) =
+        if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+    let days = year / 400 * ERA_DAYS + year % 400 * 365 + year % 400 / 4 - year % 400 / 100;
+    let days = days + (153 * month_from_march + 2) / 5 + day;
+    (1..=last).contains(&day).then(|| i64::from(days) - 1 - EPOCH_DAYS)
+}
+
 /// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar. Years are counted
 /// from March, so that the leap day is the last of its year, and in eras of 400 years, which all have the same
 /// number of days.
 fn date(days: i64) -> (u32, u32, u32) {
-    const ERA_DAYS: u32 = 146_097;
-    let days = u32::try_from(days + 719_468).expect("64 bits of nanoseconds begin long after the year 0");
+    let days = u32::try_from(days + EPOCH_DAYS).expect("64 bits of nanoseconds begin long after the year 0");
     let (era, day) = (days / ERA_DAYS, days % ERA_DAYS);
     let year = (day - day / 1_460 + day / 36_524 - day / (ERA_DAYS - 1)) / 365;
     let day = day - (365 * year + year / 4 - year / 100);

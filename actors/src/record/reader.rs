@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Batch, Position, Span};
 use crate::{
-    event::{self, DecodeError, Event, Events, Stamp, WithItem},
+    event::{self, DecodeError, Event, Events, Stamp, Unread, WithItem},
     otlp::Signal,
     projection::{Projected, Projection},
 };
@@ -57,8 +57,11 @@ pub enum Part<'a> {
 
 impl Room {
     fn take<'e>(&mut self, event: Event<'e>) -> Result<Event<'e>, DecodeError> {
-        let bytes = event.service.len() + event.message.len() + event.metadata.map_or(0, str::len);
-        self.bytes = self.bytes.checked_sub(bytes).ok_or(DecodeError::Expanded)?;
+        self.take_unread(Unread::from(&event)).map(|_| event)
+    }
+
+    fn take_unread<'e>(&mut self, event: Unread<'e>) -> Result<Unread<'e>, DecodeError> {
+        self.bytes = self.bytes.checked_sub(event.text_bytes()).ok_or(DecodeError::Expanded)?;
         Ok(event)
     }
 }
@@ -87,6 +90,21 @@ impl<'a> BatchEvents<'a> {
         let fields = self.batch.fields.as_deref();
         let event = self.events.next_event()?;
         Some(event.and_then(|event| self.room.take(projected(event, fields, &mut self.projected))))
+    }
+
+    /// The same, but nobody has looked into its texts yet.
+    ///
+    /// # Errors
+    /// As [`BatchEvents::next_event`].
+    pub fn next_unread(&mut self) -> Option<Result<Unread<'_>, DecodeError>> {
+        if self.batch.fields.is_some() {
+            // What goes out of the metadata takes a look into it.
+            return self.next_event().map(|event| event.map(|event| Unread::from(&event)));
+        }
+        self.enter()?;
+        self.at = self.at.plus(1);
+        let event = self.events.next_unread()?;
+        Some(event.and_then(|event| self.room.take_unread(event)))
     }
 
     /// The next event or, where that is an item of an OpenTelemetry request, as much of the request as the batch has.

@@ -86,11 +86,9 @@ fn event(line: &[u8]) -> Result<Option<Event>, String> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let mut json = serde_json::Deserializer::from_str(line);
-    let read = Fields::read(&mut json, usize::MAX).and_then(|fields| json.end().map(|()| fields));
-    let fields = match read {
-        Ok(fields) => fields,
-        Err(_) => {
+    let fields = match Fields::of(line, usize::MAX) {
+        Some(fields) => fields,
+        None => {
             syntax(line).map_err(|e| format!("it is not valid JSON: {e}"))?;
             Fields::explain(line, usize::MAX).map_err(|wrong| {
                 let all = wrong.iter().map(|wrong| format!("{}: {}", wrong.field, wrong.error));

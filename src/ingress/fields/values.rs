@@ -1,4 +1,4 @@
-//! The value of one field: what it may be, and in words what it is instead.
+//! The value of one field, as JSON text: what it may be, and in words what it is instead.
 
 use std::{borrow::Cow, fmt};
 
@@ -88,20 +88,20 @@ impl<'de> Deserialize<'de> for Count {
 
 /// `null` is as good as absent.
 pub(super) fn optional<'a, T>(
-    value: &'a RawValue,
-    read: impl FnOnce(&'a RawValue) -> Result<T, String>,
+    value: &'a str,
+    read: impl FnOnce(&'a str) -> Result<T, String>,
 ) -> Result<Option<T>, String> {
-    if value.get() == "null" { Ok(None) } else { read(value).map(Some) }
+    if value == "null" { Ok(None) } else { read(value).map(Some) }
 }
 
-pub(super) fn string(value: &RawValue) -> Result<Cow<'_, str>, String> {
+pub(super) fn string(value: &str) -> Result<Cow<'_, str>, String> {
     // Without a backslash a string's text is what stands between its quotes.
-    let plain = value.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let plain = value.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     if let Some(plain) = plain.filter(|plain| memchr::memchr(b'\\', plain.as_bytes()).is_none()) {
         return Ok(Cow::Borrowed(plain));
     }
-    let text: Result<Text<'_>, _> = serde_json::from_str(value.get());
-    text.map(|text| text.0).map_err(|_| match kind(value.get()) {
+    let text: Result<Text<'_>, _> = serde_json::from_str(value);
+    text.map(|text| text.0).map_err(|_| match kind(value) {
         "a string" => format!("it {HALF_CHARACTER}"),
         found => format!("a string is needed, this is {found}"),
     })
@@ -141,7 +141,7 @@ pub(super) fn service(name: Cow<'_, str>) -> Result<Cow<'_, str>, String> {
     }
 }
 
-pub(super) fn event_id(value: &RawValue) -> Result<Cow<'_, str>, String> {
+pub(super) fn event_id(value: &str) -> Result<Cow<'_, str>, String> {
     event_id_chars(string(value)?)
 }
 
@@ -152,10 +152,9 @@ pub(super) fn event_id_chars(id: Cow<'_, str>) -> Result<Cow<'_, str>, String> {
     }
 }
 
-pub(super) fn timestamp(value: &RawValue) -> Result<Timestamp, String> {
-    let text = value.get();
+pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
     if text.starts_with('"') {
-        return Timestamp::parse(&string(value)?).map_err(|e| e.to_string());
+        return Timestamp::parse(&string(text)?).map_err(|e| e.to_string());
     }
     let range = || TimestampError::Range(format!("{text} ms")).to_string();
     let wrong = || format!("an RFC 3339 string or epoch milliseconds are needed, this is {}", kind(text));
@@ -175,8 +174,7 @@ pub(super) fn timestamp(value: &RawValue) -> Result<Timestamp, String> {
     }
 }
 
-pub(super) fn object(value: &RawValue) -> Result<&str, String> {
-    let text = value.get();
+pub(super) fn object(text: &str) -> Result<&str, String> {
     if text.starts_with('{') { Ok(text) } else { Err(format!("an object is needed, this is {}", kind(text))) }
 }
 
