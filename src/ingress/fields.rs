@@ -228,11 +228,18 @@ pub(super) fn field(name: &str, error: String) -> FieldError {
 
 // === the fast way ===
 
+/// A bit for each field that was seen: a second one of the same name is an error.
+const TIMESTAMP: u8 = 1;
+const SERVICE: u8 = 2;
+const MESSAGE: u8 = 4;
+const METADATA: u8 = 8;
+const EVENT_ID: u8 = 16;
+const REQUIRED: u8 = SERVICE | MESSAGE;
+
 impl<'a> Fields<'a> {
     /// Reads the event that is next; `None` where anything is wrong with it, so that [`explain`](Self::explain) can say what.
     pub(crate) fn read(json: &mut Scanner<'a>, max_event_bytes: usize) -> Option<Self> {
         let mut fields = Self::default();
-        // A bit for each field seen: a second one of the same name is an error.
         let mut seen = 0_u8;
         let mut first = |bit: u8| {
             let is_first = seen & bit == 0;
@@ -245,23 +252,23 @@ impl<'a> Fields<'a> {
             json.take(b':')?;
             match &*key {
                 "timestamp" => {
-                    first(1)?;
+                    first(TIMESTAMP)?;
                     fields.timestamp = optional(json.value()?.text, timestamp).ok()?;
                 }
                 "service" => {
-                    first(2)?;
+                    first(SERVICE)?;
                     fields.service = service(json.string()?).ok()?;
                 }
                 "message" => {
-                    first(4)?;
+                    first(MESSAGE)?;
                     fields.message = json.string()?;
                 }
                 "metadata" => {
-                    first(8)?;
+                    first(METADATA)?;
                     fields.metadata = optional(whole(json.value()?)?, object).ok()?;
                 }
                 "event_id" => {
-                    first(16)?;
+                    first(EVENT_ID)?;
                     fields.event_id = optional(json.value()?.text, event_id).ok()?;
                 }
                 _ => {
@@ -278,10 +285,10 @@ impl<'a> Fields<'a> {
             }
             json.take(b',')?;
         }
-        let is_complete = seen & (2 | 4) == 2 | 4;
-        let few = seen.count_ones() as usize + fields.others.len() <= FIELDS_MAX;
-        let is_right =
-            is_complete && few && !has_doubles(&fields.others) && fields.bytes() <= max_event_bytes;
+        let is_right = seen & REQUIRED == REQUIRED
+            && seen.count_ones() as usize + fields.others.len() <= FIELDS_MAX
+            && !has_doubles(&fields.others)
+            && fields.bytes() <= max_event_bytes;
         is_right.then_some(fields)
     }
 

@@ -135,4 +135,38 @@ mod tests {
         assert_eq!(json["metadata"]["a"][1], 2);
         assert_eq!(json["timestamp"], "1970-01-01T00:00:00.000000001Z");
     }
+
+    /// What is no text is not written, be it in a string or in an object; what is one but not ASCII is, as it stands.
+    #[test]
+    fn only_texts_are_written() {
+        let time = Timestamp::from_nanos(1);
+        let event = Event {
+            event_id: EventId::Given("é"),
+            timestamp: time,
+            service: "\u{1f600}",
+            message: "ü\"\n",
+            metadata: Some("{\"ö\":\n\"\u{7f}\"}"),
+            ingested_at: time,
+        };
+        let mut out = Vec::new();
+        write_json(&event, &mut out);
+        let text = std::str::from_utf8(&out).unwrap();
+        let json: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!((&json["message"], &json["metadata"]["ö"]), (&"ü\"\n".into(), &"\u{7f}".into()));
+        assert!(!text.contains('\n') && text.contains(r#""service":"😀""#), "{text}");
+        let unread = Unread::from(&event);
+        let wrong = b"{\"\xff\":1}";
+        for unread in [
+            Unread { event_id: UnreadId::Given(wrong), ..unread },
+            Unread { service: wrong, ..unread },
+            Unread { message: wrong, ..unread },
+            Unread { metadata: Some(wrong), ..unread },
+        ] {
+            assert!(matches!(unread.read(), Err(DecodeError::Utf8(_))));
+            assert!(EventWriter::default().write_unread(&unread, &mut out).is_err());
+        }
+        let mut again = Vec::new();
+        EventWriter::default().write_unread(&unread, &mut again).unwrap();
+        assert_eq!(out, again, "what could not be written left nothing behind");
+    }
 }

@@ -51,9 +51,12 @@ fn payload(blocks: Vec<Block>) -> Vec<u8> {
 /// Id, time, message and metadata.
 type Fields = (String, i64, String, Option<String>);
 
+/// Read as texts, which has to be what a look into what is unread finds.
 fn read(payload: &[u8]) -> Vec<Result<Fields, DecodeError>> {
-    let (mut events, mut found) = (Events::new(payload), Vec::new());
+    let (mut events, mut unread, mut found) = (Events::new(payload), Events::new(payload), Vec::new());
     while let Some(event) = events.next_event() {
+        let looked_into = unread.next_unread().unwrap().and_then(|event| event.read());
+        assert_eq!(format!("{event:?}"), format!("{looked_into:?}"));
         found.push(event.map(|event| {
             let metadata = event.metadata.map(str::to_owned);
             (event.event_id.to_string(), event.timestamp.nanos(), event.message.to_owned(), metadata)
