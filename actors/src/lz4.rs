@@ -4,7 +4,11 @@
 //! them, and a build has one set of a crate's features. With them it compressed 120 KB of the benchmark's events at 706 MB/s
 //! and brought them back at 2.5 GB/s, this at 817 MB/s and 4.1 GB/s (medians, benches/README.md).
 
-use lz4::block::{compress_bound, compress_to_buffer, decompress_to_buffer};
+use lz4::block::{CompressionMode, compress_bound, compress_to_buffer, decompress_to_buffer};
+
+/// How little effort lz4 makes, from 1 on. With 2 it takes a tenth less time than with 1, for 1.5 % more bytes of the benchmark's events
+/// and 3 % more of real requests; beyond, it wins little and costs more (benches/README.md).
+const ACCELERATION: i32 = 2;
 
 /// Bytes that so many may become at most.
 ///
@@ -16,7 +20,8 @@ pub fn packed_bytes_max(raw_bytes: usize) -> usize {
 
 /// Compresses into `out`, which has room for [`packed_bytes_max`]; how many bytes it became.
 pub fn compress_into(raw: &[u8], out: &mut [u8]) -> usize {
-    compress_to_buffer(raw, None, false, out).expect("there is room for the worst case")
+    compress_to_buffer(raw, Some(CompressionMode::FAST(ACCELERATION)), false, out)
+        .expect("there is room for the worst case")
 }
 
 /// Compresses; `None` where that does not make it smaller.
