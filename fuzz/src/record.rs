@@ -1,7 +1,7 @@
 //! The two codecs of the journal: events in a record's payload, and records as they are stored.
 
 use forebay_actors::{
-    event::{Events, Timestamp, write_json},
+    event::{EventWriter, Events, Timestamp, write_json},
     journal::stored_form,
     record::{Position, Record},
 };
@@ -38,9 +38,15 @@ pub fn record(bytes: &[u8]) {
 
 /// Every event that can be read can stand alone, and is the same then. Reading has an end.
 fn decode(payload: &[u8]) {
-    let mut out = Vec::new();
-    let (mut events, mut singles) = (Events::new(payload), Events::new(payload));
+    let (mut out, mut unread_out) = (Vec::new(), Vec::new());
+    let (mut events, mut singles, mut unread) =
+        (Events::new(payload), Events::new(payload), Events::new(payload));
     while let Some(event) = events.next_event() {
+        let looked_at = unread.next_unread().expect("there are as many");
+        unread_out.clear();
+        let written =
+            looked_at.and_then(|event| EventWriter::default().write_unread(&event, &mut unread_out));
+        assert_eq!(written.is_ok(), event.is_ok(), "only what is a text is written");
         let single = singles.next_single().expect("there are as many");
         let Ok(event) = event else { continue };
         let single = single.expect("what can be read can be kept");
@@ -49,5 +55,6 @@ fn decode(payload: &[u8]) {
         assert!(alone.next_event().is_none(), "one event has become several");
         out.clear();
         write_json(&event, &mut out);
+        assert_eq!(out, unread_out, "what nobody has looked into is written as what somebody has");
     }
 }

@@ -181,7 +181,7 @@ fn encode_batch_into(batch: &Batch, framing: Framing, mut body: Vec<u8>) -> Resu
 /// Appends the batch to `out` and calls `after_each` behind every event, which may empty `out`.
 ///
 /// # Errors
-/// [`Cause::Encode`] where a record is damaged, and what `after_each` returns.
+/// [`Cause::Encode`] where a record is damaged, and what `after_each` returns. What is in `out` then is worth nothing.
 fn write_batch(
     batch: &Batch,
     framing: Framing,
@@ -305,9 +305,11 @@ mod tests {
     /// A damaged record is a rejection, so that the sink halves its way to what is lost; never a success.
     #[test]
     fn a_damaged_record_is_rejected() {
-        for batch in [test_batch::damaged(), test_batch::short()] {
-            let error = encode_batch(&batch, Framing::Lines).unwrap_err();
-            assert_eq!((error.cause, error.verdict), (Cause::Encode, Verdict::Reject));
+        for batch in [test_batch::damaged(), test_batch::short(), test_batch::of_no_text()] {
+            for framing in [Framing::Lines, Framing::Array] {
+                let error = encode_batch(&batch, framing).unwrap_err();
+                assert_eq!((error.cause, error.verdict), (Cause::Encode, Verdict::Reject));
+            }
         }
     }
 }
@@ -336,6 +338,14 @@ mod test_batch {
     pub(super) fn damaged() -> Batch {
         let mut payload = payload(3);
         payload.truncate(payload.len() - 1);
+        batch(0, 3, payload)
+    }
+
+    /// A batch in whose record a text is none.
+    pub(super) fn of_no_text() -> Batch {
+        let mut payload = payload(3);
+        let text = memchr::memmem::find(&payload, b"event 1").unwrap();
+        payload[text] = 0xff;
         batch(0, 3, payload)
     }
 

@@ -228,7 +228,7 @@ pub(super) fn field(name: &str, error: String) -> FieldError {
 
 // === the fast way ===
 
-/// A bit for each field that was seen: a second one of the same name is an error.
+// A bit for each field that was seen: a second one of the same name is an error.
 const TIMESTAMP: u8 = 1;
 const SERVICE: u8 = 2;
 const MESSAGE: u8 = 4;
@@ -273,7 +273,7 @@ impl<'a> Fields<'a> {
                 }
                 _ => {
                     let value = json.value()?;
-                    // It stands in the metadata then.
+                    // Put into the metadata it is one level deeper.
                     if value.depth == METADATA_DEPTH_MAX || fields.others.len() == FIELDS_MAX {
                         return None;
                     }

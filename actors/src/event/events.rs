@@ -74,7 +74,7 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// The same, but nobody has looked into its texts yet.
+    /// The same, but nobody has looked into its texts yet: what is none ends this reading only where whoever looks ends it.
     pub fn next_unread(&mut self) -> Option<Result<Unread<'_>, DecodeError>> {
         if let Err(end) = self.advance() {
             return end.map(Err);
@@ -164,8 +164,9 @@ impl<'a> Events<'a> {
                 match &mut self.body {
                     Body::Otlp { rows, .. } => rows.skip(here),
                     Body::Events(rest) => {
-                        if (0..here).any(|_| Encoded::take(rest).is_err()) {
-                            // What it stands at now is none either, or nothing.
+                        // Texts, too: readers rely on nothing being read behind an event that cannot be.
+                        if (0..here).any(|_| Encoded::take(rest).and_then(Encoded::read).is_err()) {
+                            // It stands somewhere within that event, where anything may look like one.
                             *rest = &[];
                             return;
                         }

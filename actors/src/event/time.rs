@@ -109,7 +109,7 @@ impl Timestamp {
 }
 
 /// Writes times as RFC 3339 text, and remembers the hour of the last: those of events that came together mostly have one. By hand,
-/// because every delivered event has two, and chrono's formatting took a third of what writing it takes.
+/// because every delivered event has two, and chrono's formatting took a third of what it takes to write one.
 #[derive(Debug)]
 pub struct TimeWriter {
     hour: Option<i64>,
@@ -245,6 +245,19 @@ mod tests {
             let text: String = chars.into_iter().collect();
             let chronos = DateTime::parse_from_rfc3339(&text).ok().and_then(|time| time.timestamp_nanos_opt());
             prop_assert_eq!(Timestamp::parse(&text).ok().map(Timestamp::nanos), chronos, "{}", text);
+        }
+    }
+
+    /// Every day that can be kept, and none that there is not, is read without chrono, and is the day that chrono says.
+    #[test]
+    fn every_day_is_chronos() {
+        for year in 1678..2262 {
+            for (month, day) in (1..=12).flat_map(|month| (1..=32).map(move |day| (month, day))) {
+                let text = format!("{year}-{month:02}-{day:02}T00:00:00Z");
+                let chronos = chrono::NaiveDate::from_ymd_opt(year, month, day)
+                    .and_then(|date| date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_nanos_opt());
+                assert_eq!(Timestamp::parse_utc(text.as_bytes()).map(Timestamp::nanos), chronos, "{text}");
+            }
         }
     }
 

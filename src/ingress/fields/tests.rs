@@ -42,6 +42,13 @@ fn metadata_nests_64_levels_at_most() {
     };
     draft(&event(64));
     assert_eq!(errors(&event(65))[0].0, "metadata");
+    // What Forebay does not know stands in the metadata, and so one level deeper.
+    let unknown = |levels: usize| {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        format!(r#"{{"service":"s","message":"m","x":{open}{close}}}"#)
+    };
+    draft(&unknown(63));
+    assert_eq!(errors(&unknown(64))[0].0, "metadata");
     let brackets = "[{".repeat(100);
     draft(&format!(r#"{{"service":"s","message":"m","metadata":{{"a":"\"{brackets}"}}}}"#));
 }
@@ -79,6 +86,17 @@ fn half_characters_are_refused() {
     let whole =
         r#"{"service":"s","message":"m","metadata":{"\\ud800":"\ud83d\ude00\\\ud83d\ude00\u00e9\"é"}}"#;
     draft(whole);
+}
+
+/// Service, message, metadata and unknown fields may have so many bytes together, and not one more.
+#[test]
+fn an_event_has_so_many_bytes_at_most() {
+    let event = |bytes: usize| {
+        let message = "m".repeat(bytes - 1 - 2 - 2);
+        format!(r#"{{"service":"s","message":"{message}","metadata":{{}},"x":1}}"#)
+    };
+    draft(&event(MAX));
+    assert!(errors(&event(MAX + 1))[0].1.contains("10001 bytes"));
 }
 
 /// Times may be text or milliseconds; null is absent.

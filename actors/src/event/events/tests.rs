@@ -181,6 +181,32 @@ fn an_event_alone_is_the_same() {
     assert_eq!(alone, read(&payload).into_iter().map(Result::unwrap).collect::<Vec<_>>());
 }
 
+/// Scenario: an event in the middle of a block is damaged, in its form or in a text, and a reader passes over it.
+/// Guarantee: where it goes on in that block there is an error and nothing more; behind the block it is the next one's event.
+#[test]
+fn what_was_passed_over_and_is_damaged_shows() {
+    let mut builder = BlockBuilder::default();
+    ["first", "second", "third"].iter().for_each(|message| builder.push(&draft(message)));
+    let mut whole = payload(builder.finish());
+    let second = memchr::memmem::find(&whole, b"second").unwrap();
+    whole.extend(mixed());
+    // The marker of the text, which says that it is one, and a byte of it.
+    for at in [second - 1, second] {
+        let mut damaged = whole.clone();
+        damaged[at] = 0xff;
+        let mut events = Events::new(&damaged);
+        events.skip(2);
+        assert!(events.next_event().unwrap().is_err());
+        assert!(events.next_event().is_none());
+        let mut events = Events::new(&damaged);
+        events.skip(2);
+        assert!(events.next_unread().unwrap().is_err());
+        let mut events = Events::new(&damaged);
+        events.skip(3);
+        assert_eq!(events.next_event().unwrap().unwrap().message, "h\u{e9}llo");
+    }
+}
+
 /// A request far larger than a record becomes several blocks, and no event is split over two.
 #[test]
 fn a_large_request_becomes_several_blocks() {
