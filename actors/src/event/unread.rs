@@ -1,6 +1,6 @@
 //! An event as its bytes stand in a block: taken apart, but with texts that nobody has looked into.
 //!
-//! Of the time that it takes to read an event, the check that its texts are UTF-8 is three quarters. Whoever looks at every byte
+//! Of the time that it takes to read an event, the check that its texts are UTF-8 is two thirds. Whoever looks at every byte
 //! of them anyway, as [`EventWriter`](super::EventWriter) does, needs it for those alone that are not ASCII.
 
 use rmp::{Marker, decode};
