@@ -12,7 +12,7 @@
 //! own first id and time behind the signal, and these count. 0xc1 is the one byte with which no MessagePack begins.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::Timestamp;
@@ -23,10 +23,9 @@ use crate::{lz4, otlp::Signal};
 pub const BLOCK_BYTES: usize = 256 * 1024;
 
 /// An event as an ingress encodes it: what the client sent, checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Draft<'a> {
     /// The client's own id, if it sent one.
-    #[serde(borrow)]
     pub event_id: Option<&'a str>,
     /// The client's own time, if it sent one.
     pub timestamp: Option<Timestamp>,
@@ -39,14 +38,15 @@ pub struct Draft<'a> {
 }
 
 /// An event on its way, with the time at which the first relay of it accepted it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub(super) struct Relayed<'a>(
-    #[serde(borrow)] pub(super) Option<&'a str>,
+    #[cfg_attr(test, serde(borrow))] pub(super) Option<&'a str>,
     pub(super) Option<Timestamp>,
     pub(super) &'a str,
     pub(super) &'a str,
     pub(super) Option<&'a str>,
-    #[serde(default)] pub(super) Option<Timestamp>,
+    #[cfg_attr(test, serde(default))] pub(super) Option<Timestamp>,
 );
 
 /// Bytes of events from which on a block is compressed by whoever encodes it, on one of many threads, instead of by the

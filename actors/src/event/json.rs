@@ -101,11 +101,10 @@ fn write_quoted(text: &[u8], out: &mut Vec<u8>) {
 
 /// In valid JSON a line break can only stand between tokens, where a space means the same.
 fn write_object(text: &[u8], out: &mut Vec<u8>) -> Result<(), Utf8Error> {
-    if !text.iter().fold(true, |one_line, b| one_line & (*b >= b' ') & b.is_ascii()) {
-        let text = std::str::from_utf8(text)?;
-        out.extend(text.bytes().map(|b| b.max(b' ')));
-    } else {
+    if text.iter().fold(true, |one_line, b| one_line & (*b >= b' ') & b.is_ascii()) {
         out.extend_from_slice(text);
+    } else {
+        out.extend(std::str::from_utf8(text)?.bytes().map(|b| b.max(b' ')));
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ impl Timestamp {
         parsed.timestamp_nanos_opt().map(Self).ok_or_else(|| TimestampError::Range(text.to_owned()))
     }
 
-    /// The form that nearly all clients write, as [`Self::write_rfc3339`] does: by hand, because every event has one, and chrono's
+    /// The form that nearly all clients write, as [`TimeWriter`] does: by hand, because every event has one, and chrono's
     /// parser of any form took a fortieth of the server's time. `None` for everything else, which chrono judges.
     fn parse_utc(text: &[u8]) -> Option<Self> {
         let (text, fraction) = text.strip_suffix(b"Z")?.split_at_checked(19)?;
@@ -101,11 +101,6 @@ impl Timestamp {
     pub const fn to_chrono(self) -> DateTime<Utc> {
         DateTime::from_timestamp_nanos(self.0)
     }
-
-    /// Appends the RFC 3339 text, `Z`, with as many fractional digits (0, 3, 6 or 9) as are needed.
-    pub fn write_rfc3339(self, out: &mut Vec<u8>) {
-        TimeWriter::default().write(self, out);
-    }
 }
 
 /// Writes times as RFC 3339 text, and remembers the hour of the last: those of events that came together mostly have one. By hand,
@@ -123,7 +118,7 @@ impl Default for TimeWriter {
 }
 
 impl TimeWriter {
-    /// Appends what [`Timestamp::write_rfc3339`] does.
+    /// Appends the RFC 3339 text, `Z`, with as many fractional digits (0, 3, 6 or 9) as are needed.
     pub fn write(&mut self, time: Timestamp, out: &mut Vec<u8>) {
         let (seconds, nanos) = (time.0.div_euclid(SECOND_NANOS), time.0.rem_euclid(SECOND_NANOS) as u32);
         let hour = seconds.div_euclid(HOUR_SECONDS);
@@ -215,13 +210,22 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The fast text is chrono's text, over everything 64 bits hold.
+        /// The fast text is chrono's text, over everything 64 bits hold, also behind that of a time of the same hour, of one about it, or of another
+        /// precision.
         #[test]
-        fn the_fast_text_is_chronos(nanos in any::<i64>(), coarse in prop_oneof![Just(1), Just(1_000), Just(1_000_000), Just(SECOND_NANOS)]) {
-            let time = Timestamp::from_nanos(nanos / coarse * coarse);
-            let mut fast = Vec::new();
-            time.write_rfc3339(&mut fast);
-            prop_assert_eq!(String::from_utf8(fast).unwrap(), time.to_string());
+        fn the_fast_text_is_chronos(
+            nanos in any::<i64>(),
+            behind in proptest::collection::vec(-2 * HOUR_SECONDS * SECOND_NANOS..2 * HOUR_SECONDS * SECOND_NANOS, 0..4),
+            coarse in proptest::collection::vec(prop_oneof![Just(1), Just(1_000), Just(1_000_000), Just(SECOND_NANOS)], 4),
+        ) {
+            let mut writer = TimeWriter::default();
+            let behind = behind.into_iter().map(|behind| nanos.saturating_add(behind));
+            for (nanos, coarse) in std::iter::once(nanos).chain(behind).zip(coarse) {
+                let time = Timestamp::from_nanos(nanos / coarse * coarse);
+                let mut fast = Vec::new();
+                writer.write(time, &mut fast);
+                prop_assert_eq!(String::from_utf8(fast).unwrap(), time.to_string());
+            }
         }
     }
 

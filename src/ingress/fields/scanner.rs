@@ -16,6 +16,8 @@ use super::values::Text;
 type Levels = u64;
 const _: () = assert!(METADATA_DEPTH_MAX <= Levels::BITS as usize);
 
+// What every event passes is inlined by force: the place in the text then stays in a register, which is a tenth of the time (benches/README.md).
+
 /// Where the reading of a text has come to.
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner<'a> {
