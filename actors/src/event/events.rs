@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     Event, EventId, Timestamp,
     block::{Block, DecodeError, OTLP, RELAYED, Stamp},
+    payload::Payload,
     unread::{Encoded, Unread},
 };
 use crate::otlp::{self, Item, Row, Rows, Signal};
@@ -16,8 +17,10 @@ use crate::otlp::{self, Item, Row, Rows, Signal};
 /// an OpenTelemetry request, from the reader.
 #[derive(Debug)]
 pub struct Events<'a> {
-    /// What stands behind the current block.
+    /// What stands behind the current block in its piece of the payload.
     rest: &'a [u8],
+    /// The pieces behind that.
+    pieces: std::slice::Iter<'a, Bytes>,
     body: Body<'a>,
     stamp: Stamp,
     index: u32,
@@ -59,10 +62,15 @@ enum Body<'a> {
 }
 
 impl<'a> Events<'a> {
-    /// Over the payload of a record.
+    /// Over a payload of one piece.
     pub fn new(payload: &'a [u8]) -> Self {
         let stamp = Stamp { first_id: Uuid::nil(), ingested_at: Timestamp::default() };
-        Self { rest: payload, body: Body::Events(&[]), stamp, index: 0, count: 0 }
+        Self { rest: payload, pieces: [].iter(), body: Body::Events(&[]), stamp, index: 0, count: 0 }
+    }
+
+    /// Over the payload of a record.
+    pub fn of(payload: &'a Payload) -> Self {
+        Self { pieces: payload.pieces().iter(), ..Self::new(&[]) }
     }
 
     /// The next event; it is gone when the one after it is asked for. After an error there is nothing more: where one event
@@ -232,14 +240,15 @@ impl<'a> Events<'a> {
                 .map(|(item, row)| (Some((*signal, item)), of_row(row, assigned, stamp))),
         };
         if found.is_err() {
-            (self.rest, self.index, self.count) = (&[], 0, 0);
+            // As `end`, which cannot borrow all of it beside an event.
+            (self.rest, self.pieces, self.index, self.count) = (&[], [].iter(), 0, 0);
         }
         found
     }
 
     /// Behind this there is nothing more.
     fn end(&mut self) {
-        (self.rest, self.index, self.count) = (&[], 0, 0);
+        (self.rest, self.pieces, self.index, self.count) = (&[], [].iter(), 0, 0);
     }
 
     /// The next event as a payload of its own, with the id and the times that it has: what a dead letter keeps.
@@ -281,7 +290,8 @@ impl<'a> Events<'a> {
     fn enter_block(&mut self) -> Result<(), Option<DecodeError>> {
         while self.index == self.count {
             if self.rest.is_empty() {
-                return Err(None);
+                self.rest = self.pieces.next().ok_or(None)?;
+                continue;
             }
             if let Err(error) = self.next_block() {
                 *self = Self::new(&[]);

@@ -121,7 +121,8 @@ impl DeadLetter {
     /// The event as a batch that can be delivered; `None` where its bytes are gone.
     pub fn batch(&self) -> Option<Batch> {
         let payload = self.event.clone()?;
-        let record = Record { first: self.span.first, count: 1, written_at: self.at, payload };
+        let record =
+            Record { first: self.span.first, count: 1, written_at: self.at, payload: payload.into() };
         Some(Batch::new(self.span, vec![Arc::new(record)]))
     }
 }
