@@ -7,9 +7,8 @@ use bytes::Bytes;
 /// Stamped blocks, one after the other, not compressed: in one piece or in several, each of which is whole blocks. Cheap to
 /// clone.
 ///
-/// What is read from the journal is one piece. Blocks that were compressed on arrival are pieces as they came: to put them together
-/// would copy every byte once more, for nobody who reads them. Such a piece may hold room for up to twice its bytes, as
-/// its block does.
+/// What is read from the journal is one piece. What was just committed are the blocks as they came: to put large ones together
+/// would copy every byte once more, for nobody who reads them.
 #[derive(Clone)]
 pub struct Payload(Pieces);
 

@@ -51,7 +51,7 @@ pub const RECORD_BYTES: usize = crate::event::BLOCK_BYTES;
 pub const GENERATION_BYTES: u64 = 8 * 1024 * 1024;
 
 /// sled's unit of writing, and the size of its buffers. Larger than its default of 512 KiB, because a commit that passes from
-/// one to the next wakes sled's I/O threads once more.
+/// one to the next wakes sled's seven I/O threads once more.
 pub const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Old generations open for reading at the same time.
@@ -301,9 +301,9 @@ impl Drafted<'_> {
     fn record(&self) -> Record {
         let payload = match self.blocks {
             [only] => only.bytes().clone().into(),
-            // They stay where they are.
+            // Large ones stay where they are.
             many if self.is_packed() => many.iter().map(|block| block.bytes().clone()).collect(),
-            // Mostly small ones, which are compressed together, and would be many pieces.
+            // Small ones are compressed together, and would be many pieces.
             many => {
                 let mut payload = Vec::with_capacity(self.raw_bytes());
                 many.iter().for_each(|block| payload.extend_from_slice(block.bytes()));
