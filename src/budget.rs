@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use forebay_actors::{batcher, buffer, journal, lz4, record};
+use forebay_actors::{batcher, buffer, journal, record};
 
 use crate::{
     allocator,
@@ -17,9 +17,8 @@ use crate::{
 const MIB: u64 = 1024 * 1024;
 
 /// Code, threads' stacks as far as they are touched, allocator slack, TLS, metrics: measured 20 to 30 MiB idle. Behind load the
-/// spare segments of the journal stay as well, and rooms for compressing.
-const PROCESS_BYTES: u64 =
-    40 * MIB + (allocator::SPARES_MAX * journal::SEGMENT_BYTES + lz4::SPARE_BYTES_MAX) as u64;
+/// spare segments of the journal stay as well.
+const PROCESS_BYTES: u64 = 40 * MIB + (allocator::SPARES_MAX * journal::SEGMENT_BYTES) as u64;
 
 /// What a connection takes beside its body: actix-web's read and write buffers, and what of a body that is refused has come
 /// by then. 4,000 busy ones took 27 KiB each more than 1,000 did, and the whole process 440 MiB, measured with bodies of 60

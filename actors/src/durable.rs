@@ -4,8 +4,6 @@
 //! sled syncs neither its settings (`conf`) nor the directory that its files have their names in. After a power loss a
 //! log that was synced could then be nowhere, or be taken for one of another kind.
 
-mod io_threads;
-
 use std::{
     fs::{self, File},
     io,
@@ -31,11 +29,6 @@ pub(crate) fn open(config: &sled::Config, dir: &Path) -> sled::Result<sled::Db> 
     if dir.exists() {
         remove_half_written(dir)?;
     }
-    open_whole(config, dir).inspect(io_threads::keep_few)
-}
-
-/// Opens it, if need be without its snapshot.
-fn open_whole(config: &sled::Config, dir: &Path) -> sled::Result<sled::Db> {
     let opened = open_as_it_is(config);
     match &opened {
         Ok(_) | Err(sled::Error::Io(_)) => opened,

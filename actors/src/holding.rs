@@ -127,14 +127,13 @@ fn share(record: &Record, span: Span) -> Result<Record, DecodeError> {
         return Ok(record.clone());
     }
     let wanted = span.first.since(record.first)..span.end.min(record.end()).since(record.first);
-    let payload = record.payload.whole();
-    let (bytes, events) = blocks_around(&payload, wanted)?;
+    let (bytes, events) = blocks_around(&record.payload, wanted)?;
     Ok(Record {
         first: record.first.plus(events.start),
         // The record has no more events than this.
         count: u32::try_from(events.end - events.start).unwrap_or(record.count),
         written_at: record.written_at,
-        payload: payload.slice(bytes).into(),
+        payload: record.payload.slice(bytes),
     })
 }
 

@@ -4,27 +4,11 @@
 //! them, and a build has one set of a crate's features. With them it compressed 120 KB of the benchmark's events at 706 MB/s
 //! and brought them back at 2.5 GB/s, this, with all its effort, at 817 MB/s and 4.1 GB/s (medians, benches/README.md).
 
-use std::sync::LazyLock;
-
 use lz4::block::{CompressionMode, compress_bound, compress_to_buffer, decompress_to_buffer};
-
-use crate::{event::BLOCK_BYTES, spare::SparePool};
 
 /// How little effort lz4 makes, from 1 on. With 2 it takes a tenth less time than with 1, for 1.5 % more bytes of the benchmark's events
 /// and 3 % more of real requests; beyond, it wins little and costs more (benches/README.md).
 const ACCELERATION: i32 = 2;
-
-/// Rooms for compressing a block that are used again: as many as threads that compress at a time, on most machines. A room for the
-/// worst case is three times as large as what most blocks become, and would be cleared each time.
-const ROOMS_MAX: usize = 8;
-
-/// A little more than a block of noise becomes.
-const ROOM_BYTES_MAX: usize = BLOCK_BYTES + BLOCK_BYTES / 64;
-
-/// What these rooms take up.
-pub const SPARE_BYTES_MAX: usize = ROOMS_MAX * ROOM_BYTES_MAX;
-
-static ROOMS: LazyLock<SparePool> = LazyLock::new(|| SparePool::new(ROOMS_MAX, ROOM_BYTES_MAX));
 
 /// Bytes that so many may become at most.
 ///
@@ -42,12 +26,12 @@ pub fn compress_into(raw: &[u8], out: &mut [u8]) -> usize {
 
 /// Compresses; `None` where that does not make it smaller.
 pub(crate) fn compress(raw: &[u8]) -> Option<Vec<u8>> {
-    // Always as much as a block may need, so that nothing of it is ever cleared again.
-    let mut room = ROOMS.take_filled(packed_bytes_max(raw.len().max(BLOCK_BYTES)));
-    let bytes = compress_into(raw, &mut room);
-    let packed = (bytes < raw.len()).then(|| room[..bytes].to_vec());
-    ROOMS.give(room);
-    packed
+    let mut packed = vec![0; packed_bytes_max(raw.len())];
+    let bytes = compress_into(raw, &mut packed);
+    packed.truncate(bytes);
+    // The room for the worst case is given back.
+    packed.shrink_to_fit();
+    (packed.len() < raw.len()).then_some(packed)
 }
 
 /// Fills `raw` with what was compressed; `None` where that is damaged, or not just so many bytes.
@@ -77,21 +61,6 @@ mod tests {
         raw.push(0);
         assert!(decompress_into(&packed, &mut raw).is_none(), "it is not as much");
         assert_eq!(compress(noise.as_bytes()), None);
-    }
-
-    /// The room for a block is kept and found again, also behind one that needed more.
-    #[test]
-    fn rooms_are_used_again() {
-        assert!(packed_bytes_max(BLOCK_BYTES) <= ROOM_BYTES_MAX);
-        let rooms = SparePool::new(1, ROOM_BYTES_MAX);
-        let begins = |bytes: usize| {
-            let room = rooms.take_filled(packed_bytes_max(bytes.max(BLOCK_BYTES)));
-            let begin = room.as_ptr();
-            rooms.give(room);
-            begin
-        };
-        let first = begins(1);
-        assert_eq!(begins(BLOCK_BYTES), first);
     }
 
     proptest! {

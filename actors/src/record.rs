@@ -5,16 +5,14 @@ mod selection;
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     reader::{BatchEvents, Part},
     selection::Selection,
 };
-use crate::{
-    event::{Payload, Timestamp},
-    projection::Projection,
-};
+use crate::{event::Timestamp, projection::Projection};
 
 /// The place of an event in the journal: the events accepted before it. Never reused, never reordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -73,8 +71,8 @@ pub struct Record {
     pub count: u32,
     /// When it was handed to the journal.
     pub written_at: Timestamp,
-    /// The stamped blocks.
-    pub payload: Payload,
+    /// The stamped blocks, one after the other, not compressed.
+    pub payload: Bytes,
 }
 
 impl Record {

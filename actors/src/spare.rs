@@ -50,18 +50,6 @@ impl SparePool {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    /// Takes a buffer back, where it is not too large and there are not too many.
-    pub(crate) fn give(&self, buffer: Vec<u8>) {
-        if buffer.capacity() > self.kept_bytes_max {
-            return;
-        }
-        // As it is: to clear what is written over would take as long as to write it.
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffers.len() < self.kept_max {
-            buffers.push(buffer);
-        }
-    }
-
     /// The buffer's bytes; when nobody needs them any more, the buffer comes back.
     pub fn bytes(&self, buffer: Vec<u8>) -> Bytes {
         Bytes::from_owner(Spare { buffer, pool: self.clone() })
@@ -76,7 +64,15 @@ impl AsRef<[u8]> for Spare {
 
 impl Drop for Spare {
     fn drop(&mut self) {
-        self.pool.give(std::mem::take(&mut self.buffer));
+        if self.buffer.capacity() > self.pool.kept_bytes_max {
+            return;
+        }
+        // As it is: to clear what is written over would take as long as to write it.
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut buffers = self.pool.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < self.pool.kept_max {
+            buffers.push(buffer);
+        }
     }
 }
 

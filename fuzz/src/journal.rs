@@ -258,7 +258,7 @@ fn read_all(journal: &dyn Journal) -> BTreeMap<u64, String> {
         for piece in pieces {
             let first = match &piece {
                 Piece::Record(record) => {
-                    let (mut reader, mut events) = (Events::of(&record.payload), Vec::new());
+                    let (mut reader, mut events) = (Events::new(&record.payload), Vec::new());
                     while let Some(event) = reader.next_event() {
                         events.push(event.expect("a whole record is whole").message.to_owned());
                     }

@@ -31,7 +31,7 @@ pub fn record(bytes: &[u8]) {
     for stored in [bytes, &stored] {
         if let Some(record) = stored_form::decode(Position(first), stored) {
             assert!(record.end() >= record.first);
-            decode(&record.payload.whole());
+            decode(&record.payload);
         }
     }
 }

@@ -108,12 +108,7 @@ mod tests {
         builder.push(&Draft { event_id, timestamp, service: "s", message: "m", metadata: Some(metadata) });
         let stamp = Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::from_nanos(1) };
         let payload = builder.finish().remove(0).stamped(stamp).bytes().clone();
-        let record = Record {
-            first: Position(0),
-            count: 1,
-            written_at: Timestamp::default(),
-            payload: payload.into(),
-        };
+        let record = Record { first: Position(0), count: 1, written_at: Timestamp::default(), payload };
         Arc::new(Batch::new(Span { first: record.first, end: record.end() }, vec![record.into()]))
     }
 

@@ -226,7 +226,7 @@ impl Condition {
         for record in batch.records() {
             let span =
                 Span { first: record.first.max(batch.span().first), end: record.end().min(batch.span().end) };
-            let mut events = Events::of(&record.payload);
+            let mut events = Events::new(&record.payload);
             events.skip(span.first.since(record.first));
             let read = self.select_of(&mut events, span, &mut selection, &mut scratch);
             selection.insert(Span { first: read, end: span.end });

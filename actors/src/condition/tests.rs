@@ -393,7 +393,7 @@ fn what_cannot_be_read_is_taken() {
     let whole = batch(&[(events, vec![])], (0, 0)).unwrap();
     let record = whole.records()[0].clone();
     let event_bytes = (record.payload.len() - 32) / 3;
-    let mut payload = record.payload.whole().to_vec();
+    let mut payload = record.payload.to_vec();
     payload[32 + event_bytes] = 0xc1;
     let damaged = Record { payload: payload.into(), ..(*record).clone() };
     let damaged = Arc::new(Batch::new(whole.span(), vec![damaged.into()]));

@@ -8,7 +8,6 @@ use uuid::Uuid;
 use super::{
     Event, EventId, Timestamp,
     block::{Block, DecodeError, OTLP, RELAYED, Stamp},
-    payload::Payload,
     unread::{Encoded, Unread},
 };
 use crate::otlp::{self, Item, Row, Rows, Signal};
@@ -17,10 +16,8 @@ use crate::otlp::{self, Item, Row, Rows, Signal};
 /// an OpenTelemetry request, from the reader.
 #[derive(Debug)]
 pub struct Events<'a> {
-    /// What stands behind the current block in its piece of the payload.
+    /// What stands behind the current block.
     rest: &'a [u8],
-    /// The pieces behind that.
-    pieces: std::slice::Iter<'a, Bytes>,
     body: Body<'a>,
     stamp: Stamp,
     index: u32,
@@ -62,15 +59,10 @@ enum Body<'a> {
 }
 
 impl<'a> Events<'a> {
-    /// Over a payload of one piece.
+    /// Over the payload of a record.
     pub fn new(payload: &'a [u8]) -> Self {
         let stamp = Stamp { first_id: Uuid::nil(), ingested_at: Timestamp::default() };
-        Self { rest: payload, pieces: [].iter(), body: Body::Events(&[]), stamp, index: 0, count: 0 }
-    }
-
-    /// Over the payload of a record.
-    pub fn of(payload: &'a Payload) -> Self {
-        Self { pieces: payload.pieces().iter(), ..Self::new(&[]) }
+        Self { rest: payload, body: Body::Events(&[]), stamp, index: 0, count: 0 }
     }
 
     /// The next event; it is gone when the one after it is asked for. After an error there is nothing more: where one event
@@ -240,15 +232,14 @@ impl<'a> Events<'a> {
                 .map(|(item, row)| (Some((*signal, item)), of_row(row, assigned, stamp))),
         };
         if found.is_err() {
-            // As `end`, which cannot borrow all of it beside an event.
-            (self.rest, self.pieces, self.index, self.count) = (&[], [].iter(), 0, 0);
+            (self.rest, self.index, self.count) = (&[], 0, 0);
         }
         found
     }
 
     /// Behind this there is nothing more.
     fn end(&mut self) {
-        (self.rest, self.pieces, self.index, self.count) = (&[], [].iter(), 0, 0);
+        (self.rest, self.index, self.count) = (&[], 0, 0);
     }
 
     /// The next event as a payload of its own, with the id and the times that it has: what a dead letter keeps.
@@ -290,8 +281,7 @@ impl<'a> Events<'a> {
     fn enter_block(&mut self) -> Result<(), Option<DecodeError>> {
         while self.index == self.count {
             if self.rest.is_empty() {
-                self.rest = self.pieces.next().ok_or(None)?;
-                continue;
+                return Err(None);
             }
             if let Err(error) = self.next_block() {
                 *self = Self::new(&[]);

@@ -7,7 +7,6 @@ pub(crate) mod block;
 mod events;
 mod id;
 mod json;
-mod payload;
 mod time;
 mod unread;
 
@@ -15,7 +14,6 @@ pub use block::{BLOCK_BYTES, Block, BlockBuilder, DecodeError, Draft, Stamp, Sta
 pub use events::{Events, Part, WithItem, blocks_around, stamps};
 pub use id::{EventId, IdSource};
 pub use json::{EventWriter, write_json, write_json_string};
-pub use payload::Payload;
 pub use time::{TimeWriter, Timestamp, TimestampError};
 pub use unread::Unread;
 

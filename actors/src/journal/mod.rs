@@ -300,10 +300,8 @@ impl Drafted<'_> {
     /// As sinks are shown it.
     fn record(&self) -> Record {
         let payload = match self.blocks {
-            [only] => only.bytes().clone().into(),
-            // Large ones stay where they are.
-            many if self.is_packed() => many.iter().map(|block| block.bytes().clone()).collect(),
-            // Small ones are compressed together, and would be many pieces.
+            // A large request is a record as it is.
+            [only] => only.bytes().clone(),
             many => {
                 let mut payload = Vec::with_capacity(self.raw_bytes());
                 many.iter().for_each(|block| payload.extend_from_slice(block.bytes()));

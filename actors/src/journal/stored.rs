@@ -221,9 +221,8 @@ impl Header {
 
 /// The stored form of a record, in `out`. It is compressed where that makes it smaller.
 pub(super) fn encode<'a>(record: &Record, out: &'a mut Vec<u8>) -> &'a [u8] {
-    let payload = record.payload.whole();
-    let (codec, body_bytes) = write_whole(&payload, out);
-    let Record { first, count, written_at, .. } = *record;
+    let (codec, body_bytes) = write_whole(&record.payload, out);
+    let Record { first, count, written_at, ref payload } = *record;
     Header { first, codec, count, written_at, raw_bytes: payload.len(), body_bytes, crc: 0 }.seal(out)
 }
 
@@ -324,7 +323,7 @@ pub(super) fn decode_into(first: Position, stored: &[u8], spare: &SparePool) -> 
         }
         _ => return None,
     };
-    let payload = spare.bytes(payload).into();
+    let payload = spare.bytes(payload);
     Some(Record { first, count: header.count, written_at: header.written_at, payload })
 }
 
@@ -431,7 +430,7 @@ mod tests {
             assert!(record.payload.len() < 1_000 || stored.len() < record.payload.len() / 10);
             let back = decode(record.first, &stored).unwrap();
             assert_eq!((back.count, &back.payload), (record.count, &record.payload));
-            payloads.extend_from_slice(&back.payload.whole());
+            payloads.extend_from_slice(&back.payload);
         }
         assert_eq!(payloads, blocks.iter().flat_map(|block| block.bytes().to_vec()).collect::<Vec<_>>());
     }

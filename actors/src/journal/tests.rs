@@ -60,7 +60,7 @@ pub(super) fn read_all(journal: &dyn Journal, mut from: Position) -> Vec<(u64, O
         for piece in pieces {
             match piece {
                 Piece::Record(record) => {
-                    let (mut events, mut next) = (Events::of(&record.payload), record.first.0);
+                    let (mut events, mut next) = (Events::new(&record.payload), record.first.0);
                     while let Some(event) = events.next_event() {
                         let position = next;
                         next += 1;

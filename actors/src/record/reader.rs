@@ -195,7 +195,7 @@ impl<'a> BatchEvents<'a> {
             while self.at == self.until {
                 let record = self.batch.records.get(self.next_record)?;
                 self.next_record += 1;
-                self.events = Events::of(&record.payload);
+                self.events = Events::new(&record.payload);
                 let at = record.first.max(self.batch.span.first);
                 self.events.skip(at.since(record.first));
                 (self.at, self.until) = (at, record.end().min(self.batch.span.end));

@@ -194,12 +194,7 @@ mod tests {
 
     fn record(first: u64, count: u32, bytes: usize) -> Arc<Record> {
         let payload = Bytes::from(vec![0; bytes]);
-        Arc::new(Record {
-            first: Position(first),
-            count,
-            written_at: Timestamp::default(),
-            payload: payload.into(),
-        })
+        Arc::new(Record { first: Position(first), count, written_at: Timestamp::default(), payload })
     }
 
     fn spans(intake: &mut Intake, now: bool) -> Vec<(u64, u64)> {

@@ -121,8 +121,7 @@ impl DeadLetter {
     /// The event as a batch that can be delivered; `None` where its bytes are gone.
     pub fn batch(&self) -> Option<Batch> {
         let payload = self.event.clone()?;
-        let record =
-            Record { first: self.span.first, count: 1, written_at: self.at, payload: payload.into() };
+        let record = Record { first: self.span.first, count: 1, written_at: self.at, payload };
         Some(Batch::new(self.span, vec![Arc::new(record)]))
     }
 }

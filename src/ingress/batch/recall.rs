@@ -51,7 +51,7 @@ impl Recalled {
             for piece in &pieces {
                 at = at.max(piece.end());
                 let Piece::Record(record) = piece else { continue };
-                for (stamp, count) in record.payload.pieces().iter().flat_map(|piece| stamps(piece)) {
+                for (stamp, count) in stamps(&record.payload) {
                     let first = stamp.first_id;
                     if first.get_version_num() != 8 {
                         continue;

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
 use forebay_actors::{
     event::{BlockBuilder, Draft, Stamp, Timestamp},
     record::{Batch, Position, Record, Span},
@@ -76,7 +77,7 @@ pub fn batch_of(first: u64, count: usize, payload: Vec<u8>) -> Arc<Batch> {
         first,
         count: u32::try_from(count).unwrap(),
         written_at: time(1_000_000),
-        payload: payload.into(),
+        payload: Bytes::from(payload),
     };
     let span = Span { first, end: first.plus(count as u64) };
     Arc::new(Batch::new(span, vec![Arc::new(record)]))

@@ -214,7 +214,7 @@ mod tests {
     fn a_damaged_batch_stores_nothing() {
         let mut store = Store::new();
         let whole = batch(0, &[draft("a", 1, "s"), draft("b", 2, "s")]);
-        let payload = whole.records()[0].payload.whole();
+        let payload = &whole.records()[0].payload;
         let error = store.writer.insert(&batch_of(0, 2, payload[..payload.len() - 1].to_vec())).unwrap_err();
         assert!(matches!(error, StoreError::Decode(_)) && !error.is_transient(), "{error}");
         assert_eq!(store.reader.count_total().unwrap(), 0);

@@ -251,7 +251,7 @@ impl Promised {
             for piece in pieces {
                 match piece {
                     Piece::Record(record) => {
-                        let mut events = Events::of(&record.payload);
+                        let mut events = Events::new(&record.payload);
                         for at in record.first.0..record.end().0 {
                             let event = events.next_event().expect("a record has as many events as it says");
                             let id = id_of(event.unwrap().message);

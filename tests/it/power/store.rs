@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use bytes::Bytes;
 use forebay::{
     data_dir::{self, DataDir},
     store::{Reader, Writer},
@@ -34,7 +35,7 @@ fn batch(numbers: &[u64]) -> Batch {
     }
     let stamp = Stamp { first_id: uuid::Uuid::nil(), ingested_at: Timestamp::default() };
     let blocks = builder.finish().into_iter().map(|block| block.stamped(stamp).bytes().to_vec());
-    let payload = blocks.collect::<Vec<_>>().concat().into();
+    let payload = Bytes::from(blocks.collect::<Vec<_>>().concat());
     let (first, count) = (Position(numbers[0]), u32::try_from(numbers.len()).unwrap());
     let record = Record { first, count, written_at: Timestamp::default(), payload };
     Batch::new(Span { first, end: record.end() }, vec![record.into()])

@@ -8,6 +8,7 @@ mod statistics;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use forebay::store::{EmbeddedStore, EventStore, Page, Query, SqliteDestination, StoreError, StoredEvent};
 use forebay_actors::{
     destination::Destination,
@@ -151,7 +152,7 @@ fn batch(first: u64, drafts: &[Draft<'_>]) -> Arc<Batch> {
     drafts.iter().for_each(|draft| builder.push(draft));
     let stamp = Stamp { first_id: Uuid::nil(), ingested_at: time(1_000_000) };
     let blocks = builder.finish().into_iter().map(|block| block.stamped(stamp).bytes().to_vec());
-    let payload = blocks.collect::<Vec<_>>().concat().into();
+    let payload = Bytes::from(blocks.collect::<Vec<_>>().concat());
     let (first, count) = (Position(first), u32::try_from(drafts.len()).unwrap());
     let record = Arc::new(Record { first, count, written_at: time(1_000_000), payload });
     let span = Span { first, end: first.plus(drafts.len() as u64) };

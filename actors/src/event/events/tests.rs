@@ -1,8 +1,5 @@
 use super::*;
-use crate::event::{
-    BlockBuilder, Draft,
-    block::{HEADER_BYTES, body_bytes},
-};
+use crate::event::{BlockBuilder, Draft};
 
 fn stamp() -> Stamp {
     Stamp { first_id: Uuid::from_u128(7), ingested_at: Timestamp::from_nanos(42) }
@@ -169,40 +166,6 @@ fn a_relayed_request_keeps_its_ids_and_its_time() {
     let event = alone.next_event().unwrap().unwrap();
     assert_eq!((event.event_id.to_string(), event.ingested_at.nanos()), (id(71), 5));
     assert_eq!(event.message, "fourth");
-}
-
-/// Scenario: the blocks of a payload are pieces of it, each in memory of its own; one of them may be damaged.
-/// Guarantee: it is read as if it were one piece, also from within it; behind what is damaged there is nothing.
-#[test]
-fn pieces_are_read_as_one() {
-    let (whole, mut pieces) = (mixed(), Vec::new());
-    let mut rest = &whole[..];
-    while !rest.is_empty() {
-        let (piece, behind) = rest.split_at(HEADER_BYTES + body_bytes(rest));
-        pieces.push(Bytes::copy_from_slice(piece));
-        rest = behind;
-    }
-    assert_eq!(pieces.len(), 3);
-    let payload: Payload = pieces.iter().cloned().collect();
-    assert!(payload == whole.clone().into() && payload.len() == whole.len());
-    for passed in 0..=5 {
-        let (mut events, mut expected) = (Events::of(&payload), Events::new(&whole));
-        events.skip(passed);
-        expected.skip(passed);
-        let mut left = 5 - passed;
-        while let Some(event) = expected.next_event() {
-            assert_eq!(format!("{:?}", events.next_event().unwrap()), format!("{event:?}"));
-            left -= 1;
-        }
-        assert!(left == 0 && events.next_event().is_none());
-    }
-    let last = pieces[1].len() - 1;
-    pieces[1] = pieces[1].slice(..last);
-    let damaged = pieces.into_iter().collect();
-    let mut events = Events::of(&damaged);
-    events.skip(2);
-    assert!(events.next_event().unwrap().is_err());
-    assert!(events.next_event().is_none());
 }
 
 /// Every event alone is what it was among the others.

@@ -67,7 +67,7 @@ fn r0323_a_record_within_an_event_was_taken_for_one() {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
     let record = |nanos: i64| {
         let (written_at, payload) =
-            (Timestamp::from_nanos(0x1112_1314_1516_1718 + nanos), "f".repeat(90).into_bytes().into());
+            (Timestamp::from_nanos(0x1112_1314_1516_1718 + nanos), "f".repeat(90).into());
         text(
             stored::encode(&Record { first, count: 0x2122_2324, written_at, payload }, &mut Vec::new())
                 .to_vec(),
