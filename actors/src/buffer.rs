@@ -38,7 +38,7 @@ use crate::{
     event::Timestamp,
     journal::{Durability, Journal, RECORD_BYTES, Usage},
     message::{Append, CommitDone, Delivered, Refusal, StampedRequest, Trim},
-    receiver::{ReceiverMetrics, refuse},
+    receiver::ReceiverMetrics,
     record::Position,
     runtime::{clock::Clock, mailbox::Mailbox, metrics::Probe},
     state::{Cursors, DeadLetters},
@@ -229,7 +229,7 @@ impl Buffer {
         if let Some(failure) = self.failure {
             self.failed_at = Some((Instant::now(), failure));
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
-            self.waiting.drain(..).for_each(|waiting| refuse(waiting.request.reply, failure));
+            self.waiting.drain(..).for_each(|waiting| waiting.request.reply.send(Err(failure)));
             (self.waiting_events, self.waiting_bytes) = (0, 0);
         }
         // Before the cap is reached: producers should not have to be refused for what may be skipped.
@@ -330,7 +330,7 @@ impl Handler<Append> for Buffer {
             let events = request.blocks.iter().map(|stamped| u64::from(stamped.count())).sum();
             let bytes = request.blocks.iter().map(|stamped| stamped.bytes().len()).sum();
             if let Err(refusal) = self.admit(events, bytes, ctx) {
-                refuse(request.reply, refusal);
+                request.reply.send(Err(refusal));
                 continue;
             }
             self.waiting_events += events;

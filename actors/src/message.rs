@@ -12,6 +12,7 @@ use crate::{
     event::{Block, Stamp, Stamped},
     journal::Usage,
     record::{Batch, Record, SinkName},
+    reply::Reply,
     state::Cursor,
 };
 
@@ -48,13 +49,10 @@ pub struct StampedRequest {
     pub reply: Reply,
 }
 
-/// Where the answer to a request goes.
-pub type Reply = oneshot::Sender<Result<Accepted, Refusal>>;
-
 impl Admit {
     /// A single request.
-    pub fn one(blocks: Vec<Block>, reply: Reply) -> Self {
-        Self { requests: vec![Request { blocks, reply }] }
+    pub fn one(blocks: Vec<Block>, reply: impl Into<Reply>) -> Self {
+        Self { requests: vec![Request { blocks, reply: reply.into() }] }
     }
 }
 

@@ -18,7 +18,7 @@ use prometheus::{IntCounter, IntCounterVec, Registry};
 use crate::{
     buffer::Buffer,
     event::{Block, IdSource, Stamp, Stamped, Timestamp},
-    message::{Admit, Append, Refusal, Reply, Request, StampedRequest},
+    message::{Admit, Append, Refusal, Request, StampedRequest},
     runtime::{
         clock::{Clock, seed},
         mailbox::{Mailbox, NotTaken},
@@ -118,7 +118,7 @@ impl Handler<Admit> for Receiver {
     fn handle(&mut self, Admit { requests }: Admit, _: &mut Context<Self>) {
         let _handling = self.probe.handling();
         if self.spec.gate.is_closed() {
-            return requests.into_iter().for_each(|request| refuse(request.reply, Refusal::ShuttingDown));
+            return requests.into_iter().for_each(|request| request.reply.send(Err(Refusal::ShuttingDown)));
         }
         // They came at the same moment.
         let ingested_at = self.spec.clock.now();
@@ -130,11 +130,6 @@ impl Handler<Admit> for Receiver {
             Err(NotTaken::Full(append)) => (append, Refusal::Overloaded),
             Err(NotTaken::Ended(append)) => (append, Refusal::ShuttingDown),
         };
-        refused.requests.into_iter().for_each(|request| refuse(request.reply, refusal));
+        refused.requests.into_iter().for_each(|request| request.reply.send(Err(refusal)));
     }
-}
-
-/// Whoever asked may have gone meanwhile: then nobody is there to be told.
-pub(crate) fn refuse(reply: Reply, refusal: Refusal) {
-    let _ = reply.send(Err(refusal));
 }

@@ -4,12 +4,13 @@
 //! and on a busy machine the waking costs more than the work. On an idle system there is one request, and it waits for
 //! one turn of an empty queue.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use forebay_actors::{
     event::Block,
     message::{Accepted, Admit, Refusal, Request},
     receiver::Receiver,
+    reply::{CompletionQueue, Reply, send_all},
     runtime::mailbox::{Mailbox, NotTaken},
 };
 use tokio::sync::oneshot;
@@ -21,6 +22,8 @@ pub struct Courier(Rc<Inner>);
 
 struct Inner {
     receiver: Mailbox<Receiver>,
+    /// Where the answers come back to; a task that never ends drains it.
+    answers: Arc<CompletionQueue>,
     /// What goes with the next message; a task is on its way to send it unless this is empty.
     bag: RefCell<Vec<Request>>,
 }
@@ -28,7 +31,10 @@ struct Inner {
 impl Courier {
     /// A courier for the thread it is made on.
     pub fn new(receiver: Mailbox<Receiver>) -> Self {
-        Self(Rc::new(Inner { receiver, bag: RefCell::default() }))
+        let answers = Arc::new(CompletionQueue::default());
+        let queue = answers.clone();
+        actix_web::rt::spawn(async move { queue.drain().await });
+        Self(Rc::new(Inner { receiver, answers, bag: RefCell::default() }))
     }
 
     /// Has the events made durable.
@@ -37,10 +43,10 @@ impl Courier {
     /// Where they are refused. A dropped reply (an actor died with the request) is [`Refusal::JournalFailed`]: the events
     /// may be durable, but nobody knows. At the end of the process it is [`Refusal::ShuttingDown`].
     pub async fn admit(&self, blocks: Vec<Block>) -> Result<Accepted, Refusal> {
-        let (reply, answer) = oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         let first = {
             let mut bag = self.0.bag.borrow_mut();
-            bag.push(Request { blocks, reply });
+            bag.push(Request { blocks, reply: Reply::through(self.0.answers.clone(), sender) });
             bag.len() == 1
         };
         if first {
@@ -64,9 +70,6 @@ impl Courier {
             Err(NotTaken::Full(admit)) => (admit, Refusal::Overloaded),
             Err(NotTaken::Ended(admit)) => (admit, Refusal::ShuttingDown),
         };
-        for request in refused.requests {
-            // Whoever asked may have gone meanwhile.
-            let _ = request.reply.send(Err(refusal));
-        }
+        send_all(refused.requests.into_iter().map(|request| (request.reply, Err(refusal))));
     }
 }

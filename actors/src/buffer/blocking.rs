@@ -9,8 +9,8 @@ use crate::{
     event::Timestamp,
     journal::{JournalError, Usage},
     message::{Accepted, CommitDone, Committed, Refusal, StampedRequest},
-    receiver::refuse,
     record::{Position, SinkName, Span},
+    reply::send_all,
     runtime::metrics::observe,
     state::{Cursor, DeadLetter, Reason, StateError, WhenFull},
 };
@@ -36,9 +36,7 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
             if usage.backlog.is_none() {
                 spec.metrics.events.set(gauge_value(events_waiting(spec)));
             }
-            replies.into_iter().for_each(|(reply, accepted)| {
-                let _ = reply.send(Ok(accepted));
-            });
+            send_all(replies.into_iter().map(|(reply, accepted)| (reply, Ok(accepted))));
             // Where Batcher is behind or gone, sinks read the journal.
             let _ = spec.batcher.offer(Committed { records });
             None
@@ -50,7 +48,7 @@ pub(super) fn commit(spec: &BufferSpec, requests: Vec<Waiting>, events: u64) -> 
                 _ => Refusal::JournalFailed,
             };
             tracing::error!(%error, events, "a commit failed; nothing of it was acknowledged");
-            replies.into_iter().for_each(|(reply, _)| refuse(reply, refusal));
+            send_all(replies.into_iter().map(|(reply, _)| (reply, Err(refusal))));
             Some(refusal)
         }
     };
