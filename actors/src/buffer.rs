@@ -40,6 +40,7 @@ use crate::{
     message::{Append, CommitDone, Delivered, Refusal, StampedRequest, Trim},
     receiver::ReceiverMetrics,
     record::Position,
+    reply::send_all,
     runtime::{clock::Clock, mailbox::Mailbox, metrics::Probe},
     state::{Cursors, DeadLetters},
 };
@@ -229,7 +230,7 @@ impl Buffer {
         if let Some(failure) = self.failure {
             self.failed_at = Some((Instant::now(), failure));
             // What gathered meanwhile would fail the same way, one slow attempt after the other.
-            self.waiting.drain(..).for_each(|waiting| waiting.request.reply.send(Err(failure)));
+            send_all(self.waiting.drain(..).map(|waiting| (waiting.request.reply, Err(failure))));
             (self.waiting_events, self.waiting_bytes) = (0, 0);
         }
         // Before the cap is reached: producers should not have to be refused for what may be skipped.
@@ -326,16 +327,20 @@ impl Handler<Append> for Buffer {
 
     fn handle(&mut self, Append { requests }: Append, ctx: &mut Context<Self>) {
         let _handling = self.probe.handling();
+        let mut refused = Vec::new();
         for request in requests {
             let events = request.blocks.iter().map(|stamped| u64::from(stamped.count())).sum();
             let bytes = request.blocks.iter().map(|stamped| stamped.bytes().len()).sum();
             if let Err(refusal) = self.admit(events, bytes, ctx) {
-                request.reply.send(Err(refusal));
+                refused.push((request.reply, Err(refusal)));
                 continue;
             }
             self.waiting_events += events;
             self.waiting_bytes += bytes;
             self.waiting.push_back(Waiting { request, events, bytes });
+        }
+        if !refused.is_empty() {
+            send_all(refused);
         }
         self.spec.metrics.waiting_events.set(gauge_value(self.waiting_events + self.committing_events));
         if self.gathering.is_none() || self.has_company() {

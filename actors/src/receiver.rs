@@ -19,6 +19,7 @@ use crate::{
     buffer::Buffer,
     event::{Block, IdSource, Stamp, Stamped, Timestamp},
     message::{Admit, Append, Refusal, Request, StampedRequest},
+    reply::send_all,
     runtime::{
         clock::{Clock, seed},
         mailbox::{Mailbox, NotTaken},
@@ -118,7 +119,7 @@ impl Handler<Admit> for Receiver {
     fn handle(&mut self, Admit { requests }: Admit, _: &mut Context<Self>) {
         let _handling = self.probe.handling();
         if self.spec.gate.is_closed() {
-            return requests.into_iter().for_each(|request| request.reply.send(Err(Refusal::ShuttingDown)));
+            return send_all(requests.into_iter().map(|request| (request.reply, Err(Refusal::ShuttingDown))));
         }
         // They came at the same moment.
         let ingested_at = self.spec.clock.now();
@@ -130,6 +131,6 @@ impl Handler<Admit> for Receiver {
             Err(NotTaken::Full(append)) => (append, Refusal::Overloaded),
             Err(NotTaken::Ended(append)) => (append, Refusal::ShuttingDown),
         };
-        refused.requests.into_iter().for_each(|request| request.reply.send(Err(refusal)));
+        send_all(refused.requests.into_iter().map(|request| (request.reply, Err(refusal))));
     }
 }

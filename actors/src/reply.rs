@@ -1,9 +1,8 @@
 //! Where the answer to a request goes.
 //!
-//! A commit answers a hundred requests. Where each answer wakes the thread that waits for it, the kernel of a busy machine
-//! lets that thread run in place of the one that answers, which gets its turn back for one answer more, and so on: one commit
-//! in ten took half a millisecond to answer, two thread switches for each request. So the answers for one thread are posted to
-//! its [`CompletionQueue`] before it is woken, once.
+//! Under load a commit answers a hundred requests. Where each answer wakes the thread that waits for it, the kernel of a busy
+//! machine may let that thread run in place of the one that answers, which gets its turn back for one answer more, and so on.
+//! So the answers for one thread are posted to its [`CompletionQueue`] before it is woken, once.
 
 use std::{
     mem,
@@ -63,9 +62,9 @@ impl Reply {
         Self { sender, queue: Some(queue) }
     }
 
-    /// Answers.
+    /// Answers this one; [`send_all`] is for several.
     pub fn send(self, answer: Answer) {
-        send_all([(self, answer)]);
+        Completion { sender: self.sender, answer }.complete();
     }
 }
 
@@ -76,37 +75,45 @@ impl From<oneshot::Sender<Answer>> for Reply {
     }
 }
 
-/// Answers all of them, and wakes each thread that has a queue once.
+/// Answers all of them. Each thread that has a queue is woken once, when the answers of all of them are posted.
 pub fn send_all(answers: impl IntoIterator<Item = (Reply, Answer)>) {
-    post(answers).go_on();
+    let Posted { wakeups, others } = post(answers);
+    wakeups.go_on();
+    others.into_iter().for_each(Completion::complete);
 }
 
-/// Answers all of them, but wakes nobody through a queue yet.
-fn post(answers: impl IntoIterator<Item = (Reply, Answer)>) -> Arc<Wakeups> {
+/// What is left to do when answers are posted.
+struct Posted {
+    wakeups: Arc<Wakeups>,
+    /// Of those who have no queue, or get a single answer: that wakes their thread once as well, with one step less.
+    others: Vec<Completion>,
+}
+
+fn post(answers: impl IntoIterator<Item = (Reply, Answer)>) -> Posted {
     // As many as there are workers: few enough to be looked through.
     let mut posts: Vec<(Arc<CompletionQueue>, Vec<Completion>)> = Vec::new();
+    let mut others = Vec::new();
     for (Reply { sender, queue }, answer) in answers {
         let completion = Completion { sender, answer };
         match queue {
-            None => completion.complete(),
+            None => others.push(completion),
             Some(queue) => match posts.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &queue)) {
                 Some((_, completions)) => completions.push(completion),
                 None => posts.push((queue, vec![completion])),
             },
         }
     }
-    // Who gets a single answer is woken once by it, too, and that with one step less.
-    for (_, completions) in posts.extract_if(.., |(_, completions)| completions.len() == 1) {
-        completions.into_iter().for_each(Completion::complete);
-    }
+    others.extend(posts.extract_if(.., |(_, completions)| completions.len() == 1).flat_map(|(_, one)| one));
     let queues = posts.iter().map(|(queue, _)| Arc::downgrade(queue)).collect();
     let wakeups = Arc::new(Wakeups { queues, next: AtomicUsize::new(0) });
-    for (queue, mut completions) in posts {
-        let mut pending = queue.pending();
-        pending.completions.append(&mut completions);
-        pending.wakeups.push(wakeups.clone());
+    for (queue, completions) in &mut posts {
+        queue.pending().completions.append(completions);
     }
-    wakeups
+    // Behind all answers: a thread that is awake already takes the wake-ups as soon as they are there, and uses them up.
+    for (queue, _) in &posts {
+        queue.pending().wakeups.push(wakeups.clone());
+    }
+    Posted { wakeups, others }
 }
 
 // === impl CompletionQueue ===
@@ -152,9 +159,9 @@ impl Wakeups {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{pin::pin, task::Context, thread, time::Duration};
 
-    use futures::future::join_all;
+    use futures::{FutureExt as _, future::join_all, task::ArcWake};
     use tokio::time::timeout;
 
     use super::*;
@@ -201,18 +208,69 @@ mod tests {
         assert_eq!(got, [Refusal::Overloaded, Refusal::DiskFull]);
     }
 
+    /// Counts how often somebody is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl ArcWake for Woken {
+        fn wake_by_ref(this: &Arc<Self>) {
+            this.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A thread is woken once for all its answers, and all of them are there then.
+    #[test]
+    fn a_thread_is_woken_once_for_all_its_answers() {
+        let (queue, woken) = (Arc::new(CompletionQueue::default()), Arc::new(Woken::default()));
+        let waker = futures::task::waker(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut drain = pin!(queue.drain());
+        assert!(drain.as_mut().poll(&mut context).is_pending());
+        let (replies, waiting) = requests(&queue, 100);
+        send_all(accepted(replies));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(drain.as_mut().poll(&mut context).is_pending());
+        assert_eq!(all_accepted(waiting).now_or_never(), Some(true));
+    }
+
     /// The thread that answers does not get its turn again before the first thread that it woke sleeps: the others do not wait
     /// for it.
     #[tokio::test(start_paused = true)]
     async fn whoever_is_woken_wakes_the_next() {
         let queues = [(); 3].map(|()| Arc::new(CompletionQueue::default()));
         let (replies, waiting): (Vec<_>, Vec<_>) = queues.iter().map(|queue| requests(queue, 2)).unzip();
-        let wakeups = post(accepted(replies.into_iter().flatten().collect()));
-        wakeups.next.store(1, Ordering::Relaxed);
+        let posted = post(accepted(replies.into_iter().flatten().collect()));
+        posted.wakeups.next.store(1, Ordering::Relaxed);
         queues[0].posted.notify_one();
         let [first, second, third] = &queues;
         tokio::select! {
             () = async { tokio::join!(first.drain(), second.drain(), third.drain()); } => unreachable!(),
+            accepted = timeout(NEVER, all_accepted(waiting.into_iter().flatten().collect())) => {
+                assert!(accepted.expect("an answer for all"));
+            }
+        }
+    }
+
+    /// A thread that is awake for another reason takes its answers while those of the next one are still being posted: the next
+    /// one is woken for them all the same.
+    #[tokio::test(start_paused = true)]
+    async fn wakeups_are_not_used_up_before_all_answers_are_posted() {
+        let (first, second) = (Arc::new(CompletionQueue::default()), Arc::new(CompletionQueue::default()));
+        let (replies, waiting): (Vec<_>, Vec<_>) =
+            [&first, &second].map(|queue| requests(queue, 2)).into_iter().unzip();
+        let held = second.pending();
+        let poster = thread::spawn(move || send_all(accepted(replies.into_iter().flatten().collect())));
+        while first.pending().completions.is_empty() {
+            thread::yield_now();
+        }
+        first.posted.notify_one();
+        assert!(first.drain().now_or_never().is_none());
+        // Of a wake-up that came too early.
+        let _ = second.posted.notified().now_or_never();
+        drop(held);
+        poster.join().expect("the poster");
+        tokio::select! {
+            () = async { tokio::join!(first.drain(), second.drain()); } => unreachable!(),
             accepted = timeout(NEVER, all_accepted(waiting.into_iter().flatten().collect())) => {
                 assert!(accepted.expect("an answer for all"));
             }
@@ -227,16 +285,19 @@ mod tests {
         assert!(timeout(NEVER, all_accepted(waiting)).await.expect("an answer"));
     }
 
-    /// A queue whose thread has gone keeps nobody from being answered; a reply that is dropped says so through a queue as well.
+    /// A queue whose thread has gone is not kept, and keeps nobody from being answered; a reply that is dropped says so through a
+    /// queue as well.
     #[tokio::test(start_paused = true)]
     async fn who_has_gone_keeps_nobody_waiting() {
         let (gone, here) = (Arc::new(CompletionQueue::default()), Arc::new(CompletionQueue::default()));
         let (replies, _) = requests(&gone, 2);
         let (mut others, mut waiting) = requests(&here, 3);
         let (dropped, unanswered) = (others.pop(), waiting.pop());
-        let wakeups = post(accepted(replies.into_iter().chain(others).collect()));
+        let posted = post(accepted(replies.into_iter().chain(others).collect()));
+        let trace = Arc::downgrade(&gone);
         drop(gone);
-        wakeups.go_on();
+        assert!(trace.upgrade().is_none());
+        posted.wakeups.go_on();
         drop(dropped);
         tokio::select! {
             () = here.drain() => unreachable!(),

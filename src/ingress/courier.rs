@@ -10,10 +10,10 @@ use forebay_actors::{
     event::Block,
     message::{Accepted, Admit, Refusal, Request},
     receiver::Receiver,
-    reply::{CompletionQueue, Reply, send_all},
+    reply::{CompletionQueue, Reply},
     runtime::mailbox::{Mailbox, NotTaken},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 /// One worker's courier. Every request clones it: what it holds is counted on the worker's thread alone, because counts that
 /// all workers share are passed from core to core.
@@ -22,19 +22,24 @@ pub struct Courier(Rc<Inner>);
 
 struct Inner {
     receiver: Mailbox<Receiver>,
-    /// Where the answers come back to; a task that never ends drains it.
+    /// Where the answers come back to. Its count is the one that is shared with other threads: who answers drops a clone.
     answers: Arc<CompletionQueue>,
+    /// Hands them out.
+    drain: JoinHandle<()>,
     /// What goes with the next message; a task is on its way to send it unless this is empty.
     bag: RefCell<Vec<Request>>,
 }
 
 impl Courier {
     /// A courier for the thread it is made on.
+    ///
+    /// # Panics
+    /// Outside of a `LocalSet`; a worker of actix-web is in one.
     pub fn new(receiver: Mailbox<Receiver>) -> Self {
         let answers = Arc::new(CompletionQueue::default());
         let queue = answers.clone();
-        actix_web::rt::spawn(async move { queue.drain().await });
-        Self(Rc::new(Inner { receiver, answers, bag: RefCell::default() }))
+        let drain = actix_web::rt::spawn(async move { queue.drain().await });
+        Self(Rc::new(Inner { receiver, answers, drain, bag: RefCell::default() }))
     }
 
     /// Has the events made durable.
@@ -70,6 +75,14 @@ impl Courier {
             Err(NotTaken::Full(admit)) => (admit, Refusal::Overloaded),
             Err(NotTaken::Ended(admit)) => (admit, Refusal::ShuttingDown),
         };
-        send_all(refused.requests.into_iter().map(|request| (request.reply, Err(refusal))));
+        // On the thread that waits for them: there is nobody else to be woken.
+        refused.requests.into_iter().for_each(|request| request.reply.send(Err(refusal)));
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Every request that waits holds the courier, so none does any more.
+        self.drain.abort();
     }
 }
