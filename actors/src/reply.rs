@@ -85,7 +85,8 @@ pub fn send_all(answers: impl IntoIterator<Item = (Reply, Answer)>) {
 /// What is left to do when answers are posted.
 struct Posted {
     wakeups: Arc<Wakeups>,
-    /// Of those who have no queue, or get a single answer: that wakes their thread once as well, with one step less.
+    /// Of those who have no queue. Also where only one answer goes through a queue: it wakes its thread once by itself, with one
+    /// step less.
     others: Vec<Completion>,
 }
 
@@ -103,7 +104,12 @@ fn post(answers: impl IntoIterator<Item = (Reply, Answer)>) -> Posted {
             },
         }
     }
-    others.extend(posts.extract_if(.., |(_, completions)| completions.len() == 1).flat_map(|(_, one)| one));
+    if let [(_, completions)] = &mut posts[..]
+        && completions.len() == 1
+    {
+        others.append(completions);
+        posts.clear();
+    }
     let queues = posts.iter().map(|(queue, _)| Arc::downgrade(queue)).collect();
     let wakeups = Arc::new(Wakeups { queues, next: AtomicUsize::new(0) });
     for (queue, completions) in &mut posts {
