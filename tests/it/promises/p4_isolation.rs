@@ -90,16 +90,21 @@ fn p4_at_the_cap_block_refuses_and_recovers_by_itself() {
         .await;
         let producer = bed.producer();
         let mut request = 0;
-        let refusal = loop {
-            if let Err(refusal) = producer.post(&megabyte(request)).await {
-                break refusal;
+        loop {
+            match producer.post(&megabyte(request)).await {
+                Ok(_) => request += 1,
+                Err(refusal) => {
+                    assert_eq!(refusal, NotAcknowledged::Refused(Refusal::JournalFull));
+                    // The commit before counts as what it has in memory until `Buffer` hears what it takes on disk, which is
+                    // behind the answer: there may have been room for this one.
+                    if bed.metric("forebay_buffer_full", &[]) == 1.0 {
+                        break;
+                    }
+                }
             }
-            request += 1;
             assert!(request < 60, "the cap holds");
-        };
-        assert_eq!(refusal, NotAcknowledged::Refused(Refusal::JournalFull));
+        }
         assert!(request >= 30, "refused after {request} MB of 40 MiB");
-        assert_eq!(bed.metric("forebay_buffer_full", &[]), 1.0);
         bed.settled("good").await;
         bed.assert_delivered("good");
         assert_eq!(bed.fake("good").seen().count(), request * 16);
